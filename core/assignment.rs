@@ -1,0 +1,1 @@
+//! Assignment: members and the previous map in, the next map out.

@@ -1,0 +1,29 @@
+//! The laws of tumen: every decision, as plain values. No async, no clock, no chance.
+//!
+//! What happened goes in, what is to be done comes out; time arrives as a [`Moment`], chance as a seed.
+//! Each tower stands on the one below it:
+//!
+//! ```text
+//! wire          every value that crosses nodes, versioned
+//! supervision   what to do about an actor that stopped
+//! partitions    fence · routing · reconcile            which worker runs where, who may write
+//! cluster       membership · lease · snapshot · coordinator · control · topics
+//! assignment    balanced · rotation · consistent hash · rendezvous · certificate
+//! partitioner   key → partition, by hash or by range
+//! time · ids    newtypes
+//! ```
+
+pub mod assignment;
+pub mod cluster;
+pub mod ids;
+pub mod partitioner;
+pub mod partitions;
+pub mod supervision;
+pub mod time;
+pub mod wire;
+
+pub use ids::{
+    Boot, ClusterId, Epoch, Generation, GroupId, Kind, NodeBoot, NodeName, PartitionId, Revision, Term,
+    Version,
+};
+pub use time::{Moment, UnixMillis};

@@ -1,0 +1,1 @@
+//! Partitions: who may write, where a key goes, what runs here.

@@ -1,0 +1,46 @@
+//! Every value that crosses nodes, versioned; and the hash that is the same everywhere and for ever.
+
+use std::hash::Hasher;
+
+use twox_hash::XxHash3_64;
+
+/// The protocol version that this build speaks. A peer with another one is refused, with both named.
+pub const PROTOCOL: u16 = 1;
+
+/// XXH3-64 over a sequence of fields, each framed by its length, so that no two sequences look alike.
+pub struct StableHasher(XxHash3_64);
+
+impl StableHasher {
+    /// An empty hash.
+    #[expect(clippy::new_without_default, reason = "an empty hash is never wanted by default")]
+    pub fn new() -> Self {
+        Self(XxHash3_64::new())
+    }
+
+    /// Takes a number, little-endian.
+    pub fn write_u64(&mut self, number: u64) {
+        self.0.write(&number.to_le_bytes());
+    }
+
+    /// Takes a text with its length.
+    pub fn write_str(&mut self, text: &str) {
+        self.write_u64(text.len() as u64);
+        self.0.write(text.as_bytes());
+    }
+
+    /// Takes a text that may be missing; missing and empty differ.
+    pub fn write_option_str(&mut self, text: Option<&str>) {
+        self.write_u64(u64::from(text.is_some()));
+        self.write_str(text.unwrap_or_default());
+    }
+
+    /// The hash of all that was taken.
+    pub fn finish(&self) -> u64 {
+        self.0.finish()
+    }
+}
+
+/// XXH3-64 of some bytes.
+pub fn stable_hash(bytes: &[u8]) -> u64 {
+    XxHash3_64::oneshot(bytes)
+}
