@@ -1,1 +1,17 @@
-//! actors
+//! The residents of tumen: everything that waits, sends, spawns, or reads a clock.
+//!
+//! ```text
+//! Node  rest_for_one
+//! ├ Storage
+//! ├ Transport              listener owned by the root
+//! ├ Membership
+//! ├ Consensus              openraft, voters only · Lease
+//! ├ PubSub
+//! ├ Partitions rest_for_one    AssignmentCoordinator · PartitionManager ─ PartitionWorker × n · Router
+//! └ Doors      one_for_one     HTTP
+//! ```
+//!
+//! An actor names only actors that start before it; news travels back through ports that the earlier one publishes.
+
+pub mod clock;
+pub mod codec;

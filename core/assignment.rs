@@ -1,1 +1,1 @@
-//! Assignment: members and the previous map in, the next map out.
+//! Assignment: who holds which partition. Members and the previous layout go in, the next layout comes out.

@@ -1,6 +1,7 @@
 //! How many nodes act as one: who is there, who may serve, and which plan holds.
 //!
 //! ```text
+//! greeting      what two nodes tell each other first, and why one refuses the other
 //! member        what a node says of itself; what the cluster committed about it
 //! snapshot      one committed plan: members, epochs, copies
 //! membership    discovers and suspects (foca inside); decides nothing
@@ -10,5 +11,6 @@
 //! topics        publish and subscribe: retained values, order per publisher
 //! ```
 
+pub mod greeting;
 pub mod member;
 pub mod snapshot;

@@ -23,7 +23,7 @@ pub mod time;
 pub mod wire;
 
 pub use ids::{
-    Boot, ClusterId, Epoch, Generation, GroupId, Kind, NodeBoot, NodeName, PartitionId, Revision, Term,
-    Version,
+    Boot, ClusterId, ClusterName, Epoch, Generation, GroupId, Kind, Life, NodeBoot, NodeName, PartitionId,
+    Revision, Term, Version,
 };
 pub use time::{Moment, UnixMillis};

@@ -1,0 +1,152 @@
+//! Bytes: one place where values become frames and frames become values.
+//!
+//! ```text
+//! magic "tm" · protocol version (u16, little-endian) · codec id (u8) · body
+//! ```
+//!
+//! The codec id keeps the door open to a successor of bincode 1, which is finished software.
+
+use std::io;
+
+use bincode::Options;
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tumen_core::wire::PROTOCOL;
+
+/// The first bytes of every frame.
+const MAGIC: [u8; 2] = *b"tm";
+/// bincode 1.3, fixed-width integers, little-endian.
+const CODEC_BINCODE: u8 = 1;
+/// Magic, protocol version and codec id.
+pub const HEADER_LEN: usize = 5;
+/// The largest frame that is decoded, in bytes, unless the caller says otherwise.
+pub const FRAME_LEN_MAX: usize = 16 << 20;
+
+/// Why bytes could not be read as a value. They are dropped; nothing changed.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// The frame does not begin as ours do.
+    #[error("not a frame of tumen")]
+    Magic,
+    /// The frame comes from another protocol version.
+    #[error("protocol {theirs} is not spoken here (this node speaks {})", PROTOCOL)]
+    Protocol {
+        /// The frame's version.
+        theirs: u16,
+    },
+    /// The frame is written in a codec that this build does not know.
+    #[error("unknown codec {0}")]
+    Codec(u8),
+    /// The frame is larger than allowed here.
+    #[error("a frame of {len} bytes, at most {max} are taken")]
+    TooLong {
+        /// The frame's length.
+        len: usize,
+        /// The most that is taken.
+        max: usize,
+    },
+    /// The body is no value of the wanted type.
+    #[error("malformed: {0}")]
+    Malformed(#[from] bincode::Error),
+}
+
+fn options(limit: usize) -> impl Options {
+    bincode::DefaultOptions::new().with_fixint_encoding().with_limit(limit as u64).reject_trailing_bytes()
+}
+
+/// Encodes `value` as a frame.
+///
+/// # Panics
+/// If the value's `Serialize` fails, which no type of ours does, or if it is larger than [`FRAME_LEN_MAX`]
+/// where the caller did not bound it.
+pub fn encode<T: Serialize>(value: &T) -> Bytes {
+    let mut frame = BytesMut::with_capacity(128);
+    encode_into(value, &mut frame).expect("values of ours are encodable and bounded");
+    frame.freeze()
+}
+
+/// Encodes `value` as a frame behind what `frame` holds already. On an error `frame` is as it was.
+pub fn encode_into<T: Serialize>(value: &T, frame: &mut BytesMut) -> Result<(), bincode::Error> {
+    let start = frame.len();
+    frame.put_slice(&MAGIC);
+    frame.put_u16_le(PROTOCOL);
+    frame.put_u8(CODEC_BINCODE);
+    encode_body_into(value, frame).inspect_err(|_| frame.truncate(start))
+}
+
+/// Decodes a whole frame, which may not be larger than `limit` bytes.
+pub fn decode<T: DeserializeOwned>(frame: &[u8], limit: usize) -> Result<T, DecodeError> {
+    if frame.len() > limit {
+        return Err(DecodeError::TooLong { len: frame.len(), max: limit });
+    }
+    let Some((header, body)) = frame.split_at_checked(HEADER_LEN) else { return Err(DecodeError::Magic) };
+    if header[..2] != MAGIC {
+        return Err(DecodeError::Magic);
+    }
+    let theirs = u16::from_le_bytes([header[2], header[3]]);
+    if theirs != PROTOCOL {
+        return Err(DecodeError::Protocol { theirs });
+    }
+    if header[4] != CODEC_BINCODE {
+        return Err(DecodeError::Codec(header[4]));
+    }
+    decode_body(body)
+}
+
+/// Encodes `value` without a header, for places where an enclosing frame already has one.
+pub fn encode_body_into<T: Serialize>(value: &T, frame: &mut BytesMut) -> Result<(), bincode::Error> {
+    let start = frame.len();
+    options(FRAME_LEN_MAX).serialize_into(Writer(frame), value).inspect_err(|_| frame.truncate(start))
+}
+
+/// Decodes a body without a header. Its own length bounds what is allocated.
+pub fn decode_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, DecodeError> {
+    Ok(options(body.len()).deserialize(body)?)
+}
+
+struct Writer<'a>(&'a mut BytesMut);
+
+impl io::Write for Writer<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.put_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_frame_reads_back_and_trailing_bytes_are_refused() {
+        let frame = encode(&("hello".to_owned(), 7_u64));
+        assert_eq!(decode::<(String, u64)>(&frame, 1024).unwrap(), ("hello".to_owned(), 7));
+        let mut longer = frame.to_vec();
+        longer.push(0);
+        assert!(decode::<(String, u64)>(&longer, 1024).is_err());
+    }
+
+    #[test]
+    fn a_length_that_lies_allocates_nothing() {
+        let mut frame = encode(&0_u8).to_vec();
+        frame.truncate(HEADER_LEN);
+        frame.extend_from_slice(&u64::MAX.to_le_bytes());
+        assert!(decode::<Vec<u64>>(&frame, 1024).is_err());
+        assert!(decode::<String>(&frame, 1024).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
+            let _ = decode::<tumen_core::cluster::snapshot::Snapshot>(&bytes, 1 << 20);
+            let _ = decode_body::<tumen_core::cluster::greeting::Greeting>(&bytes);
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! What two nodes tell each other before they become peers, and why one may refuse the other.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::member::NodeInfo;
+use crate::cluster::snapshot::GroupSpec;
+use crate::ids::{ClusterId, ClusterName, NodeName, Version};
+use crate::time::UnixMillis;
+
+/// The first words of each side of a new connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Greeting {
+    /// The newest protocol version that the speaker knows.
+    pub protocol: u16,
+    /// The name that the speaker's cluster was configured with.
+    pub cluster: ClusterName,
+    /// The cluster that the speaker belongs to, once it belongs to one.
+    pub belongs: Option<Belonging>,
+    /// Who speaks.
+    pub info: NodeInfo,
+    /// What the speaker holds to be agreed on about each group; empty where it takes what the others have.
+    pub groups: Vec<(crate::ids::GroupId, GroupSpec)>,
+}
+
+/// A founded cluster, as one of its nodes tells of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Belonging {
+    /// The cluster's random identity.
+    pub id: ClusterId,
+    /// When it was founded.
+    pub founded_at: UnixMillis,
+    /// The newest plan that the speaker knows.
+    pub version: Version,
+    /// How many members that plan has.
+    pub members: u32,
+    /// Whether the speaker ever acknowledged a write in it.
+    pub acknowledged: bool,
+}
+
+/// Why a node does not take another as its peer. Nothing changed on either side.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// The two builds cannot talk.
+    #[error("protocol {theirs} is not spoken here (this node speaks {ours}): upgrade one of the two")]
+    Protocol {
+        /// The refusing node's version.
+        ours: u16,
+        /// The refused node's version.
+        theirs: u16,
+    },
+    /// The caller does not know the cookie.
+    #[error("wrong cookie: both nodes need the same --cookie-file")]
+    Cookie,
+    /// The nodes are configured for different clusters.
+    #[error("this node belongs to cluster {ours}, not {theirs}: check --cluster and the join addresses")]
+    Cluster {
+        /// The refusing node's cluster.
+        ours: ClusterName,
+        /// The refused node's cluster.
+        theirs: ClusterName,
+    },
+    /// The nodes' configurations differ where they must agree.
+    #[error("configured differently: {}", Divergence::list(.0))]
+    Spec(Vec<Divergence>),
+    /// A living node has this name.
+    #[error("a living node is named {0} already: choose another --name")]
+    NameTaken(NodeName),
+    /// A node called itself.
+    #[error("this is the caller's own address")]
+    Itself,
+    /// Two clusters of one name met, and both have acknowledged writes.
+    #[error(
+        "two clusters are named {name}: {ours} here and {theirs} there, both with acknowledged writes; stop one and start its nodes anew with --join"
+    )]
+    TwoClusters {
+        /// The name of both.
+        name: ClusterName,
+        /// The refusing node's.
+        ours: ClusterId,
+        /// The refused node's.
+        theirs: ClusterId,
+    },
+    /// The node is shutting down.
+    #[error("this node is shutting down: try another")]
+    Stopping,
+    /// Too many connections wait to be known.
+    #[error("too many connections wait to be accepted: try again")]
+    Busy,
+}
+
+/// One setting in which two nodes differ.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Divergence {
+    /// The setting's name.
+    pub setting: String,
+    /// What the refusing node has.
+    pub ours: String,
+    /// What the refused node has.
+    pub theirs: String,
+}
+
+impl Divergence {
+    fn list(all: &[Self]) -> String {
+        all.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    }
+}
+
+impl fmt::Display for Divergence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is {} here and {} there", self.setting, self.ours, self.theirs)
+    }
+}
+
+impl Greeting {
+    /// Whether the node that speaks `self` may be a peer of the node that spoke `theirs`.
+    ///
+    /// Two clusters of one name may talk: which of them yields is decided once they know each other.
+    pub fn judge(&self, theirs: &Self) -> Result<(), Refusal> {
+        if self.protocol != theirs.protocol {
+            return Err(Refusal::Protocol { ours: self.protocol, theirs: theirs.protocol });
+        }
+        if self.cluster != theirs.cluster {
+            return Err(Refusal::Cluster { ours: self.cluster.clone(), theirs: theirs.cluster.clone() });
+        }
+        if self.info.id == theirs.info.id {
+            return Err(Refusal::Itself);
+        }
+        if self.info.name() == theirs.info.name() {
+            return Err(Refusal::NameTaken(self.info.name().clone()));
+        }
+        match self.divergences(theirs) {
+            none if none.is_empty() => Ok(()),
+            some => Err(Refusal::Spec(some)),
+        }
+    }
+
+    fn divergences(&self, theirs: &Self) -> Vec<Divergence> {
+        let mut found = Vec::new();
+        for (id, a) in &self.groups {
+            let Some((_, b)) = theirs.groups.iter().find(|(other, _)| other == id) else { continue };
+            let mut compare = |setting: &str, ours: String, theirs: String| {
+                if ours != theirs {
+                    found.push(Divergence { setting: setting.to_owned(), ours, theirs });
+                }
+            };
+            compare("partitions", a.partitions.to_string(), b.partitions.to_string());
+            compare("replication", a.replication.to_string(), b.replication.to_string());
+            compare("strategy", a.strategy.clone(), b.strategy.clone());
+            compare("mode", a.mode.to_string(), b.mode.to_string());
+            compare("partitioner", a.partitioner.to_string(), b.partitioner.to_string());
+        }
+        found
+    }
+}
