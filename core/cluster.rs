@@ -3,6 +3,7 @@
 //! ```text
 //! greeting      what two nodes tell each other first, and why one refuses the other
 //! member        what a node says of itself; what the cluster committed about it
+//! plan          from one snapshot to the next: promotions, epochs, handovers
 //! snapshot      one committed plan: members, epochs, copies
 //! membership    discovers and suspects (foca inside); decides nothing
 //! lease         who may serve, and until when
@@ -13,4 +14,5 @@
 
 pub mod greeting;
 pub mod member;
+pub mod plan;
 pub mod snapshot;

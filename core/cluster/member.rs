@@ -62,7 +62,7 @@ pub enum Status {
     /// It takes its share.
     #[default]
     Up,
-    /// It was asked to leave: it gets nothing new, and what it holds moves away.
+    /// It was drained: it keeps its copies, or gives them away if it is to leave, and is primary of nothing.
     Leaving,
     /// It stopped in good order and is expected back: it keeps its copies, and is primary of nothing.
     Away,
@@ -73,7 +73,7 @@ pub enum Status {
 impl Status {
     /// Whether such a member may be made primary, and hold names and children.
     pub const fn may_serve(self) -> bool {
-        matches!(self, Self::Up | Self::Leaving)
+        matches!(self, Self::Up)
     }
 }
 

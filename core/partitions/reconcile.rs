@@ -1,0 +1,181 @@
+//! From a plan to what runs on this node: start what is missing, stop what is extra, leave the rest alone.
+//!
+//! ```text
+//!            plan names this boot                  plan takes it away, or its release is asked for
+//!  absent ─────────────────────────▶ serving(epoch) ─────────────────────────▶ stopping(epoch)
+//!     ▲                                                                             │ stopped
+//!     └─────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! A newer plan that arrives while an older one is being carried out simply wins: what is wanted is replaced,
+//! and the difference to what is there is taken anew.
+
+use std::collections::BTreeMap;
+
+use crate::cluster::snapshot::Snapshot;
+use crate::ids::{Epoch, NodeBoot, PartitionId, Version};
+
+/// What is to be done. Stops come before starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Let nothing of this partition's worker out from now on, then stop it. Answered by
+    /// [`Reconcile::handle_stopped`].
+    Stop {
+        /// Which partition.
+        partition: PartitionId,
+        /// The epoch under which it runs.
+        epoch: Epoch,
+    },
+    /// Start the partition's workers under this epoch.
+    Start {
+        /// Which partition.
+        partition: PartitionId,
+        /// The epoch under which it is to run.
+        epoch: Epoch,
+    },
+    /// This boot will never again serve the partition under this epoch: tell the leader.
+    Release {
+        /// Which partition.
+        partition: PartitionId,
+        /// The epoch that is given back.
+        epoch: Epoch,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Serving,
+    Stopping { then_release: bool },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    epoch: Epoch,
+    state: State,
+}
+
+/// What runs on one boot of one node, and what its newest plan wants to run there.
+#[derive(Debug)]
+pub struct Reconcile {
+    me: NodeBoot,
+    version: Version,
+    wanted: BTreeMap<PartitionId, Epoch>,
+    slots: BTreeMap<PartitionId, Slot>,
+    /// The newest epoch of each partition that this boot gave back: never served again by it.
+    released: BTreeMap<PartitionId, Epoch>,
+}
+
+impl Reconcile {
+    /// A boot that runs nothing yet, and was told of no plan.
+    pub const fn new(me: NodeBoot) -> Self {
+        Self {
+            me,
+            version: Version::ZERO,
+            wanted: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            released: BTreeMap::new(),
+        }
+    }
+
+    /// The newest plan that was taken in.
+    pub const fn version(&self) -> Version {
+        self.version
+    }
+
+    /// What is being served now, or about to be.
+    pub fn serving(&self) -> impl Iterator<Item = (PartitionId, Epoch)> {
+        let serving = |slot: &Slot| slot.state == State::Serving;
+        self.slots.iter().filter(move |(_, slot)| serving(slot)).map(|(id, slot)| (*id, slot.epoch))
+    }
+
+    /// Whether everything that the newest plan wants here is being served, and nothing else is there.
+    pub fn is_settled(&self) -> bool {
+        let wanted = self.wanted.iter().filter(|(id, epoch)| !self.is_released(**id, **epoch)).count();
+        wanted == self.slots.len() && self.slots.values().all(|slot| slot.state == State::Serving)
+    }
+
+    /// A plan came. An older one than the newest known is old news, and changes nothing.
+    pub fn handle_snapshot(&mut self, snapshot: &Snapshot) -> Vec<Effect> {
+        if snapshot.version <= self.version {
+            return Vec::new();
+        }
+        self.version = snapshot.version;
+        self.wanted = local_assignments(&self.me, snapshot);
+        // An epoch that was given back is forgotten once a newer one is seen: no plan can name it again.
+        self.released.retain(|id, epoch| snapshot.assignment(*id).is_some_and(|a| a.epoch <= *epoch));
+        let mut effects = self.stop_extra();
+        effects.extend(self.start_missing());
+        effects
+    }
+
+    /// The leader wants the partition back. It is released at once if nothing of it runs, and after its
+    /// worker stopped if something does. Asking again changes nothing.
+    pub fn handle_release_asked(&mut self, partition: PartitionId, epoch: Epoch) -> Vec<Effect> {
+        if self.is_released(partition, epoch) {
+            // The leader asks because it did not hear of the release: it is told again.
+            let stopping = self.slots.get(&partition).is_some_and(|slot| slot.epoch <= epoch);
+            return if stopping { Vec::new() } else { vec![Effect::Release { partition, epoch }] };
+        }
+        self.released.insert(partition, epoch);
+        match self.slots.get_mut(&partition) {
+            Some(slot) if slot.epoch <= epoch => {
+                let stopping = matches!(slot.state, State::Stopping { .. });
+                slot.state = State::Stopping { then_release: true };
+                let stop = Effect::Stop { partition, epoch: slot.epoch };
+                if stopping { Vec::new() } else { vec![stop] }
+            }
+            _ => vec![Effect::Release { partition, epoch }],
+        }
+    }
+
+    /// A worker that was told to stop is gone.
+    pub fn handle_stopped(&mut self, partition: PartitionId, epoch: Epoch) -> Vec<Effect> {
+        let Some(slot) = self.slots.get(&partition).copied().filter(|slot| slot.epoch == epoch) else {
+            return Vec::new();
+        };
+        let State::Stopping { then_release } = slot.state else { return Vec::new() };
+        self.slots.remove(&partition);
+        let mut effects = Vec::new();
+        if then_release {
+            let epoch = self.released.get(&partition).copied().unwrap_or(epoch);
+            effects.push(Effect::Release { partition, epoch });
+        }
+        effects.extend(self.start_missing());
+        effects
+    }
+
+    fn is_released(&self, partition: PartitionId, epoch: Epoch) -> bool {
+        self.released.get(&partition).is_some_and(|released| epoch <= *released)
+    }
+
+    fn stop_extra(&mut self) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for (partition, slot) in &mut self.slots {
+            let kept = self.wanted.get(partition) == Some(&slot.epoch);
+            if !kept && slot.state == State::Serving {
+                slot.state = State::Stopping { then_release: false };
+                effects.push(Effect::Stop { partition: *partition, epoch: slot.epoch });
+            }
+        }
+        effects
+    }
+
+    fn start_missing(&mut self) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for (partition, epoch) in &self.wanted {
+            // Where the former epoch's worker is still stopping, the new one starts after it.
+            if self.slots.contains_key(partition) || self.is_released(*partition, *epoch) {
+                continue;
+            }
+            self.slots.insert(*partition, Slot { epoch: *epoch, state: State::Serving });
+            effects.push(Effect::Start { partition: *partition, epoch: *epoch });
+        }
+        effects
+    }
+}
+
+/// Which partitions a plan gives to this boot, and under which epoch each.
+pub fn local_assignments(me: &NodeBoot, snapshot: &Snapshot) -> BTreeMap<PartitionId, Epoch> {
+    let mine = |copies: &[u32]| copies.first().is_some_and(|at| snapshot.members[*at as usize].id() == me);
+    snapshot.partitions().filter(|(_, a)| mine(&a.copies)).map(|(id, a)| (id, a.epoch)).collect()
+}
