@@ -9,10 +9,13 @@
 //! lease         who may serve, and until when
 //! coordinator   when to plan anew, and what must be released first
 //! control       the replicated state and its commands
+//! voters        which nodes vote on it
 //! topics        publish and subscribe: retained values, order per publisher
 //! ```
 
+pub mod control;
 pub mod greeting;
 pub mod member;
 pub mod plan;
 pub mod snapshot;
+pub mod voters;

@@ -1,0 +1,201 @@
+//! What the voters agree on, and the commands that change it.
+//!
+//! ```text
+//!             Found                  Publish v1            Publish v2
+//! nothing ─────────────▶ founded ─────────────▶ plan 1 ─────────────▶ plan 2 ─ ·· ─▶
+//!                           │ Found                 │ Publish based on 0
+//!                           └─▶ AlreadyFounded      └─▶ Conflict { version: 1 }
+//! ```
+//!
+//! Every voter applies the same commands in the same order and gets the same state: nothing here looks at
+//! anything but the state and the command. A command that is refused changes nothing, and is answered with why.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::snapshot::{self, GroupPlan, GroupSpec, Snapshot};
+use crate::ids::{ClusterId, ClusterName, Epoch, Generation, GroupId, Version};
+use crate::time::UnixMillis;
+
+/// What the voters agree on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlState {
+    /// How the cluster began. `None`: nobody founded it yet.
+    pub founding: Option<Founding>,
+    /// The plan in force. `None`: none was published yet.
+    pub snapshot: Option<Arc<Snapshot>>,
+}
+
+/// How a cluster began: said once, by whoever founds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Founding {
+    /// The cluster's random identity.
+    pub id: ClusterId,
+    /// The name that its nodes are configured with.
+    pub name: ClusterName,
+    /// When it was founded.
+    pub founded_at: UnixMillis,
+    /// Raised when an operator forces the cluster on without a quorum.
+    pub generation: Generation,
+    /// What all agree on about each group, sorted by group; the users' group is always there.
+    pub groups: Vec<(GroupId, GroupSpec)>,
+}
+
+/// A change that somebody wants the voters to agree on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Found the cluster. Answered by [`Outcome::Founded`], or [`Outcome::AlreadyFounded`] with the one that is.
+    Found(Founding),
+    /// Put `snapshot` in force, if the version in force is still `based_on`. Answered by
+    /// [`Outcome::Published`], or by [`Outcome::Conflict`] or [`Outcome::Invalid`], and then nothing changed.
+    Publish {
+        /// The version in force when the snapshot was computed; [`Version::ZERO`] before the first.
+        based_on: Version,
+        /// The plan to put in force. Its version is the one after `based_on`.
+        snapshot: Arc<Snapshot>,
+    },
+}
+
+/// What became of a [`Command`], the same on every voter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// There was nothing to decide: an entry of the log that carries no command.
+    Nothing,
+    /// The cluster is founded.
+    Founded,
+    /// The cluster was founded before. Nothing changed.
+    AlreadyFounded {
+        /// The cluster that is. The same as the command's, if the command was sent twice.
+        id: ClusterId,
+    },
+    /// The plan is in force.
+    Published {
+        /// Its version.
+        version: Version,
+    },
+    /// Another plan came first. Nothing changed; compute anew from the one in force.
+    Conflict {
+        /// The version in force.
+        version: Version,
+    },
+    /// The command makes no sense here, and never will. Nothing changed.
+    Invalid(Invalid),
+}
+
+/// Why a command was refused for good.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum Invalid {
+    /// A plan needs a founded cluster.
+    #[error("the cluster is not founded yet: found it first")]
+    NotFounded,
+    /// The founding's groups are not as they must be.
+    #[error(
+        "the founding's groups are not sorted and unique, have no partitions or copies, or lack the users' group"
+    )]
+    Groups,
+    /// The plan is broken in itself, or does not continue the one in force.
+    #[error("the plan is refused: {0}")]
+    Snapshot(#[from] snapshot::Invalid),
+    /// The plan belongs to another cluster, or differs from what was agreed on at the founding.
+    #[error("the plan does not fit the founding: {0} differs")]
+    Unfit(String),
+}
+
+impl ControlState {
+    /// The version in force; [`Version::ZERO`] if none was published yet.
+    pub fn version(&self) -> Version {
+        self.snapshot.as_ref().map_or(Version::ZERO, |snapshot| snapshot.version)
+    }
+
+    /// Carries out one agreed command. Every voter calls it with the same commands in the same order.
+    pub fn apply(&mut self, command: &Command) -> Outcome {
+        match command {
+            Command::Found(founding) => self.apply_found(founding),
+            Command::Publish { based_on, snapshot } => self.apply_publish(*based_on, snapshot),
+        }
+    }
+
+    fn apply_found(&mut self, founding: &Founding) -> Outcome {
+        if let Some(first) = &self.founding {
+            return Outcome::AlreadyFounded { id: first.id };
+        }
+        if let Err(why) = founding.validate() {
+            return Outcome::Invalid(why);
+        }
+        self.founding = Some(founding.clone());
+        Outcome::Founded
+    }
+
+    fn apply_publish(&mut self, based_on: Version, snapshot: &Arc<Snapshot>) -> Outcome {
+        let version = self.version();
+        if based_on != version {
+            return Outcome::Conflict { version };
+        }
+        if let Err(why) = self.judge(snapshot) {
+            return Outcome::Invalid(why);
+        }
+        self.snapshot = Some(Arc::clone(snapshot));
+        Outcome::Published { version: snapshot.version }
+    }
+
+    /// Whether `snapshot` may be the next plan.
+    fn judge(&self, snapshot: &Snapshot) -> Result<(), Invalid> {
+        let founding = self.founding.as_ref().ok_or(Invalid::NotFounded)?;
+        snapshot.validate()?;
+        founding.judge(snapshot)?;
+        match &self.snapshot {
+            Some(previous) => Ok(snapshot.validate_after(previous)?),
+            None => founding.judge_first(snapshot),
+        }
+    }
+}
+
+impl Founding {
+    /// Whether the founding is whole in itself.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        let sorted = self.groups.windows(2).all(|pair| pair[0].0 < pair[1].0);
+        let users = self.groups.iter().any(|(id, _)| *id == GroupId::Users);
+        let sized = self.groups.iter().all(|(_, spec)| spec.partitions > 0 && spec.replication > 0);
+        if sorted && users && sized { Ok(()) } else { Err(Invalid::Groups) }
+    }
+
+    /// Whether `snapshot` is a plan of this cluster.
+    fn judge(&self, snapshot: &Snapshot) -> Result<(), Invalid> {
+        let unfit = |what: &str| Err(Invalid::Unfit(what.to_owned()));
+        if snapshot.cluster != self.id {
+            return unfit("the cluster's id");
+        }
+        if snapshot.name != self.name {
+            return unfit("the cluster's name");
+        }
+        if snapshot.generation != self.generation {
+            return unfit("the generation");
+        }
+        Ok(())
+    }
+
+    /// Whether `snapshot` may be the first plan: it has the groups agreed on, and everything begins.
+    fn judge_first(&self, snapshot: &Snapshot) -> Result<(), Invalid> {
+        let unfit = |what: &str| Err(Invalid::Unfit(what.to_owned()));
+        if snapshot.version != Version::ZERO.next() {
+            return unfit("the first version");
+        }
+        let agreed =
+            |(plan, (id, spec)): (&GroupPlan, &(GroupId, GroupSpec))| plan.id == *id && plan.spec == *spec;
+        let counted = snapshot.groups.len() == self.groups.len();
+        if !counted || !snapshot.groups.iter().zip(&self.groups).all(agreed) {
+            return unfit("a group's specification");
+        }
+        for (partition, assignment) in snapshot.partitions() {
+            let served = !assignment.copies.is_empty();
+            if assignment.epoch != (if served { Epoch::ZERO.next() } else { Epoch::ZERO }) {
+                return unfit(&format!("the first epoch of {partition}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,200 @@
+//! The control state, told as stories and as storms of commands.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::cluster::member::{Member, NodeInfo, Status};
+use crate::cluster::snapshot::{Assignment, Mode};
+use crate::ids::{Boot, NodeBoot, NodeName, Revision, Term};
+use crate::partitioner::Partitioner;
+
+const PARTITIONS: u32 = 4;
+
+fn spec(partitions: u32) -> GroupSpec {
+    let strategy = "balanced".to_owned();
+    GroupSpec { partitions, replication: 2, strategy, mode: Mode::Async, partitioner: Partitioner::Hash }
+}
+
+fn founding(id: u64) -> Founding {
+    Founding {
+        id: ClusterId(id),
+        name: ClusterName::new("shop").unwrap(),
+        founded_at: UnixMillis(1),
+        generation: Generation(1),
+        groups: vec![(GroupId::Users, spec(PARTITIONS))],
+    }
+}
+
+fn member(name: &str, boot: u64) -> Member {
+    let id = NodeBoot::new(NodeName::new(name).unwrap(), Boot(boot));
+    let (address, http, zone, services) = (format!("{name}:1"), None, None, Vec::new());
+    let info = NodeInfo { id, address, http, zone, weight: 100, services, protocol: 1 };
+    Member { info, status: Status::Up }
+}
+
+/// A first plan: every partition's primary is the first of two members.
+fn first(id: u64) -> Snapshot {
+    let epoch = Epoch(1);
+    let assignment = Assignment { epoch, revision: Revision::ZERO, copies: vec![0, 1] };
+    Snapshot {
+        cluster: ClusterId(id),
+        name: ClusterName::new("shop").unwrap(),
+        generation: Generation(1),
+        version: Version(1),
+        term: Term(1),
+        leader: NodeName::new("a").unwrap(),
+        members: vec![member("a", 1), member("b", 1)],
+        groups: vec![GroupPlan {
+            id: GroupId::Users,
+            spec: spec(PARTITIONS),
+            assignments: vec![assignment; PARTITIONS as usize],
+        }],
+        computed_at: UnixMillis(5),
+        hash: 0,
+    }
+    .sealed()
+}
+
+/// The plan after `previous`: `moved` goes to its other copy.
+fn after(previous: &Snapshot, moved: u32) -> Snapshot {
+    let mut next = previous.clone();
+    next.version = previous.version.next();
+    let assignment = &mut next.groups[0].assignments[(moved % PARTITIONS) as usize];
+    assignment.copies.reverse();
+    assignment.epoch = assignment.epoch.next();
+    next.sealed()
+}
+
+fn publish(based_on: u64, snapshot: Snapshot) -> Command {
+    Command::Publish { based_on: Version(based_on), snapshot: Arc::new(snapshot) }
+}
+
+fn founded() -> ControlState {
+    let mut state = ControlState::default();
+    assert_eq!(state.apply(&Command::Found(founding(7))), Outcome::Founded);
+    state
+}
+
+#[test]
+fn a_cluster_is_founded_once() {
+    let mut state = founded();
+    let before = state.clone();
+    assert_eq!(state.apply(&Command::Found(founding(8))), Outcome::AlreadyFounded { id: ClusterId(7) });
+    assert_eq!(state, before);
+}
+
+#[test]
+fn a_founding_names_the_users_partitions() {
+    for groups in [
+        vec![],
+        vec![(GroupId::Names, spec(1))],
+        vec![(GroupId::Names, spec(1)), (GroupId::Users, spec(1))],
+        vec![(GroupId::Users, spec(0))],
+    ] {
+        let mut state = ControlState::default();
+        let outcome = state.apply(&Command::Found(Founding { groups, ..founding(7) }));
+        assert_eq!(outcome, Outcome::Invalid(Invalid::Groups));
+        assert_eq!(state, ControlState::default());
+    }
+}
+
+#[test]
+fn plans_follow_each_other_and_the_slower_of_two_is_told() {
+    let mut state = founded();
+    assert_eq!(state.apply(&publish(0, first(7))), Outcome::Published { version: Version(1) });
+    let (mine, yours) = (after(&first(7), 0), after(&first(7), 1));
+    assert_eq!(state.apply(&publish(1, mine.clone())), Outcome::Published { version: Version(2) });
+    assert_eq!(state.apply(&publish(1, yours)), Outcome::Conflict { version: Version(2) });
+    assert_eq!(state.snapshot.as_deref(), Some(&mine));
+}
+
+#[test]
+fn a_plan_without_a_founding_or_of_another_cluster_is_refused() {
+    let mut state = ControlState::default();
+    assert_eq!(state.apply(&publish(0, first(7))), Outcome::Invalid(Invalid::NotFounded));
+    let mut state = founded();
+    let mut refused = |snapshot: Snapshot| {
+        let before = state.clone();
+        let outcome = state.apply(&publish(0, snapshot));
+        assert_eq!(state, before);
+        matches!(outcome, Outcome::Invalid(Invalid::Unfit(_)))
+    };
+    assert!(refused(first(8)));
+    assert!(refused(Snapshot { name: ClusterName::new("other").unwrap(), ..first(7) }.sealed()));
+    assert!(refused(Snapshot { generation: Generation(2), ..first(7) }.sealed()));
+    assert!(refused(Snapshot { version: Version(2), ..first(7) }.sealed()));
+    let mut mode = first(7);
+    mode.groups[0].spec.mode = Mode::Strong;
+    assert!(refused(mode.sealed()));
+    let mut epoch = first(7);
+    epoch.groups[0].assignments[2].epoch = Epoch(u64::MAX);
+    assert!(refused(epoch.sealed()));
+}
+
+#[test]
+fn a_broken_plan_and_one_that_does_not_continue_are_refused() {
+    let mut state = founded();
+    let broken = Snapshot { hash: 1, ..first(7) };
+    let outcome = state.apply(&publish(0, broken));
+    assert_eq!(outcome, Outcome::Invalid(Invalid::Snapshot(snapshot::Invalid::Hash)));
+    state.apply(&publish(0, first(7)));
+    let mut same_epoch = after(&first(7), 0);
+    same_epoch.groups[0].assignments[0].epoch = Epoch(1);
+    let outcome = state.apply(&publish(1, same_epoch.sealed()));
+    assert!(matches!(outcome, Outcome::Invalid(Invalid::Snapshot(snapshot::Invalid::Follows(_)))));
+    assert_eq!(state.version(), Version(1));
+}
+
+/// Commands, most of them sensible, some late, some broken, in any order.
+fn commands() -> impl Strategy<Value = Vec<(u8, u32)>> {
+    proptest::collection::vec((0_u8..8, any::<u32>()), 0..40)
+}
+
+fn command(state: &ControlState, (kind, number): (u8, u32)) -> Command {
+    let next = || state.snapshot.as_ref().map_or_else(|| first(7), |last| after(last, number));
+    match kind {
+        0 => Command::Found(founding(7 + u64::from(number % 2))),
+        1 => publish(u64::from(number % 4), next()),
+        2 => publish(state.version().0, first(7)),
+        3 => publish(state.version().0, Snapshot { hash: 3, ..next() }),
+        4 => publish(state.version().0, Snapshot { term: Term(u64::from(number % 3)), ..next() }.sealed()),
+        _ => publish(state.version().0, next()),
+    }
+}
+
+proptest! {
+    #[test]
+    fn versions_rise_by_one_and_a_refusal_changes_nothing(steps in commands()) {
+        let mut state = ControlState::default();
+        let mut twin = ControlState::default();
+        for step in steps {
+            let command = command(&state, step);
+            let before = state.clone();
+            let outcome = state.apply(&command);
+            prop_assert_eq!(&outcome, &twin.apply(&command), "deterministic");
+            match outcome {
+                Outcome::Founded => {
+                    prop_assert_eq!(&before.founding, &None);
+                    prop_assert!(state.founding.is_some());
+                    prop_assert_eq!(&before.snapshot, &state.snapshot);
+                }
+                Outcome::Published { version } => {
+                    prop_assert_eq!(version, before.version().next());
+                    prop_assert_eq!(version, state.version());
+                    prop_assert_eq!(&before.founding, &state.founding);
+                    let snapshot = state.snapshot.clone().unwrap();
+                    prop_assert!(snapshot.validate().is_ok());
+                    if let Some(previous) = &before.snapshot {
+                        prop_assert!(snapshot.validate_after(previous).is_ok());
+                    }
+                }
+                Outcome::AlreadyFounded { .. } | Outcome::Conflict { .. } | Outcome::Invalid(_) => {
+                    prop_assert_eq!(&before, &state);
+                }
+                Outcome::Nothing => prop_assert!(false, "every command is answered"),
+            }
+        }
+        let bytes = bincode::serialize(&state).unwrap();
+        prop_assert_eq!(bincode::deserialize::<ControlState>(&bytes).unwrap(), state);
+    }
+}
