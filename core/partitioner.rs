@@ -29,3 +29,6 @@ impl fmt::Display for Partitioner {
         }
     }
 }
+
+/// The most partitions that a group may have.
+pub const PARTITIONS_MAX: u32 = 65_536;
