@@ -8,9 +8,11 @@
 //! lease         who may serve, and until when
 //! coordinator   when to plan anew, and what must be released first
 //! control       the replicated state and its commands
+//! transport     when to dial again, how much may be under way, who has waited too long
 //! topics        publish and subscribe: retained values, order per publisher
 //! ```
 
 pub mod greeting;
 pub mod member;
 pub mod snapshot;
+pub mod transport;
