@@ -10,12 +10,16 @@
 //! coordinator   when to plan anew, and what must be released first
 //! control       the replicated state and its commands
 //! voters        which nodes vote on it
+//! transport     when to dial again, how much may be under way, who has waited too long
 //! topics        publish and subscribe: retained values, order per publisher
 //! ```
 
 pub mod control;
+pub mod coordinator;
 pub mod greeting;
+pub mod lease;
 pub mod member;
 pub mod plan;
 pub mod snapshot;
+pub mod transport;
 pub mod voters;

@@ -19,16 +19,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::planning::{Move, Preview};
-use self::roster::{Roster, Window};
+pub use self::planning::{Move, Preview, certify_change, layout_of};
 pub use self::roster::{Departure, WindowConfig};
+use self::roster::{Roster, Window};
 use crate::assignment::Strategy;
 use crate::cluster::control::{Command, ControlState, Outcome};
-use crate::cluster::lease::{self, Grantor, Release};
+use crate::cluster::lease::{self, Grantor, PlanId, Proposal, Release};
 use crate::cluster::member::{Member, NodeInfo, Status};
 use crate::cluster::plan::{Draft, Handover};
 use crate::cluster::snapshot::Snapshot;
-use crate::ids::{NodeBoot, NodeName, PartitionId, Term, Version};
+use crate::ids::{NodeBoot, NodeName, PartitionId, Term};
 use crate::time::{Moment, UnixMillis};
 
 /// When partitions come into being.
@@ -130,12 +130,7 @@ pub struct Now {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
     /// Answer a lease request.
-    Answer {
-        /// Who asked.
-        to: NodeBoot,
-        /// What it is told.
-        reply: lease::Reply,
-    },
+    Answer(lease::Reply),
     /// Ask a primary to give partitions back. It answers within its next lease requests.
     AskRelease {
         /// Who serves them.
@@ -220,13 +215,15 @@ pub struct Coordinator {
     window: Window,
     planned: Option<Planned>,
     /// The version that was proposed and whose outcome is not known yet.
-    committing: Option<Version>,
+    committing: Option<(PlanId, Option<Proposal>)>,
+    /// When a majority last confirmed this leader.
+    ack: Option<Moment>,
     creation_asked: bool,
     rebalance_asked: bool,
     /// After a strategy failed or releases did not come, planning for balance rests until then.
     resting_until: Moment,
     probed_at: BTreeMap<NodeBoot, Moment>,
-    last_strategy_error: Option<String>,
+    last_error: Option<String>,
 }
 
 impl Coordinator {
@@ -236,7 +233,7 @@ impl Coordinator {
         if let Some(seen) = roster.learn(&me) {
             seen.connected = true;
         }
-        let grantor = Grantor::new(config.lease.clone());
+        let grantor = Grantor::new(config.lease);
         Self {
             me,
             config,
@@ -249,11 +246,12 @@ impl Coordinator {
             window: Window::default(),
             planned: None,
             committing: None,
+            ack: None,
             creation_asked: false,
             rebalance_asked: false,
             resting_until: Moment::ZERO,
             probed_at: BTreeMap::new(),
-            last_strategy_error: None,
+            last_error: None,
         }
     }
 
@@ -263,7 +261,9 @@ impl Coordinator {
         // Whoever listens where the former boot listened is proof that the former boot listens no more, and
         // a node's listener closes last of all.
         let succeeded = newer
-            .filter(|seen| seen.info.address == info.address && self.config.crash_proof.holds_for(&info.address))
+            .filter(|seen| {
+                seen.info.address == info.address && self.config.crash_proof.holds_for(&info.address)
+            })
             .map(|seen| seen.info.id.clone());
         if let Some(seen) = self.roster.learn(info) {
             seen.connected = true;
@@ -285,9 +285,9 @@ impl Coordinator {
 
     /// A node's own address was dialled: `refused` tells whether the dial was refused at once.
     pub fn handle_probed(&mut self, now: Now, id: &NodeBoot, refused: bool) -> Vec<Effect> {
-        let listened = self.roster.get(&id.node).map(|seen| seen.info.address.as_str());
-        let connected = self.roster.current(id).is_some_and(|seen| seen.connected);
-        if refused && !connected && listened.is_some_and(|at| self.config.crash_proof.holds_for(at)) {
+        let seen = self.roster.get(&id.node).filter(|seen| seen.info.id == *id);
+        let proven = seen.is_some_and(|s| !s.connected && self.config.crash_proof.holds_for(&s.info.address));
+        if refused && proven {
             self.handle_dead(id);
         }
         self.decide(now)
@@ -295,14 +295,32 @@ impl Coordinator {
 
     fn handle_dead(&mut self, id: &NodeBoot) {
         self.roster.bury(id);
-        self.grantor.handle_crash_proof(id);
+        self.grantor.handle_crash_proof(id.clone());
     }
 
-    /// Raft's leadership changed, or the leader's first entry was applied.
-    pub fn handle_leadership(&mut self, now: Now, leader: Option<NodeName>, term: Term, settled: bool) -> Vec<Effect> {
+    /// A new term's grantor is told of the deaths that were proven before it.
+    fn bury_known_dead(&mut self) {
+        let Some(snapshot) = self.control.snapshot.clone() else { return };
+        for member in &snapshot.members {
+            if self.roster.get(member.name()).is_some_and(|seen| seen.is_dead(member.info.boot())) {
+                self.grantor.handle_crash_proof(member.id().clone());
+            }
+        }
+    }
+
+    /// Raft's leadership changed, or the leader's first entry was applied. Of the replicated state all that
+    /// was applied by then is to be handed in before, through [`Self::handle_control`].
+    pub fn handle_leadership(
+        &mut self,
+        now: Now,
+        leader: Option<NodeName>,
+        term: Term,
+        settled: bool,
+    ) -> Vec<Effect> {
         let i_lead = leader.as_ref() == Some(self.me.name());
-        self.leader = leader;
+        self.leader.clone_from(&leader);
         if !i_lead {
+            self.grantor.handle_follows(leader);
             self.leading = None;
             self.planned = None;
             self.committing = None;
@@ -312,20 +330,26 @@ impl Coordinator {
             self.leading = Some(Leading { term, since: now.moment, settled: false });
             self.planned = None;
             self.committing = None;
+            self.ack = None;
             self.probed_at.clear();
             self.roster.start_term();
             self.grantor.handle_elected(now.moment, term);
+            self.bury_known_dead();
         }
         if let Some(leading) = self.leading.as_mut().filter(|leading| settled && !leading.settled) {
             leading.settled = true;
-            self.grantor.handle_first_entry_applied(term);
+            let newest = self.control.snapshot.as_deref().map_or(PlanId::ZERO, PlanId::from);
+            self.grantor.handle_first_entry_applied(term, newest);
         }
         self.decide(now)
     }
 
     /// A majority of the voters confirmed this leader at some time after `stamp`.
-    pub fn handle_quorum_ack(&mut self, now: Now, stamp: Moment) -> Vec<Effect> {
-        self.grantor.handle_quorum_ack(stamp);
+    pub fn handle_quorum_ack(&mut self, now: Now, term: Term, stamp: Moment) -> Vec<Effect> {
+        if self.leading.is_some_and(|leading| leading.term == term) {
+            self.ack = self.ack.max(Some(stamp));
+        }
+        self.grantor.handle_quorum_ack(term, stamp);
         self.decide(now)
     }
 
@@ -335,13 +359,13 @@ impl Coordinator {
             return Vec::new();
         }
         self.control = control.clone();
-        if self.committing.is_some_and(|version| control.version() >= version) {
+        if self.committing.is_some_and(|(plan, _)| control.version() >= plan.version) {
             self.committing = None;
         }
         if let Some(snapshot) = self.control.snapshot.clone() {
             self.roster.note_statuses(now.moment, &snapshot.members);
             self.roster.forget_strangers(&snapshot.members);
-            self.grantor.handle_plan(&snapshot);
+            self.grantor.handle_applied(&snapshot);
         }
         self.decide(now)
     }
@@ -349,33 +373,46 @@ impl Coordinator {
     /// Raft answered a proposal. `None`: the outcome is unknown, and the same may be proposed again, for
     /// a plan is taken only upon the version that it was made for.
     pub fn handle_committed(&mut self, now: Now, outcome: Option<&Outcome>) -> Vec<Effect> {
-        if !matches!(outcome, Some(Outcome::Applied { .. })) {
-            self.committing = None;
-            self.resting_until = now.moment + Duration::from_millis(20);
+        let proposed = self.committing;
+        match outcome {
+            Some(Outcome::Published { .. }) => {}
+            Some(Outcome::Conflict { .. } | Outcome::Invalid(_)) => {
+                self.committing = None;
+                self.last_error =
+                    outcome.map(|outcome| format!("the proposed plan was refused: {outcome:?}"));
+                if let Some(proposal) = proposed.and_then(|(_, proposal)| proposal) {
+                    self.grantor.handle_dropped(proposal);
+                }
+                self.resting_until = now.moment + Duration::from_millis(20);
+            }
+            Some(Outcome::Nothing | Outcome::Founded | Outcome::AlreadyFounded { .. }) | None => {
+                self.committing = None;
+                self.resting_until = now.moment + Duration::from_millis(20);
+            }
         }
         self.decide(now)
     }
 
     /// A node asks for its lease; a stranger thereby asks to be a member.
     pub fn handle_lease_request(&mut self, now: Now, request: &lease::Request) -> Vec<Effect> {
-        let Some(leading) = self.leading else {
-            let leader = self.leader.clone();
-            let reply = lease::Reply::Refused { number: request.number, why: lease::Refusal::NotLeader { leader } };
-            return vec![Effect::Answer { to: request.from.clone(), reply }];
-        };
         if let Some(seen) = self.roster.current(&request.from) {
             seen.heard = Some(now.moment);
             seen.acted_on = request.acted_on;
         }
-        debug_assert!(leading.since <= now.moment);
-        let reply = self.grantor.handle_request(now.moment, request);
-        let mut effects = vec![Effect::Answer { to: request.from.clone(), reply }];
+        let snapshot = self.control.snapshot.clone();
+        let answered = self.grantor.handle_request(now.moment, request, snapshot.as_deref());
+        let mut effects = vec![Effect::Answer(answered.reply)];
         effects.extend(self.decide(now));
         effects
     }
 
     /// A node announced how it goes, or an operator asked that it go.
-    pub fn handle_departure(&mut self, now: Now, node: &NodeName, how: Departure) -> Result<Vec<Effect>, AskError> {
+    pub fn handle_departure(
+        &mut self,
+        now: Now,
+        node: &NodeName,
+        how: Departure,
+    ) -> Result<Vec<Effect>, AskError> {
         self.check_leading()?;
         let member = self.control.snapshot.as_ref().and_then(|s| s.member(node.as_str()));
         let Some(id) = member.map(|member| member.id().clone()) else {
@@ -422,9 +459,9 @@ impl Coordinator {
         self.planned.is_none() && self.committing.is_none() && !self.rebalance_asked && !self.window.is_open()
     }
 
-    /// What the strategy said when it last failed, if it did.
-    pub fn strategy_error(&self) -> Option<&str> {
-        self.last_strategy_error.as_deref()
+    /// Why the last plan was not made, if one was not.
+    pub fn last_error(&self) -> Option<&str> {
+        self.last_error.as_deref()
     }
 
     /// The replicated state, as last applied here.
@@ -447,7 +484,7 @@ impl Coordinator {
             match self.control.snapshot.clone() {
                 None => effects.extend(self.create(now, leading)),
                 // A leader that lost its majority cannot commit, and must take nobody for lost: it is the lost one.
-                Some(_) if !self.grantor.has_quorum(now.moment) => {}
+                Some(_) if !self.has_quorum(now.moment) => {}
                 Some(snapshot) => effects.extend(self.replan(now, leading, &snapshot)),
             }
         }
@@ -458,14 +495,20 @@ impl Coordinator {
     fn probe_the_silent(&mut self, now: Moment) -> Vec<Effect> {
         let Some(snapshot) = self.control.snapshot.clone() else { return Vec::new() };
         let mut effects = Vec::new();
-        for member in snapshot.members.iter().filter(|m| m.status != Status::Lost && m.name() != self.me.name()) {
+        for member in
+            snapshot.members.iter().filter(|m| m.status != Status::Lost && m.name() != self.me.name())
+        {
             let Some(seen) = self.roster.get(member.name()) else { continue };
             let there = seen.connected && seen.info.id == *member.id();
             let known_dead = seen.is_dead(member.info.boot());
-            let recent = self.probed_at.get(member.id()).is_some_and(|at| now.since(*at) < self.config.lease.length / 3);
+            let recent = self
+                .probed_at
+                .get(member.id())
+                .is_some_and(|at| now.since(*at) < self.config.lease.length / 3);
             if !there && !known_dead && !recent && self.config.crash_proof.holds_for(&member.info.address) {
                 self.probed_at.insert(member.id().clone(), now);
-                effects.push(Effect::Probe { node: member.id().clone(), address: member.info.address.clone() });
+                effects
+                    .push(Effect::Probe { node: member.id().clone(), address: member.info.address.clone() });
             }
         }
         effects
@@ -485,11 +528,11 @@ impl Coordinator {
             Err(error) => return self.rest(now.moment, &error),
         };
         self.creation_asked = false;
-        self.commit(snapshot)
+        self.commit(snapshot, None)
     }
 
     fn rest(&mut self, now: Moment, error: &AskError) -> Vec<Effect> {
-        self.last_strategy_error = Some(error.to_string());
+        self.last_error = Some(error.to_string());
         self.resting_until = now + Duration::from_secs(5);
         Vec::new()
     }
@@ -515,22 +558,20 @@ impl Coordinator {
         self.repair(now, leading, snapshot, snapshot.members.clone())
     }
 
+    fn has_quorum(&self, now: Moment) -> bool {
+        self.ack.is_some_and(|ack| now < ack + self.config.lease.length)
+    }
+
     fn given_back(&self, snapshot: &Snapshot) -> BTreeSet<PartitionId> {
-        let standing = self.grantor.standing_releases();
+        let standing: BTreeSet<(&NodeBoot, Release)> = self.grantor.standing_releases().collect();
         (snapshot.partitions())
             .filter(|(partition, assignment)| {
                 let primary = snapshot.primary(assignment).map(Member::id);
                 let epoch = assignment.epoch;
-                primary.is_some_and(|id| standing.contains(&(id.clone(), Release { partition: *partition, epoch })))
+                primary.is_some_and(|id| standing.contains(&(id, Release { partition: *partition, epoch })))
             })
             .map(|(partition, _)| partition)
             .collect()
-    }
-
-    fn commit(&mut self, snapshot: Snapshot) -> Vec<Effect> {
-        self.committing = Some(snapshot.version);
-        let based_on = self.control.version();
-        vec![Effect::Commit(Command::Publish { based_on, snapshot })]
     }
 
     fn next_wake(&self, now: Moment) -> Option<Moment> {

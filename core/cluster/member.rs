@@ -62,7 +62,7 @@ pub enum Status {
     /// It takes its share.
     #[default]
     Up,
-    /// It was drained: it keeps its copies, or gives them away if it is to leave, and is primary of nothing.
+    /// It is being drained, or about to stop: what it serves is handed over, and it is given nothing new.
     Leaving,
     /// It stopped in good order and is expected back: it keeps its copies, and is primary of nothing.
     Away,
@@ -71,8 +71,13 @@ pub enum Status {
 }
 
 impl Status {
-    /// Whether such a member may be made primary, and hold names and children.
+    /// Whether such a member may hold a lease: be primary, and hold names and children.
     pub const fn may_serve(self) -> bool {
+        matches!(self, Self::Up | Self::Leaving)
+    }
+
+    /// Whether such a member may be *made* primary, and be given names and children.
+    pub const fn may_lead(self) -> bool {
         matches!(self, Self::Up)
     }
 }

@@ -51,17 +51,17 @@ impl Draft {
         self.member(name.as_str()).is_some_and(|member| member.status.may_serve())
     }
 
-    /// Puts a member that may serve first in every row that has one, and finds somebody for every row that has none.
+    /// Puts a member that may lead first in every row that has one, and finds somebody for every row that has none.
     ///
-    /// Rows whose primary may serve and is `warm` (kept running since the former plan) are left alone. Of
+    /// Rows whose primary may lead and is `warm` (kept running since the former plan) are left alone. Of
     /// another row's copies the one with the fewest primaries is promoted, warm ones before others; a row
-    /// without any copy that may serve gets the serving member that has the fewest.
+    /// without any copy that may lead gets the member that has the fewest.
     pub fn promote(&mut self, warm: impl Fn(&Member) -> bool) {
-        let serving: Vec<&Member> = self.members.iter().filter(|m| m.status.may_serve()).collect();
         let Self { members, rows } = self;
+        let serving: Vec<&Member> = members.iter().filter(|m| m.status.may_lead()).collect();
         let find = |name: &NodeName| members.binary_search_by(|m| m.name().cmp(name)).ok();
         let stays = |name: &NodeName| {
-            find(name).is_some_and(|at| members[at].status.may_serve() && warm(&members[at]))
+            find(name).is_some_and(|at| members[at].status.may_lead() && warm(&members[at]))
         };
         for group in rows {
             let mut load: BTreeMap<&NodeName, u32> = serving.iter().map(|m| (m.name(), 0)).collect();
@@ -73,14 +73,16 @@ impl Draft {
             for row in group.iter_mut().filter(|row| !row.first().is_some_and(stays)) {
                 let promoted = (row.iter().enumerate())
                     .filter_map(|(at, name)| Some((at, &members[find(name)?])))
-                    .filter(|(_, member)| member.status.may_serve())
+                    .filter(|(_, member)| member.status.may_lead())
                     .min_by_key(|(_, m)| (!warm(m), m.info.weight == 0, load[m.name()], m.name()));
                 if let Some((at, _)) = promoted {
                     row[..=at].rotate_right(1);
                 } else {
                     // Nobody is left that has a copy. A witness (weight 0) holds nothing, even now.
                     let stranger = serving.iter().filter(|m| m.info.weight > 0 && !row.contains(m.name()));
-                    let Some(stranger) = stranger.min_by_key(|m| (load[m.name()], m.name())) else { continue };
+                    let Some(stranger) = stranger.min_by_key(|m| (load[m.name()], m.name())) else {
+                        continue;
+                    };
                     row.insert(0, stranger.name().clone());
                 }
                 if let Some(count) = row.first().and_then(|primary| load.get_mut(primary)) {
@@ -114,6 +116,18 @@ impl Draft {
                 .collect(),
         };
         previous.groups.iter().zip(&self.rows).map(|(group, rows)| plan(group, rows)).collect()
+    }
+
+    /// Whether this draft is the plan in force, copy for copy.
+    pub fn is_as(&self, snapshot: &Snapshot) -> bool {
+        let same = |(group, rows): (&GroupPlan, &Vec<Row>)| {
+            group.assignments.len() == rows.len()
+                && group.assignments.iter().zip(rows).all(|(assignment, row)| {
+                    let names = assignment.copies.iter().map(|at| snapshot.members[*at as usize].name());
+                    names.eq(row)
+                })
+        };
+        self.members == snapshot.members && snapshot.groups.iter().zip(&self.rows).all(same)
     }
 
     /// Which partitions this draft takes from the boot that serves them now.

@@ -14,8 +14,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::lease::PlanId;
 use crate::cluster::member::{Member, NodeInfo, Status};
-use crate::ids::{Boot, NodeBoot, NodeName, Version};
+use crate::ids::{Boot, NodeBoot, NodeName};
 use crate::time::Moment;
 
 /// How a node goes in good order.
@@ -43,7 +44,7 @@ pub(super) struct Seen {
     /// When that boot last asked for a lease; `None` if it never did.
     pub(super) heard: Option<Moment>,
     /// The newest plan that that boot acted on.
-    pub(super) acted_on: Version,
+    pub(super) acted_on: PlanId,
     /// Older boots up to this one are surely dead.
     pub(super) dead: Option<Boot>,
     /// How it goes, if it goes.
@@ -58,7 +59,7 @@ impl Seen {
             info,
             connected: false,
             heard: None,
-            acted_on: Version::ZERO,
+            acted_on: PlanId::ZERO,
             dead: None,
             departure: None,
             gone_since: None,
@@ -187,7 +188,12 @@ impl Default for WindowConfig {
 
 impl Window {
     /// Takes who waits now; says when the window closes, if anybody waits.
-    pub(super) fn observe(&mut self, now: Moment, waiting: Vec<NodeBoot>, config: &WindowConfig) -> Option<Moment> {
+    pub(super) fn observe(
+        &mut self,
+        now: Moment,
+        waiting: Vec<NodeBoot>,
+        config: &WindowConfig,
+    ) -> Option<Moment> {
         if waiting.is_empty() {
             self.waiting.clear();
             self.opened = None;
@@ -197,11 +203,21 @@ impl Window {
             self.waiting = waiting;
             self.changed = Some(now);
         }
-        let opened = *self.opened.get_or_insert(now);
-        let changed = self.changed.unwrap_or(now);
+        self.opened.get_or_insert(now);
+        self.closes(config)
+    }
+
+    /// Whether anybody waits.
+    pub(super) const fn is_open(&self) -> bool {
+        self.opened.is_some()
+    }
+
+    /// When the window closes, as far as is known now.
+    pub(super) fn closes(&self, config: &WindowConfig) -> Option<Moment> {
+        let opened = self.opened?;
         let again = self.closed.is_some_and(|closed| opened.since(closed) < config.recent);
         let quiet = if again { config.quiet_again } else { config.quiet };
-        Some((changed + quiet).min(opened + config.longest))
+        Some((self.changed.unwrap_or(opened) + quiet).min(opened + config.longest))
     }
 
     /// The change was carried out.
