@@ -12,5 +12,6 @@
 //! ```
 
 pub mod greeting;
+pub mod lease;
 pub mod member;
 pub mod snapshot;
