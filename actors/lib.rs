@@ -15,4 +15,5 @@
 
 pub mod clock;
 pub mod codec;
+pub mod partitions;
 pub mod transport;

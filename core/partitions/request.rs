@@ -5,7 +5,8 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Epoch, Generation, PartitionId, Version};
+use crate::ids::{Epoch, Generation, GroupId, PartitionId, Version};
+use crate::partitions::fence::Fence;
 use crate::wire::stable_hash;
 
 /// Names a message's type on the wire: XXH3-64 of its name.
@@ -26,19 +27,44 @@ impl fmt::Display for MessageId {
     }
 }
 
-/// One call to one partition's worker.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Request {
-    /// The generation in which the caller believes the cluster to be.
-    pub generation: Generation,
-    /// For which partition.
-    pub partition: PartitionId,
-    /// The epoch under which the caller believes it to be served there.
-    pub epoch: Epoch,
-    /// The message's type, which names the worker's kind too.
+/// What stands before the message in one call to one partition's worker: the fence that the caller believes
+/// in, and the message's type, which names the worker's kind too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// By which right the receiver is believed to serve.
+    pub fence: Fence,
+    /// The message's type.
     pub message: MessageId,
-    /// The message itself.
-    pub body: Bytes,
+}
+
+impl Header {
+    /// How many bytes a header has.
+    pub const LEN: usize = 29;
+
+    /// The header as it stands on the wire: fixed, little-endian, without a length.
+    pub fn to_bytes(&self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        bytes[..8].copy_from_slice(&self.fence.generation.0.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.fence.epoch.0.to_le_bytes());
+        bytes[16] = self.fence.partition.group as u8;
+        bytes[17..21].copy_from_slice(&self.fence.partition.index.to_le_bytes());
+        bytes[21..].copy_from_slice(&self.message.0.to_le_bytes());
+        bytes
+    }
+
+    /// Reads the header at the beginning of `bytes`. `None`: there is none.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let number = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+        let group = match bytes.get(16)? {
+            0 => GroupId::Users,
+            1 => GroupId::Names,
+            _ => return None,
+        };
+        let index = u32::from_le_bytes(bytes.get(17..21)?.try_into().ok()?);
+        let partition = PartitionId { group, index };
+        let fence = Fence { generation: Generation(number(0)?), epoch: Epoch(number(8)?), partition };
+        Some(Self { fence, message: MessageId(number(21)?) })
+    }
 }
 
 /// The largest message, and the largest reply, in bytes.
@@ -121,3 +147,26 @@ impl Failure {
 
 /// What comes back.
 pub type Reply = Result<Bytes, Failure>;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_header_reads_back(generation: u64, epoch: u64, index: u32, names: bool, message: u64) {
+            let group = if names { GroupId::Names } else { GroupId::Users };
+            let partition = PartitionId { group, index };
+            let fence = Fence { generation: Generation(generation), epoch: Epoch(epoch), partition };
+            let header = Header { fence, message: MessageId(message) };
+            prop_assert_eq!(Header::read(&header.to_bytes()), Some(header));
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            prop_assert_eq!(Header::read(&bytes).is_some(), bytes.len() >= Header::LEN && bytes[16] < 2);
+        }
+    }
+}

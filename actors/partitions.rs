@@ -1,0 +1,22 @@
+//! What runs on this node, and how every node reaches it.
+//!
+//! ```text
+//!  snapshot ─▶ PartitionManager ─ start, stop ─▶ PartitionWorker ◀─ mailbox ─┐
+//!     │                └─ opens and closes ─▶ ReadTable ◀─ lookup ───────────┤
+//!     └──────▶ Router ─ swaps whole ─▶ RoutingTable ◀─ lookup ─ call(key) ───┘
+//! ```
+//!
+//! The tables belong to the node, not to the actors that write them: an actor that crashed comes back to its table.
+
+pub mod gate;
+pub mod host;
+pub mod partition_manager;
+pub mod partition_worker;
+pub mod read_table;
+pub mod router;
+
+pub use gate::Gate;
+pub use host::{Host, Hosted, Kinds, Place};
+pub use partition_manager::PartitionManager;
+pub use read_table::ReadTable;
+pub use router::Router;

@@ -1,0 +1,38 @@
+//! The lease as the hot path sees it: one number, compared with the clock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tumen_core::Moment;
+
+use crate::clock::Clock;
+
+/// Whether this node may answer at present. Cheap to clone; all clones see the same lease.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    until: Arc<AtomicU64>,
+    clock: Clock,
+}
+
+impl Gate {
+    /// A gate that is closed until a lease opens it.
+    pub fn closed(clock: Clock) -> Self {
+        Self { until: Arc::new(AtomicU64::new(0)), clock }
+    }
+
+    /// The lease's end, as the lease's law published it.
+    pub fn publish(&self, until: Moment) {
+        self.until.store(until.as_nanos(), Ordering::SeqCst);
+    }
+
+    /// Whether the lease is held now. Ask it *after* taking the value that is to leave the node: a process that
+    /// froze in between finds it closed.
+    pub fn is_open(&self) -> bool {
+        self.clock.now().as_nanos() < self.until.load(Ordering::SeqCst)
+    }
+
+    /// When the lease ends, as published last.
+    pub fn until(&self) -> Moment {
+        Moment::from_nanos(self.until.load(Ordering::SeqCst))
+    }
+}

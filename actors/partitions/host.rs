@@ -1,0 +1,125 @@
+//! What a partition's worker looks like from the runtime's side: bytes in, bytes out.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tumen_core::ids::{Kind, NodeName, PartitionId};
+use tumen_core::partitions::fence::Fence;
+use tumen_core::partitions::request::{MessageId, Reply};
+
+/// Where, and by what right, a worker runs.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The right to write that this run of the worker holds.
+    pub fence: Fence,
+    /// The partition's name for people, such as `partition-3` or `p-00500-00999`.
+    pub partition_name: Arc<str>,
+    /// The node that it runs on.
+    pub node: NodeName,
+}
+
+impl Place {
+    /// Which partition.
+    pub const fn partition(&self) -> PartitionId {
+        self.fence.partition
+    }
+}
+
+/// One running worker of one partition.
+pub trait Host: Send + 'static {
+    /// Handles one message to its end. One runs at a time.
+    fn handle<'a>(&'a mut self, message: MessageId, body: Bytes) -> BoxFuture<'a, Reply>;
+
+    /// The worker stops in good order: its partition moved, or its node stops.
+    fn stop(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+}
+
+/// Starts a worker. The error says why it could not be started; it is tried again with back-off.
+pub type Start = Arc<dyn Fn(Place) -> BoxFuture<'static, Result<Box<dyn Host>, String>> + Send + Sync>;
+
+/// A kind of worker that a node hosts.
+#[derive(Clone)]
+pub struct Hosted {
+    /// Its name.
+    pub kind: Kind,
+    /// The messages that it handles, with their names for people.
+    pub messages: Vec<(MessageId, &'static str)>,
+    /// How one is started.
+    pub start: Start,
+}
+
+impl fmt::Debug for Hosted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hosted").field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+/// Two kinds that cannot live on one node. The node does not start.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KindsError {
+    /// A kind is registered twice.
+    #[error("the worker kind {0} is registered twice: give one of them another KIND")]
+    Twice(Kind),
+    /// Two kinds handle one message type.
+    #[error("the message {message:?} is handled by both {first} and {second}: a message's type names its worker")]
+    Message {
+        /// The message's name.
+        message: &'static str,
+        /// The kind that was registered first.
+        first: Kind,
+        /// The other one.
+        second: Kind,
+    },
+}
+
+/// All kinds of worker that a node hosts. A partition runs one of each.
+#[derive(Clone, Debug, Default)]
+pub struct Kinds {
+    kinds: Vec<Hosted>,
+    by_message: BTreeMap<MessageId, usize>,
+}
+
+impl Kinds {
+    /// These kinds, checked against each other and sorted by name.
+    pub fn new(mut kinds: Vec<Hosted>) -> Result<Self, KindsError> {
+        kinds.sort_by(|a, b| a.kind.cmp(&b.kind));
+        if let Some(pair) = kinds.windows(2).find(|pair| pair[0].kind == pair[1].kind) {
+            return Err(KindsError::Twice(pair[0].kind.clone()));
+        }
+        let mut by_message = BTreeMap::new();
+        for (at, hosted) in kinds.iter().enumerate() {
+            for (id, message) in &hosted.messages {
+                if let Some(first) = by_message.insert(*id, at).filter(|first| *first != at) {
+                    let (first, second) = (kinds[first].kind.clone(), hosted.kind.clone());
+                    return Err(KindsError::Message { message, first, second });
+                }
+            }
+        }
+        Ok(Self { kinds, by_message })
+    }
+
+    /// The kinds, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Hosted> {
+        self.kinds.iter()
+    }
+
+    /// Which of the kinds, in the order of [`Self::iter`], handles a message.
+    pub fn index_for(&self, message: MessageId) -> Option<usize> {
+        self.by_message.get(&message).copied()
+    }
+
+    /// How many kinds there are.
+    pub fn len(&self) -> usize {
+        self.kinds.len()
+    }
+
+    /// Whether the node hosts nothing.
+    pub fn is_empty(&self) -> bool {
+        self.kinds.is_empty()
+    }
+}

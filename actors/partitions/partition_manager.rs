@@ -1,0 +1,368 @@
+//! Makes what runs here be what the newest plan wants to run here.
+//!
+//! ```text
+//!  Plan ─▶ Reconcile ─▶ close seats ─▶ acted on ─▶ (lease counts) ─▶ stop the rest, start what is missing
+//!  Ask  ─▶ Reconcile ─▶ close seat ─▶ worker gone ─▶ released ─▶ (leader hears of it)
+//! ```
+//!
+//! A worker that fails is started again under the same epoch, with back-off; others do not notice.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::watch;
+use tumen_core::cluster::lease::Release;
+use tumen_core::cluster::snapshot::Snapshot;
+use tumen_core::ids::{Epoch, NodeBoot, PartitionId, Version};
+use tumen_core::partitions::fence::Fence;
+use tumen_core::partitions::reconcile::{Effect, Reconcile};
+
+use super::gate::Gate;
+use super::host::{Kinds, Place};
+use super::partition_worker::{PartitionWorker, PartitionWorkerMsg};
+use super::read_table::{Mailbox, ReadTable, Seat};
+
+/// How long a worker that was told to stop may take to end its present message, before it is cut off.
+const STOP_WITHIN: Duration = Duration::from_secs(2);
+/// The first wait before a failed worker is started again; it doubles up to [`RESTART_WAIT_MAX`].
+const RESTART_WAIT: Duration = Duration::from_millis(20);
+/// The longest wait before a failed worker is started again.
+const RESTART_WAIT_MAX: Duration = Duration::from_secs(10);
+/// A worker that ran for so long before it failed begins again with the shortest wait.
+const RAN_WELL: Duration = Duration::from_secs(30);
+
+/// What the manager reports to whoever keeps the lease. Called on the manager's own time: be quick.
+pub trait Reports: Send + Sync + 'static {
+    /// Everything that `plan`, or any before it, took from this node lets nothing out any more.
+    fn acted_on(&self, plan: &Arc<Snapshot>);
+    /// These are not served by this boot any more, and never will be again under these epochs.
+    fn released(&self, releases: Vec<Release>);
+    /// The releases that no plan has answered yet: they outlive the manager, for a release is final.
+    fn standing(&self) -> Vec<Release>;
+}
+
+/// What is being served, for people and for readiness.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The newest plan that was acted on.
+    pub version: Version,
+    /// Partitions that this node is to serve by that plan.
+    pub wanted: usize,
+    /// Partitions of which every worker has started.
+    pub running: usize,
+    /// Workers that failed and wait to be started again, with the last failure.
+    pub failing: BTreeMap<PartitionId, String>,
+}
+
+impl Progress {
+    /// Whether everything wanted is running.
+    pub const fn is_whole(&self) -> bool {
+        self.wanted == self.running
+    }
+}
+
+/// What the manager's mailbox takes.
+#[derive(Debug)]
+pub enum PartitionManagerMsg {
+    /// A plan was committed. An older one than known is old news.
+    Plan(Arc<Snapshot>),
+    /// The leader wants these back.
+    AskRelease(Vec<Release>),
+    /// A seat's workers are gone.
+    Stopped {
+        /// Which partition.
+        partition: PartitionId,
+        /// Under which epoch it was served.
+        epoch: Epoch,
+    },
+    /// A failed seat's wait is over: start its workers again, if it is still wanted.
+    Restart {
+        /// Which partition.
+        partition: PartitionId,
+        /// Under which epoch it is served.
+        epoch: Epoch,
+    },
+}
+
+impl ractor::Message for PartitionManagerMsg {}
+
+/// One node's partitions. Supervises their workers.
+pub struct PartitionManager {
+    me: NodeBoot,
+    kinds: Kinds,
+    table: ReadTable,
+    gate: Gate,
+    reports: Arc<dyn Reports>,
+    progress: watch::Sender<Progress>,
+}
+
+#[derive(Debug)]
+struct Running {
+    epoch: Epoch,
+    seat: Option<Arc<Seat>>,
+    /// The workers' actors, and whether each has started.
+    workers: BTreeMap<ActorId, bool>,
+    since: tokio::time::Instant,
+    wait: Duration,
+}
+
+/// What the manager knows. Lost with it, and rebuilt from the next plan.
+#[derive(Debug)]
+pub struct PartitionManagerState {
+    law: Reconcile,
+    plan: Option<Arc<Snapshot>>,
+    running: BTreeMap<PartitionId, Running>,
+    by_actor: BTreeMap<ActorId, PartitionId>,
+    failing: BTreeMap<PartitionId, String>,
+}
+
+impl PartitionManager {
+    /// A manager for this boot, which shows what it does in `table` and `progress`.
+    pub fn new(
+        me: NodeBoot,
+        kinds: Kinds,
+        table: ReadTable,
+        gate: Gate,
+        reports: Arc<dyn Reports>,
+        progress: watch::Sender<Progress>,
+    ) -> Self {
+        Self { me, kinds, table, gate, reports, progress }
+    }
+
+    fn run(&self, myself: &ActorRef<PartitionManagerMsg>, state: &mut PartitionManagerState, effects: Vec<Effect>) {
+        let mut releases = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Stop { partition, epoch } => self.stop(myself, state, partition, epoch),
+                Effect::Start { partition, epoch } => self.start(myself, state, partition, epoch),
+                Effect::Release { partition, epoch } => releases.push(Release { partition, epoch }),
+            }
+        }
+        if !releases.is_empty() {
+            self.reports.released(releases);
+        }
+        self.show(state);
+    }
+
+    fn start(
+        &self,
+        myself: &ActorRef<PartitionManagerMsg>,
+        state: &mut PartitionManagerState,
+        partition: PartitionId,
+        epoch: Epoch,
+    ) {
+        let Some(plan) = state.plan.clone() else { return };
+        let name = plan.group(partition.group).map_or_else(String::new, |group| {
+            group.spec.partitioner.name(partition.index, group.spec.partitions)
+        });
+        let fence = Fence { generation: plan.generation, epoch, partition };
+        let place = Place { fence, partition_name: name.into(), node: self.me.node.clone() };
+        let mut mailboxes = Vec::with_capacity(self.kinds.len());
+        let mut workers = BTreeMap::new();
+        for hosted in self.kinds.iter() {
+            let waiting = Arc::new(AtomicUsize::new(0));
+            let worker = PartitionWorker::new(hosted.clone(), Arc::clone(&waiting), self.gate.clone());
+            // Instantly: a slow start of one worker must not hold up the others. Messages wait in its mailbox.
+            match ractor::ActorRuntime::spawn_linked_instant(None, worker, place.clone(), myself.get_cell()) {
+                Ok((actor, _)) => {
+                    workers.insert(actor.get_id(), false);
+                    state.by_actor.insert(actor.get_id(), partition);
+                    mailboxes.push(Mailbox::new(hosted.kind.clone(), actor, waiting));
+                }
+                Err(error) => tracing::error!(%partition, kind = %hosted.kind, %error, "a worker cannot be spawned"),
+            }
+        }
+        let seat = Arc::new(Seat::new(fence, mailboxes));
+        for worker in seat.workers() {
+            drop(worker.actor().cast(PartitionWorkerMsg::Sit(Arc::clone(&seat))));
+        }
+        self.table.open(Arc::clone(&seat));
+        tracing::debug!(%partition, %epoch, boot = self.me.boot.0, "serving");
+        let wait = state.running.get(&partition).map_or(RESTART_WAIT, |running| running.wait);
+        let since = tokio::time::Instant::now();
+        state.running.insert(partition, Running { epoch, seat: Some(seat), workers, since, wait });
+    }
+
+    fn stop(
+        &self,
+        myself: &ActorRef<PartitionManagerMsg>,
+        state: &mut PartitionManagerState,
+        partition: PartitionId,
+        epoch: Epoch,
+    ) {
+        // Nothing leaves from here on, whatever the worker is in the middle of.
+        let seat = self.table.close(partition, epoch);
+        tracing::debug!(%partition, %epoch, boot = self.me.boot.0, "no longer serving");
+        if let Some(running) = state.running.remove(&partition) {
+            running.workers.keys().for_each(|actor| {
+                state.by_actor.remove(actor);
+            });
+        }
+        state.failing.remove(&partition);
+        let myself = myself.clone();
+        tokio::spawn(async move {
+            if let Some(seat) = seat {
+                end_workers(&seat).await;
+            }
+            drop(myself.cast(PartitionManagerMsg::Stopped { partition, epoch }));
+        });
+    }
+
+    /// A worker stopped without being told to: its seat's others go too, and all are started again later.
+    fn handle_failure(
+        &self,
+        myself: &ActorRef<PartitionManagerMsg>,
+        state: &mut PartitionManagerState,
+        actor: ActorId,
+        why: String,
+    ) {
+        let Some(partition) = state.by_actor.remove(&actor) else { return };
+        let Some(running) = state.running.get_mut(&partition) else { return };
+        let epoch = running.epoch;
+        let wait = if running.since.elapsed() >= RAN_WELL { RESTART_WAIT } else { running.wait };
+        running.wait = (wait * 2).min(RESTART_WAIT_MAX);
+        tracing::warn!(%partition, %epoch, %why, "a worker failed; it is started again in {wait:?}");
+        for other in std::mem::take(&mut running.workers).into_keys() {
+            state.by_actor.remove(&other);
+        }
+        let seat = running.seat.take();
+        self.table.close(partition, epoch);
+        state.failing.insert(partition, why);
+        let myself = myself.clone();
+        tokio::spawn(async move {
+            if let Some(seat) = seat {
+                end_workers(&seat).await;
+            }
+            tokio::time::sleep(wait).await;
+            drop(myself.cast(PartitionManagerMsg::Restart { partition, epoch }));
+        });
+        self.show(state);
+    }
+
+    fn handle_started(&self, state: &mut PartitionManagerState, actor: ActorId) {
+        let Some(partition) = state.by_actor.get(&actor) else { return };
+        if let Some(running) = state.running.get_mut(partition) {
+            running.workers.insert(actor, true);
+            if running.workers.values().all(|started| *started) {
+                state.failing.remove(partition);
+            }
+        }
+        self.show(state);
+    }
+
+    fn show(&self, state: &PartitionManagerState) {
+        let whole = |running: &Running| running.seat.is_some() && running.workers.values().all(|started| *started);
+        let progress = Progress {
+            version: state.law.version(),
+            wanted: state.law.serving().count(),
+            running: state.running.values().filter(|running| whole(running)).count(),
+            failing: state.failing.clone(),
+        };
+        self.progress.send_if_modified(|shown| {
+            let changed = *shown != progress;
+            *shown = progress;
+            changed
+        });
+    }
+}
+
+/// Ends a seat's workers: each may finish its present message, and is cut off if it takes too long.
+async fn end_workers(seat: &Seat) {
+    for worker in seat.workers() {
+        if worker.actor().stop_and_wait(None, Some(STOP_WITHIN)).await.is_err() {
+            // It stopped already, or it hangs in a message.
+            drop(worker.actor().kill_and_wait(Some(STOP_WITHIN)).await);
+        }
+    }
+}
+
+impl Actor for PartitionManager {
+    type Msg = PartitionManagerMsg;
+    type State = PartitionManagerState;
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<Self::State, ActorProcessingErr> {
+        // What a former life of this actor left open has lost its supervisor.
+        self.table.close_all();
+        let mut law = Reconcile::new(self.me.clone());
+        for Release { partition, epoch } in self.reports.standing() {
+            law.handle_release_asked(partition, epoch);
+        }
+        Ok(PartitionManagerState {
+            law,
+            plan: None,
+            running: BTreeMap::new(),
+            by_actor: BTreeMap::new(),
+            failing: BTreeMap::new(),
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            PartitionManagerMsg::Plan(plan) => {
+                let effects = state.law.handle_snapshot(&plan);
+                if state.plan.as_ref().is_none_or(|known| known.version < plan.version) {
+                    state.plan = Some(Arc::clone(&plan));
+                }
+                self.run(&myself, state, effects);
+                self.reports.acted_on(&plan);
+            }
+            PartitionManagerMsg::AskRelease(releases) => {
+                for Release { partition, epoch } in releases {
+                    let effects = state.law.handle_release_asked(partition, epoch);
+                    self.run(&myself, state, effects);
+                }
+            }
+            PartitionManagerMsg::Stopped { partition, epoch } => {
+                let effects = state.law.handle_stopped(partition, epoch);
+                self.run(&myself, state, effects);
+            }
+            PartitionManagerMsg::Restart { partition, epoch } => {
+                let wanted = state.law.serving().any(|served| served == (partition, epoch));
+                let waiting = state.running.get(&partition).is_some_and(|r| r.epoch == epoch && r.seat.is_none());
+                if wanted && waiting {
+                    self.start(&myself, state, partition, epoch);
+                    self.show(state);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        event: SupervisionEvent,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorStarted(actor) => self.handle_started(state, actor.get_id()),
+            SupervisionEvent::ActorFailed(actor, why) => {
+                self.handle_failure(&myself, state, actor.get_id(), why.to_string());
+            }
+            SupervisionEvent::ActorTerminated(actor, _, why) => {
+                let why = why.unwrap_or_else(|| "it stopped by itself".to_owned());
+                self.handle_failure(&myself, state, actor.get_id(), why);
+            }
+            SupervisionEvent::ProcessGroupChanged(_) | SupervisionEvent::PidLifecycleEvent(_) => {}
+        }
+        Ok(())
+    }
+
+    async fn post_stop(&self, _: ActorRef<Self::Msg>, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
+        let seats: Vec<Arc<Seat>> = state.running.values().filter_map(|running| running.seat.clone()).collect();
+        self.table.close_all();
+        for seat in seats {
+            end_workers(&seat).await;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,348 @@
+//! Finds whoever serves a key, here or elsewhere, and brings the answer back.
+//!
+//! ```text
+//!  call ─▶ table ─┬─ served here ─▶ seat ─▶ mailbox ─────────────────┐
+//!                 └─ elsewhere ───▶ data lane ─▶ their seat ─▶ mailbox ┴─▶ reply
+//!                       ▲                                   │
+//!                       └── Stale, NotReady: wait for a newer plan, ask again, within the deadline
+//! ```
+//!
+//! The table is swapped whole. A request carries the fence that its sender believes in, and the receiver checks
+//! it: so a table may be out of date, and nothing is ever answered by the wrong worker.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::{BufMut, Bytes};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+use tumen_core::cluster::snapshot::Snapshot;
+use tumen_core::ids::{GroupId, NodeBoot, NodeName, PartitionId, Version};
+use tumen_core::partitions::request::{BODY_LEN_MAX, Failure, Header, MessageId, Reply};
+use tumen_core::partitions::routing::{RouteError, RoutingTable};
+
+use super::gate::Gate;
+use super::host::Kinds;
+use super::partition_worker::{Delivery, read_reply, send_reply};
+use super::read_table::{Mailbox, ReadTable};
+use crate::transport::{Incoming, LaneError, Serve, Service, Transport};
+
+/// The first wait before a call is tried again; it doubles up to [`RETRY_WAIT_MAX`]. A newer plan ends it.
+const RETRY_WAIT: Duration = Duration::from_millis(1);
+/// The longest wait before a call is tried again.
+const RETRY_WAIT_MAX: Duration = Duration::from_millis(50);
+
+/// How a call is sent.
+#[derive(Clone, Copy, Debug)]
+pub struct CallOptions {
+    /// How long the caller waits, over all tries. Default 5 s.
+    pub within: Duration,
+    /// Whether the message may be carried out twice without harm. Then it is sent again also where a first
+    /// try may have been carried out, as when its node died.
+    pub idempotent: bool,
+}
+
+impl Default for CallOptions {
+    fn default() -> Self {
+        Self { within: Duration::from_secs(5), idempotent: false }
+    }
+}
+
+/// The way to every worker. Cheap to clone.
+#[derive(Clone)]
+pub struct Router {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    me: NodeBoot,
+    table: ArcSwap<RoutingTable>,
+    version: watch::Sender<Version>,
+    seats: ReadTable,
+    kinds: Kinds,
+    gate: Gate,
+    transport: Transport,
+}
+
+impl Router {
+    /// A router that knows no plan yet. It serves other nodes' calls from now on.
+    pub fn new(me: NodeBoot, seats: ReadTable, kinds: Kinds, gate: Gate, transport: Transport) -> Self {
+        let shared = Shared {
+            me,
+            table: ArcSwap::default(),
+            version: watch::Sender::new(Version::ZERO),
+            seats,
+            kinds,
+            gate,
+            transport: transport.clone(),
+        };
+        let router = Self { shared: Arc::new(shared) };
+        transport.serve(Service::Partition, Arc::new(router.clone()));
+        router
+    }
+
+    /// The table in force.
+    pub fn table(&self) -> arc_swap::Guard<Arc<RoutingTable>> {
+        self.shared.table.load()
+    }
+
+    /// The table in force, for readers that keep an [`arc_swap::Cache`] of it.
+    pub fn table_cell(&self) -> &ArcSwap<RoutingTable> {
+        &self.shared.table
+    }
+
+    /// The version of the table in force, as it changes.
+    pub fn versions(&self) -> watch::Receiver<Version> {
+        self.shared.version.subscribe()
+    }
+
+    /// Puts the plan's table in force, unless a newer one is.
+    fn swap(&self, plan: &Snapshot) {
+        if plan.version <= self.shared.table.load().version() {
+            return;
+        }
+        self.shared.table.store(Arc::new(RoutingTable::new(plan)));
+        self.shared.version.send_replace(plan.version);
+    }
+
+    /// Calls the worker that serves `key` in the users' group.
+    ///
+    /// # Errors
+    /// See [`Failure`]: each says what to do next, and whether anything may have changed.
+    pub async fn call(&self, key: &[u8], message: MessageId, body: Bytes, options: CallOptions) -> Reply {
+        let target = Target::Key(key);
+        self.call_target(&target, message, body, options).await
+    }
+
+    /// Calls the worker of a partition.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn call_partition(
+        &self,
+        partition: PartitionId,
+        message: MessageId,
+        body: Bytes,
+        options: CallOptions,
+    ) -> Reply {
+        self.call_target(&Target::Partition(partition), message, body, options).await
+    }
+
+    async fn call_target(&self, target: &Target<'_>, message: MessageId, body: Bytes, options: CallOptions) -> Reply {
+        if body.len() > BODY_LEN_MAX {
+            let len = body.len();
+            return Err(Failure::Rejected(format!("a message has at most {BODY_LEN_MAX} bytes, this one has {len}")));
+        }
+        let deadline = Instant::now() + options.within;
+        let mut wait = RETRY_WAIT;
+        let mut last = Failure::Timeout { maybe_applied: false };
+        // Whether an earlier try of an idempotent call may have been carried out.
+        let mut maybe_applied = false;
+        loop {
+            let mut versions = self.versions();
+            versions.mark_unchanged();
+            if Instant::now() >= deadline {
+                return Err(expired(last, maybe_applied));
+            }
+            let failure = match self.try_once(target, message, body.clone(), deadline).await {
+                Ok(reply) => return Ok(reply),
+                Err(failure) => failure,
+            };
+            maybe_applied |= failure.maybe_changed();
+            match &failure {
+                Failure::Stale { version } if *version > *versions.borrow() => {
+                    // The plan that the receiver has is on its way to this node as well.
+                    let newer = versions.wait_for(|known| known >= version);
+                    drop(tokio::time::timeout_at(deadline.min(Instant::now() + RETRY_WAIT_MAX), newer).await);
+                }
+                Failure::Stale { .. } | Failure::NotReady | Failure::Fenced { changed: false } => {
+                    drop(tokio::time::timeout_at(deadline.min(Instant::now() + wait), versions.changed()).await);
+                    wait = (wait * 2).min(RETRY_WAIT_MAX);
+                }
+                Failure::Fenced { .. } | Failure::Timeout { maybe_applied: true }
+                    if options.idempotent && Instant::now() < deadline =>
+                {
+                    drop(tokio::time::timeout_at(deadline.min(Instant::now() + wait), versions.changed()).await);
+                    wait = (wait * 2).min(RETRY_WAIT_MAX);
+                }
+                _ => return Err(failure),
+            }
+            last = failure;
+        }
+    }
+
+    async fn try_once(&self, target: &Target<'_>, message: MessageId, body: Bytes, deadline: Instant) -> Reply {
+        let table = self.shared.table.load_full();
+        let partition = match target {
+            Target::Key(key) => table.partition_of(GroupId::Users, key),
+            Target::Partition(partition) => Ok(*partition),
+        };
+        let (partition, fence) = match partition.and_then(|p| Ok((p, table.fence_of(p)?))) {
+            Ok(found) => found,
+            // There may be a plan, or a primary, before the deadline.
+            Err(RouteError::NoPlan | RouteError::NoPrimary(_)) => return Err(Failure::NotReady),
+            Err(error) => return Err(Failure::NoPartition(error.to_string())),
+        };
+        let header = Header { fence, message };
+        let primary = match table.primary_of(partition) {
+            Ok(located) => located.primary,
+            Err(_) => return Err(Failure::NotReady),
+        };
+        if *primary == self.shared.me {
+            return self.call_here(header, body, deadline).await;
+        }
+        self.call_there(&primary.node, header, body, deadline).await
+    }
+
+    async fn call_here(&self, header: Header, body: Bytes, deadline: Instant) -> Reply {
+        let (to, reply) = oneshot::channel();
+        let delivery = Delivery::local(header.message, body, deadline, to);
+        match self.admit(&header) {
+            Ok(mailbox) => mailbox.deliver(vec![delivery]).into_iter().for_each(refuse),
+            Err(failure) => delivery.answer(Err(failure)),
+        }
+        match tokio::time::timeout_at(deadline, reply).await {
+            Ok(answered) => answered.unwrap_or(Err(Failure::NotReady)),
+            Err(_) => Err(Failure::Timeout { maybe_applied: true }),
+        }
+    }
+
+    async fn call_there(&self, node: &NodeName, header: Header, body: Bytes, deadline: Instant) -> Reply {
+        let within = deadline.saturating_duration_since(Instant::now());
+        let encode = |buffer: &mut bytes::BytesMut| {
+            buffer.put_slice(&header.to_bytes());
+            buffer.put_slice(&body);
+        };
+        match self.shared.transport.call(node, Service::Partition, within, encode).await {
+            Ok(reply) => read_reply(reply),
+            Err(error) => Err(lane_failure(&error)),
+        }
+    }
+
+    /// Whether a call may come in under this fence, and to whom.
+    fn admit(&self, header: &Header) -> Result<Mailbox, Failure> {
+        let Some(kind) = self.shared.kinds.index_for(header.message) else {
+            return Err(Failure::Rejected(format!("no worker here handles messages of type {}", header.message)));
+        };
+        let fence = header.fence;
+        let seat = self.shared.seats.seat(fence.partition).filter(|seat| seat.is_open());
+        let Some(seat) = seat.filter(|seat| seat.fence() == fence) else {
+            // Whoever asks under an older fence than this node knows is to catch up; under a newer one, or
+            // the same, this node is not there yet.
+            let table = self.shared.table.load();
+            let known = table.fence_of(fence.partition).ok();
+            let elsewhere = table.primary_of(fence.partition).is_ok_and(|l| *l.primary != self.shared.me);
+            let behind = known.is_some_and(|known| known.supersedes(&fence) || (elsewhere && known == fence));
+            return Err(if behind { Failure::Stale { version: table.version() } } else { Failure::NotReady });
+        };
+        if !self.shared.gate.is_open() {
+            return Err(Failure::NoQuorum);
+        }
+        seat.workers().get(kind).cloned().ok_or(Failure::NotReady)
+    }
+}
+
+impl std::fmt::Debug for Router {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Router(version {})", self.table().version())
+    }
+}
+
+enum Target<'a> {
+    Key(&'a [u8]),
+    Partition(PartitionId),
+}
+
+fn refuse(delivery: Delivery) {
+    delivery.answer(Err(Failure::Overloaded));
+}
+
+fn expired(last: Failure, maybe_applied: bool) -> Failure {
+    match last {
+        // What kept the call from being carried out says more than that time ran out.
+        failure if !maybe_applied => match failure {
+            Failure::Fenced { .. } | Failure::Stale { .. } => Failure::NotReady,
+            other => other,
+        },
+        _ => Failure::Timeout { maybe_applied: true },
+    }
+}
+
+fn lane_failure(error: &LaneError) -> Failure {
+    match error {
+        LaneError::PeerOverloaded | LaneError::NotSent(crate::transport::SendError::Overloaded) => Failure::Overloaded,
+        LaneError::NotSent(crate::transport::SendError::TooLong { .. }) => Failure::Rejected(error.to_string()),
+        error if error.maybe_delivered() => Failure::Timeout { maybe_applied: true },
+        _ => Failure::NotReady,
+    }
+}
+
+impl Serve for Router {
+    /// Hands all calls of one read on, those for one worker together: the mailbox is the dearest hop.
+    fn serve(&self, batch: &mut Vec<Incoming>) {
+        let mut grouped: BTreeMap<(PartitionId, MessageId), Vec<Delivery>> = BTreeMap::new();
+        let mut admitted: BTreeMap<(PartitionId, MessageId), Mailbox> = BTreeMap::new();
+        for incoming in batch.drain(..) {
+            let Some(header) = Header::read(&incoming.body) else {
+                send_reply(incoming.reply, &Err(Failure::Rejected("the request cannot be read".into())));
+                continue;
+            };
+            let to = (header.fence.partition, header.message);
+            match self.admit(&header) {
+                Ok(mailbox) => {
+                    let body = incoming.body.slice(Header::LEN..);
+                    let delivery = Delivery::remote(header.message, body, incoming.deadline, incoming.reply);
+                    grouped.entry(to).or_default().push(delivery);
+                    admitted.entry(to).or_insert(mailbox);
+                }
+                Err(failure) => send_reply(incoming.reply, &Err(failure)),
+            }
+        }
+        for (to, deliveries) in grouped {
+            if let Some(mailbox) = admitted.get(&to) {
+                mailbox.deliver(deliveries).into_iter().for_each(refuse);
+            }
+        }
+    }
+}
+
+/// The actor that keeps the router's table at the newest plan.
+#[derive(Debug)]
+pub struct RouterActor {
+    router: Router,
+}
+
+/// What the router's mailbox takes.
+#[derive(Debug)]
+pub enum RouterMsg {
+    /// A plan was committed. An older one than known is old news.
+    Plan(Arc<Snapshot>),
+}
+
+impl ractor::Message for RouterMsg {}
+
+impl RouterActor {
+    /// The actor of this router.
+    pub const fn new(router: Router) -> Self {
+        Self { router }
+    }
+}
+
+impl Actor for RouterActor {
+    type Msg = RouterMsg;
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+
+    async fn handle(&self, _: ActorRef<Self::Msg>, message: Self::Msg, (): &mut ()) -> Result<(), ActorProcessingErr> {
+        let RouterMsg::Plan(plan) = message;
+        self.router.swap(&plan);
+        Ok(())
+    }
+}
