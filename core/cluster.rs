@@ -7,6 +7,7 @@
 //! snapshot      one committed plan: members, epochs, copies
 //! membership    discovers and suspects (foca inside); decides nothing
 //! lease         who may serve, and until when
+//! asks          what is asked of the leader
 //! coordinator   when to plan anew, and what must be released first
 //! control       the replicated state and its commands
 //! voters        which nodes vote on it
@@ -14,6 +15,7 @@
 //! topics        publish and subscribe: retained values, order per publisher
 //! ```
 
+pub mod asks;
 pub mod control;
 pub mod coordinator;
 pub mod greeting;

@@ -4,6 +4,34 @@ use std::hash::Hasher;
 
 use twox_hash::XxHash3_64;
 
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::lease;
+use crate::ids::{NodeName, Term};
+
+/// What travels on the lease channel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LeaseFrame {
+    /// A node asks whom it takes for the leader.
+    Request(lease::Request),
+    /// The leader's answer, or the word of a node that does not lead.
+    Reply(lease::Reply),
+}
+
+/// What travels on the coordinator's channel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CoordinatorFrame {
+    /// The leader wants these partitions back.
+    AskRelease(Vec<lease::Release>),
+    /// A node was elected: leases are to be asked of it from now on.
+    Leads {
+        /// Who.
+        leader: NodeName,
+        /// In which term.
+        term: Term,
+    },
+}
+
 /// The protocol version that this build speaks. A peer with another one is refused, with both named.
 pub const PROTOCOL: u16 = 1;
 

@@ -1,0 +1,14 @@
+//! How this node lives with the others.
+//!
+//! ```text
+//! membership              runs gossip over the transport; shows who is there
+//! consensus               openraft, where this node votes
+//! pubsub                  topics, retained topics
+//! plans                   the newest committed plan, from wherever it comes first
+//! lease_keeper            asks for this node's lease, and opens and closes its gate
+//! assignment_coordinator  makes the plans, while this node leads
+//! ```
+
+pub mod assignment_coordinator;
+pub mod lease_keeper;
+pub mod plans;
