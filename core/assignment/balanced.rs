@@ -2,9 +2,13 @@
 
 mod augment;
 mod board;
+mod exchange;
 mod fill;
 mod keep;
 mod primaries;
+mod roomy;
+mod settle;
+mod steal;
 
 use crate::assignment::balanced::board::Board;
 use crate::assignment::roster::Roster;
@@ -24,8 +28,10 @@ impl Strategy for Balanced {
         let mut board = Board::new(&roster, problem);
         keep::keep(&mut board);
         fill::fill(&mut board);
+        steal::steal(&mut board, problem.warm_only);
         augment::augment(&mut board);
-        let primaries = primaries::choose(&board);
+        settle::settle(&mut board);
+        let primaries = primaries::choose(&board, problem);
         Ok(board.emit(&primaries))
     }
 }

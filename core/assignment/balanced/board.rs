@@ -51,6 +51,8 @@ pub(super) struct Board<'a> {
     /// Copies per partition.
     pub(super) width: usize,
     pub(super) old: Old,
+    /// Who held copies some time ago.
+    pub(super) ghosts: Old,
     pub(super) hashes: Vec<u64>,
     pub(super) quota: Quota,
     /// Copies that each node should hold.
@@ -78,6 +80,7 @@ impl<'a> Board<'a> {
             partitions,
             width,
             old: Old::of(roster, problem.previous, partitions),
+            ghosts: Old::of(roster, problem.ghosts, partitions),
             hashes: roster.hashes(),
             target: quota.floor.clone(),
             quota,
@@ -86,6 +89,11 @@ impl<'a> Board<'a> {
             rows: vec![0; partitions as usize * width],
             lens: vec![0; partitions as usize],
         }
+    }
+
+    /// Another map's rows in this board's numbers.
+    pub(super) fn read(&self, layout: &Layout) -> Old {
+        Old::of(self.roster, Some(layout), self.partitions)
     }
 
     pub(super) fn row(&self, partition: u32) -> &[u32] {
@@ -107,6 +115,15 @@ impl<'a> Board<'a> {
         let zone = self.roster.zones[node as usize];
         !self.row(partition).contains(&node)
             && (zone == FREE || self.in_zone(partition, zone) < self.roster.zone_cap)
+    }
+
+    /// The same, if the copy on `from` goes at the same time.
+    pub(super) fn is_legal_instead(&self, partition: u32, from: u32, to: u32) -> bool {
+        let zone = self.roster.zones[to as usize];
+        !self.row(partition).contains(&to)
+            && (zone == FREE
+                || zone == self.roster.zones[from as usize]
+                || self.in_zone(partition, zone) < self.roster.zone_cap)
     }
 
     pub(super) fn place(&mut self, partition: u32, node: u32) {
