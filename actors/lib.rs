@@ -14,6 +14,7 @@
 //! An actor names only actors that start before it; news travels back through ports that the earlier one publishes.
 
 pub mod clock;
+pub mod cluster;
 pub mod codec;
 pub mod partitions;
 pub mod transport;
