@@ -13,4 +13,5 @@
 
 pub mod greeting;
 pub mod member;
+pub mod membership;
 pub mod snapshot;
