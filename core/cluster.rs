@@ -22,6 +22,7 @@ pub mod greeting;
 pub mod lease;
 pub mod member;
 pub mod plan;
+pub mod membership;
 pub mod snapshot;
 pub mod transport;
 pub mod voters;
