@@ -159,6 +159,7 @@ fn storm(seed: u64) {
     world.pass(ms(10));
     world.elect();
     world.pass(ms(2000));
+    let mut going = std::collections::BTreeSet::new();
     for _ in 0..40 {
         let n = 1 + world.chance(5) as usize;
         let running = world.boot_of(&name(n));
@@ -168,7 +169,10 @@ fn storm(seed: u64) {
                 let lasts = ms(u64::from(world.chance(6000)));
                 world.freeze(&boot, lasts);
             }
-            (4, Some(_)) => world.depart(&name(n), Departure::Stop { grace: ms(20_000) }),
+            (4, Some(boot)) => {
+                world.depart(&name(n), Departure::Stop { grace: ms(20_000) });
+                going.insert(boot);
+            }
             (5, Some(_)) => world.elect(),
             (_, None) => {
                 world.start(n);
@@ -184,12 +188,9 @@ fn storm(seed: u64) {
     }
     // The trouble ends: everybody is restarted that is gone or was told to go, and all is served.
     for n in 1..=5 {
-        if let Some(boot) = world.boot_of(&name(n)) {
-            let departing =
-                world.plan().member(name(n).as_str()).is_some_and(|m| m.status == Status::Leaving);
-            if departing {
-                world.kill(&boot);
-            }
+        // Whoever announced that it stops does stop.
+        if let Some(boot) = world.boot_of(&name(n)).filter(|boot| going.contains(boot)) {
+            world.kill(&boot);
         }
         if world.boot_of(&name(n)).is_none() {
             world.start(n);

@@ -158,13 +158,19 @@ fn catches(mutant: Mutant, property: &str, world: World) {
     let broken = World { mutant, ..world.clone() };
     let broken = broken.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
     let found = broken.discoveries();
-    eprintln!("{mutant:?}: {:?} {:?}",  found.keys().collect::<Vec<_>>(), start.elapsed());
+    eprintln!("{mutant:?}: {:?} {:?}", found.keys().collect::<Vec<_>>(), start.elapsed());
     for (name, path) in &found {
         eprintln!("   {name}: {:?}", path.clone().into_actions());
     }
     let start = std::time::Instant::now();
     let law = world.checker().spawn_bfs().join();
-    eprintln!("the law: {} states, {} steps, depth {} {:?}", law.unique_state_count(), law.state_count(), law.max_depth(), start.elapsed());
+    eprintln!(
+        "the law: {} states, {} steps, depth {} {:?}",
+        law.unique_state_count(),
+        law.state_count(),
+        law.max_depth(),
+        start.elapsed()
+    );
     law.assert_properties();
     assert!(found.contains_key(property), "{mutant:?} was not caught by {property:?}");
 }

@@ -55,8 +55,19 @@ pub struct Budget {
 impl Budget {
     /// `more` of everything that there is any of.
     pub fn wider(mut self, more: u8) -> Self {
-        let Self { ticks, drifts: _, asks, grants, acks, elections, proposals, releases, crashes, stops, reads } =
-            &mut self;
+        let Self {
+            ticks,
+            drifts: _,
+            asks,
+            grants,
+            acks,
+            elections,
+            proposals,
+            releases,
+            crashes,
+            stops,
+            reads,
+        } = &mut self;
         for allowed in [ticks, asks, grants, acks, elections, proposals, releases, crashes, stops, reads] {
             *allowed += if *allowed > 0 { more } else { 0 };
         }
@@ -165,9 +176,16 @@ pub enum Action {
     AckSeen(u8),
     Elect(u8),
     /// The new leader's first entry is committed and applied: with the pending proposal before it, or without.
-    FirstEntry { leader: u8, keeps: bool },
+    FirstEntry {
+        leader: u8,
+        keeps: bool,
+    },
     /// Give a partition to a node.
-    Propose { leader: u8, partition: usize, to: u8 },
+    Propose {
+        leader: u8,
+        partition: usize,
+        to: u8,
+    },
     Commit,
     /// The leader's state machine catches up.
     Apply(u8),
@@ -198,7 +216,8 @@ pub fn partition(at: usize) -> PartitionId {
 
 fn name(node: u8) -> NodeName {
     static NAMES: OnceLock<Vec<NodeName>> = OnceLock::new();
-    NAMES.get_or_init(|| (0..8).map(|n| NodeName::new(&format!("n{n}")).unwrap()).collect())[node as usize].clone()
+    NAMES.get_or_init(|| (0..8).map(|n| NodeName::new(&format!("n{n}")).unwrap()).collect())[node as usize]
+        .clone()
 }
 
 impl Model for World {
@@ -291,7 +310,10 @@ impl World {
         };
         let first = &mut state.nodes[0].grantor;
         first.handle_elected(Moment::from_nanos(1), Term(1));
-        first.handle_first_entry_applied(Term(1), PlanId { generation: Generation::ZERO, version: Version(1) });
+        first.handle_first_entry_applied(
+            Term(1),
+            PlanId { generation: Generation::ZERO, version: Version(1) },
+        );
         first.handle_quorum_ack(Term(1), Moment::from_nanos(10));
         for node in 0..self.nodes {
             self.step(&mut state, &Action::Act(node, 1));
@@ -348,7 +370,11 @@ impl World {
                 }
                 if left.proposals > 0 && node.proposed.is_none() {
                     for partition in 0..self.partitions as usize {
-                        actions.extend((0..self.nodes).map(|to| Action::Propose { leader: at, partition, to }));
+                        actions.extend((0..self.nodes).map(|to| Action::Propose {
+                            leader: at,
+                            partition,
+                            to,
+                        }));
                     }
                 }
                 actions.extend(state.dead.iter().map(|dead| Action::Proof(at, *dead)));
@@ -376,7 +402,8 @@ impl World {
             match message {
                 Message::Request(_) if left.grants > 0 => {
                     let leads = |at: &u8| state.nodes[*at as usize].grantor.term().is_some();
-                    actions.extend((0..self.nodes).filter(leads).map(|at| Action::Deliver(message.clone(), at)));
+                    actions
+                        .extend((0..self.nodes).filter(leads).map(|at| Action::Deliver(message.clone(), at)));
                 }
                 Message::Request(_) => {}
                 Message::Reply(reply) => {
@@ -445,7 +472,8 @@ impl World {
             }
             Action::FirstEntry { leader, keeps } => {
                 let here = *leader == state.leader && state.settled < state.term;
-                (here && state.nodes[*leader as usize].grantor.term() == Some(Term(state.term))).then_some(())?;
+                (here && state.nodes[*leader as usize].grantor.term() == Some(Term(state.term)))
+                    .then_some(())?;
                 state.settled = state.term;
                 // Whatever was pending is in the log before this entry, or can never be committed.
                 let kept = state.pending.take().filter(|_| *keeps);
@@ -501,8 +529,8 @@ impl World {
                     clock: node.clock,
                     holder: self.holder(*at, run + 1),
                     sent: BTreeMap::new(),
-            told: BTreeSet::new(),
-            stopped: false,
+                    told: BTreeSet::new(),
+                    stopped: false,
                     serving: vec![None; self.partitions as usize],
                     acted: 0,
                     grantor: Grantor::new(self.config()),
