@@ -16,5 +16,7 @@
 pub mod clock;
 pub mod cluster;
 pub mod codec;
+pub mod node;
 pub mod partitions;
+pub mod port;
 pub mod transport;

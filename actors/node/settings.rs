@@ -11,7 +11,7 @@ use tumen_core::cluster::coordinator;
 use tumen_core::cluster::member::Zone;
 use tumen_core::cluster::snapshot::GroupSpec;
 use tumen_core::cluster::membership;
-use tumen_core::ids::{Boot, GroupId, NodeName};
+use tumen_core::ids::{GroupId, NodeName};
 
 use crate::clock::Clock;
 use crate::cluster::consensus;
@@ -20,8 +20,8 @@ use crate::transport::{Greet, Transport};
 /// Finds addresses of cluster ports to join by; asked again and again until somebody is found.
 pub type Discover = Arc<dyn Fn() -> BoxFuture<'static, Vec<String>> + Send + Sync>;
 
-/// Makes the node's transport, once it is known how the node greets others and which boot it is.
-pub type Connect = Box<dyn FnOnce(Greet, Boot) -> Result<Transport, String> + Send>;
+/// Makes the node's transport, once it is known how the node greets others.
+pub type Connect = Box<dyn FnOnce(Greet) -> BoxFuture<'static, Result<Transport, String>> + Send>;
 
 /// A strategy of the user's own, beside those in the box.
 pub type MakeStrategies = Arc<dyn Fn() -> Vec<Box<dyn Strategy>> + Send + Sync>;

@@ -108,6 +108,11 @@ impl Router {
         self.shared.version.send_replace(plan.version);
     }
 
+    fn clear(&self) {
+        self.shared.table.store(Arc::default());
+        self.shared.version.send_replace(Version::ZERO);
+    }
+
     /// Calls the worker that serves `key` in the users' group.
     ///
     /// # Errors
@@ -347,6 +352,8 @@ pub struct RouterActor {
 pub enum RouterMsg {
     /// A plan was committed. An older one than known is old news.
     Plan(Arc<Snapshot>),
+    /// This node left its cluster.
+    Left,
 }
 
 impl ractor::Message for RouterMsg {}
@@ -373,8 +380,10 @@ impl Actor for RouterActor {
         message: Self::Msg,
         (): &mut (),
     ) -> Result<(), ActorProcessingErr> {
-        let RouterMsg::Plan(plan) = message;
-        self.router.swap(&plan);
+        match message {
+            RouterMsg::Plan(plan) => self.router.swap(&plan),
+            RouterMsg::Left => self.router.clear(),
+        }
         Ok(())
     }
 }
