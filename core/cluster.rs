@@ -15,3 +15,4 @@ pub mod greeting;
 pub mod member;
 pub mod membership;
 pub mod snapshot;
+pub mod topics;
