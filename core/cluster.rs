@@ -26,3 +26,4 @@ pub mod plan;
 pub mod snapshot;
 pub mod transport;
 pub mod voters;
+pub mod topics;
