@@ -2,7 +2,8 @@
 //! partition back. What was in the net before is lost.
 
 use crate::mutant::Mutant;
-use crate::world::{Action, Budget, LENGTH, Message, State, World, partition};
+use crate::plan::partition;
+use crate::world::{Action, Budget, LENGTH, Message, State, World};
 
 /// Long enough for two leases to run out, and for each partition to be placed once or twice.
 const ROUNDS: u64 = 4 * LENGTH;
@@ -12,7 +13,8 @@ impl World {
     pub fn heals(&self, mut state: State) -> bool {
         state.net.clear();
         let plenty = u8::MAX;
-        state.left = Budget { ticks: plenty, asks: plenty, grants: plenty, acks: plenty, elections: 1, ..state.left };
+        state.left =
+            Budget { ticks: plenty, asks: plenty, grants: plenty, acks: plenty, elections: 1, ..state.left };
         state.left.proposals = plenty;
         (0..ROUNDS).any(|_| {
             self.lead(&mut state);
@@ -28,7 +30,8 @@ impl World {
     /// Somebody leads, knows the newest plan and who is gone, and is confirmed by a majority.
     fn lead(&self, state: &mut State) {
         let settled = |state: &State| state.settled == state.term;
-        let leads = state.nodes[state.leader as usize].grantor.term().is_some_and(|term| term.0 == state.term);
+        let leads =
+            state.nodes[state.leader as usize].grantor.term().is_some_and(|term| term.0 == state.term);
         if !leads || state.nodes[state.leader as usize].proposed.is_some() && state.pending.is_none() {
             state.left.elections = 1;
             self.step(state, &Action::Elect(0));
