@@ -9,22 +9,14 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use stateright::{Model, Property};
-use tumen_core::cluster::lease::{
-    Answer, Config, Effect, Grantor, Holder, PlanId, Proposal, Release, Reply, Request,
-};
-use tumen_core::cluster::member::{Member, NodeInfo, Status};
-use tumen_core::cluster::snapshot::{Assignment, GroupPlan, GroupSpec, Mode, Snapshot};
-use tumen_core::partitioner::Partitioner;
-use tumen_core::{
-    Boot, ClusterId, ClusterName, Epoch, Generation, GroupId, Moment, NodeBoot, NodeName, PartitionId, Term,
-    UnixMillis, Version,
-};
+use tumen_core::cluster::lease::{Config, Grantor, Holder, PlanId, Proposal, Release, Reply, Request};
+use tumen_core::{Boot, Generation, Moment, NodeBoot, Term, Version};
 
 use crate::mutant::Mutant;
+use crate::plan::{Plan, name};
 
 /// A lease lasts three ticks.
 pub const LENGTH: u64 = 3;
@@ -90,16 +82,6 @@ pub struct World {
     /// Whether a calm period is tried from every state.
     pub heals: bool,
     pub mutant: Mutant,
-}
-
-/// A committed plan, or one that may be.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Plan {
-    pub version: u64,
-    /// Which run of each node is a member.
-    pub members: Vec<u8>,
-    /// The primary of each partition and its epoch.
-    pub primaries: Vec<(u8, u64)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -274,6 +256,25 @@ impl World {
         NodeBoot::new(name(node), Boot(run.into()))
     }
 
+    /// A process that has just started and remembers nothing but what Raft's log tells it.
+    pub fn process(&self, at: u8, run: u8, clock: u64, applied: u64) -> Node {
+        Node {
+            run,
+            clock,
+            holder: self.holder(at, run),
+            sent: BTreeMap::new(),
+            told: BTreeSet::new(),
+            stopped: false,
+            serving: vec![None; self.partitions as usize],
+            acted: 0,
+            grantor: Grantor::new(self.config()),
+            applied,
+            ack: None,
+            proposed: None,
+            reading: None,
+        }
+    }
+
     /// Node 0 leads term 1 for a while, node 1 is primary of everything and holds a fresh lease.
     fn start(&self) -> State {
         let plan = Plan {
@@ -281,23 +282,8 @@ impl World {
             members: vec![1; self.nodes.into()],
             primaries: vec![(1, 1); self.partitions as usize],
         };
-        let node = |at| Node {
-            run: 1,
-            clock: 10,
-            holder: self.holder(at, 1),
-            sent: BTreeMap::new(),
-            told: BTreeSet::new(),
-            stopped: false,
-            serving: vec![None; self.partitions as usize],
-            acted: 0,
-            grantor: Grantor::new(self.config()),
-            applied: 1,
-            ack: None,
-            proposed: None,
-            reading: None,
-        };
         let mut state = State {
-            nodes: (0..self.nodes).map(node).collect(),
+            nodes: (0..self.nodes).map(|at| self.process(at, 1, 10, 1)).collect(),
             net: BTreeSet::new(),
             log: vec![plan],
             pending: None,
@@ -668,56 +654,6 @@ impl World {
         let mut seen = BTreeSet::new();
         state.answering().all(|(_, partition, _)| seen.insert(partition))
     }
-
-    /// The plan as the laws see it.
-    pub fn snapshot(&self, plan: &Plan) -> Arc<Snapshot> {
-        static CACHE: Mutex<BTreeMap<(bool, Plan), Arc<Snapshot>>> = Mutex::new(BTreeMap::new());
-        let key = (self.mutant == Mutant::RestartsUnderTheSameBoot, plan.clone());
-        let mut cache = CACHE.lock().unwrap();
-        Arc::clone(cache.entry(key).or_insert_with(|| Arc::new(self.build(plan))))
-    }
-
-    fn build(&self, plan: &Plan) -> Snapshot {
-        let member = |(at, run): (u8, &u8)| Member {
-            info: NodeInfo {
-                id: self.boot(at, *run),
-                address: String::new(),
-                http: None,
-                zone: None,
-                weight: 1,
-                services: vec![],
-                protocol: 1,
-            },
-            status: Status::Up,
-        };
-        let assignment = |(primary, epoch): &(u8, u64)| Assignment {
-            epoch: Epoch(*epoch),
-            copies: vec![u32::from(*primary)],
-            ..Assignment::default()
-        };
-        Snapshot {
-            cluster: ClusterId(1),
-            name: ClusterName::new("c").unwrap(),
-            generation: Generation::ZERO,
-            version: Version(plan.version),
-            term: Term::ZERO,
-            leader: name(0),
-            members: (0..).zip(&plan.members).map(member).collect(),
-            groups: vec![GroupPlan {
-                id: GroupId::Users,
-                spec: GroupSpec {
-                    partitions: self.partitions,
-                    replication: 1,
-                    strategy: String::new(),
-                    mode: Mode::Async,
-                    partitioner: Partitioner::Hash,
-                },
-                assignments: plan.primaries.iter().map(assignment).collect(),
-            }],
-            computed_at: UnixMillis(0),
-            hash: 0,
-        }
-    }
 }
 
 impl State {
@@ -745,7 +681,7 @@ impl Node {
         Moment::from_nanos(self.clock)
     }
 
-    fn applied_id(&self) -> PlanId {
+    pub fn applied_id(&self) -> PlanId {
         PlanId { generation: Generation::ZERO, version: Version(self.applied) }
     }
 }
