@@ -1,1 +1,3 @@
+//! The command `tumen`.
+
 fn main() {}

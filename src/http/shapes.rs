@@ -1,0 +1,293 @@
+//! The JSON that goes over the HTTP interface, as the server writes it and the command line reads it.
+//!
+//! Field names and their order are a promise to other programs. Readers ignore fields that they do not
+//! know, so that an older command line understands a newer node; nothing here refuses unknown fields.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// One partition: `GET /partitions/{id}`, `GET /partitions/key?key=K`, and an element of [`Partitions`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partition {
+    /// Its id, such as `partition-7`.
+    pub id: String,
+    /// The node that writes it; `null` while nobody is left to serve it.
+    pub primary_node: Option<String>,
+    /// The nodes that hold its other copies.
+    pub replica_nodes: Vec<String>,
+    /// One more each time its primary changed.
+    pub epoch: u64,
+}
+
+/// `GET /partitions`, and `GET /nodes/{name}/partitions` for those of which the node holds a copy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partitions {
+    /// By index.
+    pub partitions: Vec<Partition>,
+    /// How many there are in the list.
+    pub count: usize,
+}
+
+impl Partitions {
+    /// The list with its count.
+    pub fn new(partitions: Vec<Partition>) -> Self {
+        Self { count: partitions.len(), partitions }
+    }
+}
+
+/// `GET /partitions/stats`. Nodes that hold nothing are listed with 0.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionStats {
+    /// How many partitions there are.
+    pub total_partitions: u32,
+    /// By node: of how many it is the primary. The sum is the number of partitions that are served.
+    pub partitions_per_node: BTreeMap<String, u32>,
+    /// By node: of how many it holds a copy without being the primary.
+    pub replicas_per_node: BTreeMap<String, u32>,
+}
+
+/// `GET /cluster`, as the answering node knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// The name that all its nodes are configured with.
+    pub name: String,
+    /// Its random identity, 16 hexadecimal digits: tells two clusters of one name apart.
+    pub id: String,
+    /// The number of the newest plan that this node knows; 0 before the first.
+    pub version: u64,
+    /// The term of the leader that this node follows.
+    pub term: u64,
+    /// The leader's name; `null` while there is none.
+    pub leader: Option<String>,
+    /// What a write's acknowledgement promises: `async`, `sync` or `strong`.
+    pub mode: String,
+    /// By name, in byte order.
+    pub nodes: Vec<Node>,
+}
+
+/// One node of [`Cluster`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its name, which survives restarts.
+    pub name: String,
+    /// How the cluster holds it: `up`, `leaving`, `away`, `lost`; `joining` before it is committed.
+    pub state: String,
+    /// Which run of its process, in hexadecimal (a JSON number would lose digits in many readers).
+    pub boot: String,
+    /// Where its cluster port is reached, as `host:port`.
+    pub address: String,
+    /// Where its HTTP interface is reached, as `host:port`; `null` if it has none.
+    pub http: Option<String>,
+    /// Its failure domain; `null` if it was told none.
+    pub zone: Option<String>,
+    /// Its share of the work beside the others' weights.
+    pub weight: u32,
+    /// The kinds of worker that it hosts, sorted.
+    pub services: Vec<String>,
+}
+
+/// The answer to `POST /partitions`. Asking twice, or at two nodes at once, is the same as asking once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Created {
+    /// The plan that holds the partitions.
+    pub version: u64,
+    /// How many partitions there are.
+    pub count: u32,
+    /// Whether this request created them; `false` if they were there already.
+    pub changed: bool,
+}
+
+/// The answer to `POST /partitions/rebalance`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rebalanced {
+    /// The plan now in force.
+    pub version: u64,
+    /// How many copies got a new place.
+    pub moved: u32,
+    /// The fewest that any plan with the same balance could have moved.
+    pub lower_bound: u32,
+    /// Whether there is a new plan; `false` if nothing was to be done.
+    pub changed: bool,
+}
+
+/// `GET /plan?add=N&remove=NODE`: what would move. Nothing is changed by asking.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The partitions whose copies would change, by index.
+    pub moves: Vec<Move>,
+    /// How many copies would get a new place.
+    pub moved: u32,
+    /// The fewest that any plan with the same balance would move.
+    pub lower_bound: u32,
+}
+
+/// One partition of a [`Plan`]. The first name of each list is the primary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    /// The partition's id.
+    pub partition: String,
+    /// Who holds it now.
+    pub from: Vec<String>,
+    /// Who would hold it.
+    pub to: Vec<String>,
+}
+
+/// The query of `GET /plan`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanQuery {
+    /// How many nodes to imagine added; none if missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub add: Option<u32>,
+    /// Which node to imagine gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remove: Option<String>,
+}
+
+/// The query of `GET /partitions/key`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyQuery {
+    /// The key; a request without one is answered 400.
+    pub key: Option<String>,
+}
+
+/// The body of `POST /nodes/{name}/drain`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// Whether the node shall leave once its copies have moved away.
+    #[serde(default)]
+    pub leave: bool,
+}
+
+/// The answer to `POST /nodes/{name}/drain`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Draining {
+    /// The plan in which the node gives its copies away.
+    pub version: u64,
+}
+
+/// `GET /health`: the process is there. It says nothing about the cluster; see [`Ready`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Always `alive`.
+    pub status: String,
+    /// The node's name.
+    pub name: String,
+    /// Which run of its process, in hexadecimal.
+    pub boot: String,
+}
+
+/// `GET /ready` with status 200. Else 503 with an [`ErrorBody`] of code `not_ready` that says why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// Always `true`.
+    pub ready: bool,
+}
+
+/// Every answer that is no success.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What went wrong.
+    pub error: Error,
+}
+
+/// What went wrong, whether anything changed, and (in the message) what to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Error {
+    /// For programs: `no_quorum`, `not_found`, `not_ready`, ...
+    pub code: String,
+    /// For people: what happened and what to do next.
+    pub message: String,
+    /// Whether the request changed anything; `null` where the node cannot know.
+    pub changed: Option<bool>,
+}
+
+impl ErrorBody {
+    /// An error after which nothing is changed.
+    pub fn unchanged(code: &str, message: impl Into<String>) -> Self {
+        Self { error: Error { code: code.to_owned(), message: message.into(), changed: Some(false) } }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let changed = match self.changed {
+            Some(false) => "nothing was changed",
+            Some(true) => "something was changed",
+            None => "whether anything was changed is not known",
+        };
+        write!(f, "{}: {} ({changed})", self.code, self.message)
+    }
+}
+
+/// One of `GET /events`, as the `data:` of a server-sent event; [`Event::name`] is its `event:`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A node became a member.
+    NodeUp {
+        /// Its name.
+        node: String,
+        /// Which run of its process, in hexadecimal.
+        boot: String,
+    },
+    /// A node is no longer a member that takes its share.
+    NodeDown {
+        /// Its name.
+        node: String,
+        /// Which run of its process, in hexadecimal.
+        boot: String,
+    },
+    /// There is a new plan. The current one is told first to whoever begins to listen.
+    Snapshot {
+        /// Its number.
+        version: u64,
+        /// The term of the leader that computed it.
+        term: u64,
+        /// The leader that computed it.
+        leader: String,
+    },
+    /// A partition has another primary.
+    PartitionMoved {
+        /// Its id.
+        partition: String,
+        /// Who had been its primary; `null` if nobody.
+        from: Option<String>,
+        /// Who is now; `null` if nobody is left.
+        to: Option<String>,
+        /// Its epoch now.
+        epoch: u64,
+        /// The plan that moved it.
+        version: u64,
+    },
+    /// There is another leader.
+    Leader {
+        /// Its name; `null` while there is none.
+        leader: Option<String>,
+        /// Its term.
+        term: u64,
+    },
+    /// The listener was too slow: so many events were left out. Ask for `GET /cluster` anew.
+    Missed {
+        /// How many events were left out.
+        count: u64,
+    },
+}
+
+impl Event {
+    /// What stands in the `event:` line, and in the field `event` of the data.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::NodeUp { .. } => "node_up",
+            Self::NodeDown { .. } => "node_down",
+            Self::Snapshot { .. } => "snapshot",
+            Self::PartitionMoved { .. } => "partition_moved",
+            Self::Leader { .. } => "leader",
+            Self::Missed { .. } => "missed",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

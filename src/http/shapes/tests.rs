@@ -1,0 +1,150 @@
+//! The exact bytes that other programs rely on: names, order, `null`s.
+
+use std::fmt::Debug;
+
+use serde::de::DeserializeOwned;
+
+use super::*;
+
+#[track_caller]
+fn golden<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T, json: &str) {
+    assert_eq!(serde_json::to_string(value).unwrap(), json);
+    assert_eq!(&serde_json::from_str::<T>(json).unwrap(), value);
+}
+
+fn partition_0() -> Partition {
+    Partition {
+        id: "partition-0".into(),
+        primary_node: Some("node-1".into()),
+        replica_nodes: vec!["node-2".into(), "node-3".into()],
+        epoch: 4,
+    }
+}
+
+#[test]
+fn partitions_are_listed_as_the_guide_shows_them() {
+    golden(
+        &Partitions { partitions: vec![partition_0()], count: 64 },
+        r#"{"partitions":[{"id":"partition-0","primary_node":"node-1","replica_nodes":["node-2","node-3"],"epoch":4}],"count":64}"#,
+    );
+    golden(
+        &Partition { primary_node: None, replica_nodes: vec![], ..partition_0() },
+        r#"{"id":"partition-0","primary_node":null,"replica_nodes":[],"epoch":4}"#,
+    );
+    assert_eq!(Partitions::new(vec![partition_0()]).count, 1);
+}
+
+#[test]
+fn stats_are_counted_by_node() {
+    let per = |counts: [u32; 3]| -> BTreeMap<String, u32> {
+        ["node-1", "node-2", "node-3"].map(String::from).into_iter().zip(counts).collect()
+    };
+    golden(
+        &PartitionStats {
+            total_partitions: 16,
+            partitions_per_node: per([5, 6, 5]),
+            replicas_per_node: per([11, 10, 11]),
+        },
+        r#"{"total_partitions":16,"partitions_per_node":{"node-1":5,"node-2":6,"node-3":5},"replicas_per_node":{"node-1":11,"node-2":10,"node-3":11}}"#,
+    );
+}
+
+#[test]
+fn a_cluster_is_told_with_its_nodes() {
+    let node = Node {
+        name: "node-1".into(),
+        state: "up".into(),
+        boot: "18f2a".into(),
+        address: "127.0.0.1:7101".into(),
+        http: Some("127.0.0.1:8101".into()),
+        zone: None,
+        weight: 100,
+        services: vec!["kv".into()],
+    };
+    golden(
+        &Cluster {
+            name: "tumen".into(),
+            id: "00000000000000ff".into(),
+            version: 3,
+            term: 1,
+            leader: Some("node-1".into()),
+            mode: "async".into(),
+            nodes: vec![node],
+        },
+        r#"{"name":"tumen","id":"00000000000000ff","version":3,"term":1,"leader":"node-1","mode":"async","nodes":[{"name":"node-1","state":"up","boot":"18f2a","address":"127.0.0.1:7101","http":"127.0.0.1:8101","zone":null,"weight":100,"services":["kv"]}]}"#,
+    );
+}
+
+#[test]
+fn orders_and_their_answers() {
+    golden(&Created { version: 1, count: 64, changed: true }, r#"{"version":1,"count":64,"changed":true}"#);
+    golden(
+        &Rebalanced { version: 7, moved: 12, lower_bound: 12, changed: true },
+        r#"{"version":7,"moved":12,"lower_bound":12,"changed":true}"#,
+    );
+    let one =
+        Move { partition: "partition-3".into(), from: vec!["a".into()], to: vec!["b".into(), "a".into()] };
+    golden(
+        &Plan { moves: vec![one], moved: 1, lower_bound: 1 },
+        r#"{"moves":[{"partition":"partition-3","from":["a"],"to":["b","a"]}],"moved":1,"lower_bound":1}"#,
+    );
+    golden(&Drain { leave: true }, r#"{"leave":true}"#);
+    golden(&Draining { version: 8 }, r#"{"version":8}"#);
+    golden(&Ready { ready: true }, r#"{"ready":true}"#);
+    golden(
+        &Health { status: "alive".into(), name: "node-1".into(), boot: "1".into() },
+        r#"{"status":"alive","name":"node-1","boot":"1"}"#,
+    );
+    assert_eq!(serde_json::from_str::<Drain>("{}").unwrap(), Drain { leave: false });
+}
+
+#[test]
+fn an_error_says_whether_anything_changed() {
+    golden(
+        &ErrorBody::unchanged("no_quorum", "..."),
+        r#"{"error":{"code":"no_quorum","message":"...","changed":false}}"#,
+    );
+    let unknown = Error { code: "timeout".into(), message: "no answer".into(), changed: None };
+    golden(&unknown, r#"{"code":"timeout","message":"no answer","changed":null}"#);
+    assert_eq!(unknown.to_string(), "timeout: no answer (whether anything was changed is not known)");
+}
+
+#[test]
+fn events_carry_their_name_twice() {
+    let all = [
+        (
+            Event::NodeUp { node: "node-1".into(), boot: "1".into() },
+            r#"{"event":"node_up","node":"node-1","boot":"1"}"#,
+        ),
+        (
+            Event::NodeDown { node: "node-1".into(), boot: "1".into() },
+            r#"{"event":"node_down","node":"node-1","boot":"1"}"#,
+        ),
+        (
+            Event::Snapshot { version: 2, term: 1, leader: "node-1".into() },
+            r#"{"event":"snapshot","version":2,"term":1,"leader":"node-1"}"#,
+        ),
+        (
+            Event::PartitionMoved {
+                partition: "partition-0".into(),
+                from: None,
+                to: Some("node-1".into()),
+                epoch: 1,
+                version: 2,
+            },
+            r#"{"event":"partition_moved","partition":"partition-0","from":null,"to":"node-1","epoch":1,"version":2}"#,
+        ),
+        (Event::Leader { leader: None, term: 4 }, r#"{"event":"leader","leader":null,"term":4}"#),
+        (Event::Missed { count: 9 }, r#"{"event":"missed","count":9}"#),
+    ];
+    for (event, json) in all {
+        golden(&event, json);
+        assert!(json.starts_with(&format!(r#"{{"event":"{}""#, event.name())));
+    }
+}
+
+#[test]
+fn a_newer_node_may_tell_more() {
+    let told = r#"{"id":"partition-0","primary_node":null,"replica_nodes":[],"epoch":0,"members":3}"#;
+    assert_eq!(serde_json::from_str::<Partition>(told).unwrap().epoch, 0);
+}
