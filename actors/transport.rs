@@ -18,10 +18,20 @@
 //! a session arrives between those two events, in order within a lane, at most once. A session that ended
 //! never comes back: the next one has a larger number.
 
+mod bulk;
+mod control_lane;
 pub mod copy;
+mod data_lane;
+mod dialler;
+mod link;
+mod listener;
+pub mod network;
+mod outbox;
+mod preface;
 pub mod request;
 pub mod settings;
 pub mod simulated;
+mod socket;
 
 use std::fmt;
 use std::sync::Arc;

@@ -21,6 +21,7 @@ pub mod coordinator;
 pub mod greeting;
 pub mod lease;
 pub mod member;
+pub mod membership;
 pub mod plan;
 pub mod snapshot;
 pub mod transport;

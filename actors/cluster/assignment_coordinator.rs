@@ -14,6 +14,7 @@ use futures_util::future::BoxFuture;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
+use tumen_core::Moment;
 use tumen_core::cluster::asks::{Answer, Answered, Ask};
 use tumen_core::cluster::control::{Command, ControlState, Outcome};
 use tumen_core::cluster::coordinator::{AskError, Coordinator, Departure, Effect, Now, certify_change};
@@ -22,7 +23,6 @@ use tumen_core::cluster::member::NodeInfo;
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::ids::{GroupId, NodeBoot, NodeName, Term, Version};
 use tumen_core::wire::{CoordinatorFrame, LeaseFrame};
-use tumen_core::Moment;
 
 use crate::clock::Clock;
 use crate::codec;
@@ -228,7 +228,12 @@ impl AssignmentCoordinator {
         });
     }
 
-    fn wake(&self, myself: &ActorRef<AssignmentCoordinatorMsg>, state: &mut AssignmentCoordinatorState, at: Moment) {
+    fn wake(
+        &self,
+        myself: &ActorRef<AssignmentCoordinatorMsg>,
+        state: &mut AssignmentCoordinatorState,
+        at: Moment,
+    ) {
         if let Some((planned, waking)) = &state.wake {
             if *planned <= at && !waking.is_finished() {
                 return;
@@ -314,7 +319,8 @@ impl AssignmentCoordinator {
 }
 
 fn leads_something(snapshot: &Snapshot, node: &NodeName) -> bool {
-    let others = snapshot.members.iter().any(|m| m.name() != node && m.status.may_lead() && m.info.weight > 0);
+    let others =
+        snapshot.members.iter().any(|m| m.name() != node && m.status.may_lead() && m.info.weight > 0);
     let leads = |a| snapshot.primary(a).is_some_and(|member| member.name() == node);
     // Where nobody else is left to serve, there is nobody to wait for.
     others && snapshot.partitions().any(|(_, assignment)| leads(assignment))
@@ -388,7 +394,11 @@ impl Actor for AssignmentCoordinator {
         Ok(())
     }
 
-    async fn post_stop(&self, _: ActorRef<Self::Msg>, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
+    async fn post_stop(
+        &self,
+        _: ActorRef<Self::Msg>,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
         if let Some((_, waking)) = state.wake.take() {
             waking.abort();
         }

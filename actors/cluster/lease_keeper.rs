@@ -115,7 +115,9 @@ impl LeaseKeeper {
                     self.gate.publish(until);
                     tracing::trace!(until = until.as_nanos(), "the lease was renewed");
                 }
-                Effect::Pause => tracing::warn!(node = %self.me, "paused: no lease, nothing leaves this node"),
+                Effect::Pause => {
+                    tracing::warn!(node = %self.me, "paused: no lease, nothing leaves this node")
+                }
                 Effect::Resume => tracing::info!(node = %self.me, "leased: serving"),
             }
         }
@@ -169,7 +171,11 @@ impl Actor for LeaseKeeper {
     type State = LeaseKeeperState;
     type Arguments = ();
 
-    async fn pre_start(&self, myself: ActorRef<Self::Msg>, (): ()) -> Result<Self::State, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        (): (),
+    ) -> Result<Self::State, ActorProcessingErr> {
         drop(myself.cast(LeaseKeeperMsg::Wake));
         Ok(LeaseKeeperState::default())
     }
@@ -204,7 +210,11 @@ impl Actor for LeaseKeeper {
         Ok(())
     }
 
-    async fn post_stop(&self, _: ActorRef<Self::Msg>, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
+    async fn post_stop(
+        &self,
+        _: ActorRef<Self::Msg>,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
         if let Some(wake) = state.wake.take() {
             wake.abort();
         }

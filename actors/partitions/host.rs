@@ -66,7 +66,9 @@ pub enum KindsError {
     #[error("the worker kind {0} is registered twice: give one of them another KIND")]
     Twice(Kind),
     /// Two kinds handle one message type.
-    #[error("the message {message:?} is handled by both {first} and {second}: a message's type names its worker")]
+    #[error(
+        "the message {message:?} is handled by both {first} and {second}: a message's type names its worker"
+    )]
     Message {
         /// The message's name.
         message: &'static str,

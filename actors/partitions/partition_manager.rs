@@ -132,7 +132,12 @@ impl PartitionManager {
         Self { me, kinds, table, gate, reports, progress }
     }
 
-    fn run(&self, myself: &ActorRef<PartitionManagerMsg>, state: &mut PartitionManagerState, effects: Vec<Effect>) {
+    fn run(
+        &self,
+        myself: &ActorRef<PartitionManagerMsg>,
+        state: &mut PartitionManagerState,
+        effects: Vec<Effect>,
+    ) {
         let mut releases = Vec::new();
         for effect in effects {
             match effect {
@@ -172,7 +177,9 @@ impl PartitionManager {
                     state.by_actor.insert(actor.get_id(), partition);
                     mailboxes.push(Mailbox::new(hosted.kind.clone(), actor, waiting));
                 }
-                Err(error) => tracing::error!(%partition, kind = %hosted.kind, %error, "a worker cannot be spawned"),
+                Err(error) => {
+                    tracing::error!(%partition, kind = %hosted.kind, %error, "a worker cannot be spawned")
+                }
             }
         }
         let seat = Arc::new(Seat::new(fence, mailboxes));
@@ -254,7 +261,8 @@ impl PartitionManager {
     }
 
     fn show(&self, state: &PartitionManagerState) {
-        let whole = |running: &Running| running.seat.is_some() && running.workers.values().all(|started| *started);
+        let whole =
+            |running: &Running| running.seat.is_some() && running.workers.values().all(|started| *started);
         let progress = Progress {
             version: state.law.version(),
             wanted: state.law.serving().count(),
@@ -327,7 +335,8 @@ impl Actor for PartitionManager {
             }
             PartitionManagerMsg::Restart { partition, epoch } => {
                 let wanted = state.law.serving().any(|served| served == (partition, epoch));
-                let waiting = state.running.get(&partition).is_some_and(|r| r.epoch == epoch && r.seat.is_none());
+                let waiting =
+                    state.running.get(&partition).is_some_and(|r| r.epoch == epoch && r.seat.is_none());
                 if wanted && waiting {
                     self.start(&myself, state, partition, epoch);
                     self.show(state);
@@ -357,8 +366,13 @@ impl Actor for PartitionManager {
         Ok(())
     }
 
-    async fn post_stop(&self, _: ActorRef<Self::Msg>, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
-        let seats: Vec<Arc<Seat>> = state.running.values().filter_map(|running| running.seat.clone()).collect();
+    async fn post_stop(
+        &self,
+        _: ActorRef<Self::Msg>,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        let seats: Vec<Arc<Seat>> =
+            state.running.values().filter_map(|running| running.seat.clone()).collect();
         self.table.close_all();
         for seat in seats {
             end_workers(&seat).await;

@@ -54,7 +54,12 @@ enum Answer {
 
 impl Delivery {
     /// A message of a caller on this node.
-    pub const fn local(message: MessageId, body: Bytes, deadline: Instant, to: oneshot::Sender<Reply>) -> Self {
+    pub const fn local(
+        message: MessageId,
+        body: Bytes,
+        deadline: Instant,
+        to: oneshot::Sender<Reply>,
+    ) -> Self {
         Self { message, body, deadline, answer: Some(Answer::Local(to)) }
     }
 
@@ -138,7 +143,11 @@ impl PartitionWorker {
         format!("{kind}/{partition}")
     }
 
-    async fn handle_delivery(&self, state: &mut PartitionWorkerState, mut delivery: Delivery) -> Result<(), String> {
+    async fn handle_delivery(
+        &self,
+        state: &mut PartitionWorkerState,
+        mut delivery: Delivery,
+    ) -> Result<(), String> {
         let Some(seat) = state.seat.as_ref().filter(|seat| seat.is_open()) else {
             delivery.answer(Err(Failure::Fenced { changed: false }));
             return Ok(());
@@ -185,7 +194,11 @@ impl Actor for PartitionWorker {
     type State = PartitionWorkerState;
     type Arguments = Place;
 
-    async fn pre_start(&self, _: ActorRef<Self::Msg>, place: Place) -> Result<Self::State, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        _: ActorRef<Self::Msg>,
+        place: Place,
+    ) -> Result<Self::State, ActorProcessingErr> {
         let host = (self.hosted.start)(place).await?;
         Ok(PartitionWorkerState { host, seat: None })
     }
@@ -212,7 +225,11 @@ impl Actor for PartitionWorker {
         Ok(())
     }
 
-    async fn post_stop(&self, _: ActorRef<Self::Msg>, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
+    async fn post_stop(
+        &self,
+        _: ActorRef<Self::Msg>,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
         state.host.stop().await;
         Ok(())
     }

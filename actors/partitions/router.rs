@@ -131,10 +131,18 @@ impl Router {
         self.call_target(&Target::Partition(partition), message, body, options).await
     }
 
-    async fn call_target(&self, target: &Target<'_>, message: MessageId, body: Bytes, options: CallOptions) -> Reply {
+    async fn call_target(
+        &self,
+        target: &Target<'_>,
+        message: MessageId,
+        body: Bytes,
+        options: CallOptions,
+    ) -> Reply {
         if body.len() > BODY_LEN_MAX {
             let len = body.len();
-            return Err(Failure::Rejected(format!("a message has at most {BODY_LEN_MAX} bytes, this one has {len}")));
+            return Err(Failure::Rejected(format!(
+                "a message has at most {BODY_LEN_MAX} bytes, this one has {len}"
+            )));
         }
         let deadline = Instant::now() + options.within;
         let mut wait = RETRY_WAIT;
@@ -159,13 +167,19 @@ impl Router {
                     drop(tokio::time::timeout_at(deadline.min(Instant::now() + RETRY_WAIT_MAX), newer).await);
                 }
                 Failure::Stale { .. } | Failure::NotReady | Failure::Fenced { changed: false } => {
-                    drop(tokio::time::timeout_at(deadline.min(Instant::now() + wait), versions.changed()).await);
+                    drop(
+                        tokio::time::timeout_at(deadline.min(Instant::now() + wait), versions.changed())
+                            .await,
+                    );
                     wait = (wait * 2).min(RETRY_WAIT_MAX);
                 }
                 Failure::Fenced { .. } | Failure::Timeout { maybe_applied: true }
                     if options.idempotent && Instant::now() < deadline =>
                 {
-                    drop(tokio::time::timeout_at(deadline.min(Instant::now() + wait), versions.changed()).await);
+                    drop(
+                        tokio::time::timeout_at(deadline.min(Instant::now() + wait), versions.changed())
+                            .await,
+                    );
                     wait = (wait * 2).min(RETRY_WAIT_MAX);
                 }
                 _ => return Err(failure),
@@ -174,7 +188,13 @@ impl Router {
         }
     }
 
-    async fn try_once(&self, target: &Target<'_>, message: MessageId, body: Bytes, deadline: Instant) -> Reply {
+    async fn try_once(
+        &self,
+        target: &Target<'_>,
+        message: MessageId,
+        body: Bytes,
+        deadline: Instant,
+    ) -> Reply {
         let table = self.shared.table.load_full();
         let partition = match target {
             Target::Key(key) => table.partition_of(GroupId::Users, key),
@@ -225,7 +245,10 @@ impl Router {
     /// Whether a call may come in under this fence, and to whom.
     fn admit(&self, header: &Header) -> Result<Mailbox, Failure> {
         let Some(kind) = self.shared.kinds.index_for(header.message) else {
-            return Err(Failure::Rejected(format!("no worker here handles messages of type {}", header.message)));
+            return Err(Failure::Rejected(format!(
+                "no worker here handles messages of type {}",
+                header.message
+            )));
         };
         let fence = header.fence;
         let seat = self.shared.seats.seat(fence.partition).filter(|seat| seat.is_open());
@@ -273,8 +296,12 @@ fn expired(last: Failure, maybe_applied: bool) -> Failure {
 
 fn lane_failure(error: &LaneError) -> Failure {
     match error {
-        LaneError::PeerOverloaded | LaneError::NotSent(crate::transport::SendError::Overloaded) => Failure::Overloaded,
-        LaneError::NotSent(crate::transport::SendError::TooLong { .. }) => Failure::Rejected(error.to_string()),
+        LaneError::PeerOverloaded | LaneError::NotSent(crate::transport::SendError::Overloaded) => {
+            Failure::Overloaded
+        }
+        LaneError::NotSent(crate::transport::SendError::TooLong { .. }) => {
+            Failure::Rejected(error.to_string())
+        }
         error if error.maybe_delivered() => Failure::Timeout { maybe_applied: true },
         _ => Failure::NotReady,
     }
@@ -340,7 +367,12 @@ impl Actor for RouterActor {
         Ok(())
     }
 
-    async fn handle(&self, _: ActorRef<Self::Msg>, message: Self::Msg, (): &mut ()) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        (): &mut (),
+    ) -> Result<(), ActorProcessingErr> {
         let RouterMsg::Plan(plan) = message;
         self.router.swap(&plan);
         Ok(())

@@ -106,7 +106,8 @@ impl Draft {
                 .map(|(partition, (old, row))| {
                     let partition = PartitionId { group: group.id, index: partition };
                     let copies: Vec<u32> = row.iter().filter_map(|name| index.get(name).copied()).collect();
-                    let is = copies.first().map(|at| self.members[*at as usize].id());
+                    let first = copies.first().map(|at| &self.members[*at as usize]);
+                    let is = first.filter(|member| member.status.may_serve()).map(Member::id);
                     let was = previous.primary(old).map(Member::id);
                     let renewed = is.is_some() && (is != was || given_back.contains(&partition));
                     let epoch = if renewed { old.epoch.next() } else { old.epoch };
@@ -135,7 +136,7 @@ impl Draft {
         let rows = self.rows.iter().flatten();
         let changed = previous.partitions().zip(rows).filter_map(|((partition, old), row)| {
             let from = previous.primary(old)?.id();
-            let to = row.first();
+            let to = row.first().filter(|name| self.may_serve(name));
             let stays = to.and_then(|name| self.member(name.as_str())).is_some_and(|m| m.id() == from);
             (!stays).then(|| Handover { partition, from: from.clone(), epoch: old.epoch, to: to.cloned() })
         });

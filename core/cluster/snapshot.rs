@@ -73,7 +73,8 @@ pub struct Assignment {
     pub epoch: Epoch,
     /// Steps inside this plan.
     pub revision: Revision,
-    /// Indices into [`Snapshot::members`], the primary first. Empty: nobody is left to serve it.
+    /// Indices into [`Snapshot::members`], the primary first. Where the first may not serve, nobody is
+    /// primary at present: all who have a copy are away or lost.
     pub copies: Vec<u32>,
 }
 
@@ -132,8 +133,8 @@ pub enum Invalid {
         /// How many there are.
         found: usize,
     },
-    /// A copy is no member, stands twice, or the primary may not serve.
-    #[error("{partition} has a copy that is no member, stands twice, or may not serve as primary")]
+    /// A copy is no member, or stands twice.
+    #[error("{partition} has a copy that is no member, or stands twice")]
     Copies {
         /// Which partition.
         partition: PartitionId,
@@ -175,9 +176,10 @@ impl Snapshot {
         self.group(partition.group)?.assignments.get(partition.index as usize)
     }
 
-    /// The member that is primary of an assignment, if anybody is.
+    /// The member that is primary of an assignment, if anybody is: its first copy, as long as that may serve.
     pub fn primary(&self, assignment: &Assignment) -> Option<&Member> {
-        assignment.copies.first().map(|at| &self.members[*at as usize])
+        let first = assignment.copies.first().map(|at| &self.members[*at as usize]);
+        first.filter(|member| member.status.may_serve())
     }
 
     /// Which boot of which node is primary of `partition`, and since which epoch.
@@ -188,7 +190,8 @@ impl Snapshot {
 
     /// The members that hold replicas of an assignment, in order.
     pub fn replicas<'a>(&'a self, assignment: &'a Assignment) -> impl Iterator<Item = &'a Member> {
-        assignment.copies.iter().skip(1).map(|at| &self.members[*at as usize])
+        let primary = usize::from(self.primary(assignment).is_some());
+        assignment.copies.iter().skip(primary).map(|at| &self.members[*at as usize])
     }
 
     /// Every partition of every group with its assignment, in order.
@@ -269,10 +272,9 @@ impl Snapshot {
 
     fn validate_copies(&self, assignment: &Assignment) -> Option<()> {
         for (at, copy) in assignment.copies.iter().enumerate() {
-            let member = self.members.get(*copy as usize)?;
-            let served = at > 0 || member.status.may_serve();
+            self.members.get(*copy as usize)?;
             let once = !assignment.copies[..at].contains(copy);
-            (served && once).then_some(())?;
+            once.then_some(())?;
         }
         Some(())
     }

@@ -134,7 +134,7 @@ impl Silence {
 }
 
 /// One connection between two nodes, as both of them see it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connection {
     /// Who dialled it.
     pub dialler: NodeName,

@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::cluster::snapshot::Snapshot;
+use crate::cluster::snapshot::{Assignment, Snapshot};
 use crate::ids::{Epoch, NodeBoot, PartitionId, Version};
 
 /// What is to be done. Stops come before starts.
@@ -176,6 +176,6 @@ impl Reconcile {
 
 /// Which partitions a plan gives to this boot, and under which epoch each.
 pub fn local_assignments(me: &NodeBoot, snapshot: &Snapshot) -> BTreeMap<PartitionId, Epoch> {
-    let mine = |copies: &[u32]| copies.first().is_some_and(|at| snapshot.members[*at as usize].id() == me);
-    snapshot.partitions().filter(|(_, a)| mine(&a.copies)).map(|(id, a)| (id, a.epoch)).collect()
+    let mine = |a: &Assignment| snapshot.primary(a).is_some_and(|primary| primary.id() == me);
+    snapshot.partitions().filter(|(_, a)| mine(a)).map(|(id, a)| (id, a.epoch)).collect()
 }

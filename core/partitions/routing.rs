@@ -80,7 +80,10 @@ impl RoutingTable {
             id: group.id,
             partitioner: group.spec.partitioner.clone(),
             routes: (group.assignments.iter())
-                .map(|a| Route { primary: a.copies.first().copied().unwrap_or(NOBODY), epoch: a.epoch })
+                .map(|a| {
+                    let primary = snapshot.primary(a).and(a.copies.first()).copied().unwrap_or(NOBODY);
+                    Route { primary, epoch: a.epoch }
+                })
                 .collect(),
         };
         Self {

@@ -116,7 +116,6 @@ impl TestNode {
         // An echo that measures the control lane: a ping goes back as a pong.
         transport.on_control(Channel::Gossip, {
             let transport = transport.clone();
-            let write = write.clone();
             Arc::new(move |from: &Session, body: Bytes| {
                 if body.starts_with(b"ping") {
                     let _ = transport.cast(&from.peer.node, Channel::Gossip, b"pong");
@@ -134,6 +133,7 @@ impl TestNode {
         Self { transport, log }
     }
 
+    #[allow(dead_code, reason = "only a world that is simulated wants to know")]
     pub fn local(&self) -> &NodeBoot {
         self.transport.local()
     }

@@ -135,6 +135,10 @@ impl Holder {
             if !self.returned {
                 self.until = counting.into_values().fold(self.until, Moment::max);
             }
+            if !self.holds(now) {
+                // A leader that refused us for not having acted on this plan will not do so again.
+                self.ask_at = self.ask_at.min(now);
+            }
         }
         self.settle(now, before)
     }

@@ -1,0 +1,134 @@
+//! Questions to the leader: answered here if this node leads, and taken to it if not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tumen_core::cluster::asks::{Answer, Answered, Ask};
+use tumen_core::cluster::coordinator::AskError;
+use tumen_core::ids::NodeName;
+
+use crate::cluster::assignment_coordinator::AssignmentCoordinatorMsg;
+use crate::codec;
+use crate::port::Port;
+use crate::transport::{DATA_LEN_MAX, Failure, Incoming, LaneError, Serve, Service, Transport};
+
+/// How long to wait before the leader is looked for again.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AskFailure {
+    /// The leader answered, and said no. Nothing changed.
+    #[error(transparent)]
+    Refused(#[from] AskError),
+    /// Nobody is known to lead, or the leader cannot be reached. Nothing changed.
+    #[error("no leader could be asked in time: nothing changed, ask again")]
+    NoLeader,
+    /// The leader was asked, and did not answer in time.
+    #[error("the leader did not answer in time: what was asked may still be carried out")]
+    Timeout,
+}
+
+/// Where questions are taken. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Asking {
+    pub(super) coordinator: Port<AssignmentCoordinatorMsg>,
+}
+
+impl Asking {
+    /// Asks this node's own coordinator.
+    async fn ask_here(&self, ask: Ask, deadline: Instant) -> Result<Answered, AskFailure> {
+        let (to, answer) = oneshot::channel();
+        if !self.coordinator.cast(AssignmentCoordinatorMsg::Ask(ask, to)) {
+            return Err(AskFailure::NoLeader);
+        }
+        match tokio::time::timeout_at(deadline, answer).await {
+            Ok(Ok(answered)) => Ok(answered),
+            Ok(Err(_)) | Err(_) => Err(AskFailure::Timeout),
+        }
+    }
+
+    /// Asks whoever leads.
+    pub(super) async fn ask(
+        &self,
+        transport: &Transport,
+        leader: impl Fn() -> Option<NodeName>,
+        ask: Ask,
+        within: Duration,
+    ) -> Result<Answer, AskFailure> {
+        let deadline = Instant::now() + within;
+        let mut hint: Option<NodeName> = None;
+        loop {
+            let to = hint.take().or_else(&leader);
+            let answered = match to {
+                Some(to) if to == transport.local().node => self.ask_here(ask.clone(), deadline).await?,
+                Some(to) => match ask_there(transport, &to, &ask, deadline).await {
+                    Ok(answered) => answered,
+                    // It was not asked, or did not look at it: look for the leader again.
+                    Err(error) if !error.maybe_delivered() => Err(AskError::NotLeader { leader: None }),
+                    Err(_) => return Err(AskFailure::Timeout),
+                },
+                None => Err(AskError::NotLeader { leader: None }),
+            };
+            match answered {
+                Ok(answer) => return Ok(answer),
+                Err(AskError::NotLeader { leader }) => hint = leader,
+                Err(error) => return Err(error.into()),
+            }
+            if Instant::now() + LOOK_AGAIN >= deadline {
+                return Err(AskFailure::NoLeader);
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+}
+
+/// Asks one other node.
+pub(super) async fn ask_there(
+    transport: &Transport,
+    to: &NodeName,
+    ask: &Ask,
+    deadline: Instant,
+) -> Result<Answered, LaneError> {
+    let within = deadline.saturating_duration_since(Instant::now());
+    let encode = |buffer: &mut bytes::BytesMut| {
+        codec::encode_into(ask, buffer).expect("a question is small and encodable");
+    };
+    let reply = transport.call(to, Service::Coordinator, within, encode).await?;
+    codec::decode(&reply, DATA_LEN_MAX).map_err(|error| {
+        tracing::warn!(%to, %error, "an answer cannot be read");
+        LaneError::Unanswered
+    })
+}
+
+impl Serve for Asking {
+    fn serve(&self, batch: &mut Vec<Incoming>) {
+        for incoming in batch.drain(..) {
+            let ask: Ask = match codec::decode(&incoming.body, DATA_LEN_MAX) {
+                Ok(ask) => ask,
+                Err(error) => {
+                    tracing::warn!(from = %incoming.from(), %error, "a question cannot be read");
+                    incoming.reply.fail(Failure::NotServed);
+                    continue;
+                }
+            };
+            let asking = self.clone();
+            tokio::spawn(async move {
+                match asking.ask_here(ask, incoming.deadline).await {
+                    Ok(answered) => incoming.reply.send_with(|buffer| {
+                        codec::encode_into(&answered, buffer).expect("an answer fits a frame");
+                    }),
+                    Err(AskFailure::NoLeader) => incoming.reply.fail(Failure::NotServed),
+                    Err(AskFailure::Timeout | AskFailure::Refused(_)) => incoming.reply.fail(Failure::Dropped),
+                }
+            });
+        }
+    }
+}
+
+/// Serves questions that other nodes ask.
+pub(super) fn serve(transport: &Transport, asking: &Asking) {
+    transport.serve(Service::Coordinator, Arc::new(asking.clone()));
+}

@@ -1,0 +1,71 @@
+//! What a node needs to be told before it starts, resolved and checked.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tumen_core::ClusterName;
+use tumen_core::assignment::Strategy;
+use tumen_core::cluster::coordinator;
+use tumen_core::cluster::member::Zone;
+use tumen_core::cluster::snapshot::GroupSpec;
+use tumen_core::cluster::membership;
+use tumen_core::ids::{Boot, GroupId, NodeName};
+
+use crate::clock::Clock;
+use crate::cluster::consensus;
+use crate::transport::{Greet, Transport};
+
+/// Finds addresses of cluster ports to join by; asked again and again until somebody is found.
+pub type Discover = Arc<dyn Fn() -> BoxFuture<'static, Vec<String>> + Send + Sync>;
+
+/// Makes the node's transport, once it is known how the node greets others and which boot it is.
+pub type Connect = Box<dyn FnOnce(Greet, Boot) -> Result<Transport, String> + Send>;
+
+/// A strategy of the user's own, beside those in the box.
+pub type MakeStrategies = Arc<dyn Fn() -> Vec<Box<dyn Strategy>> + Send + Sync>;
+
+/// Everything about one node.
+pub struct Settings {
+    /// Its name.
+    pub name: NodeName,
+    /// Its cluster's name.
+    pub cluster: ClusterName,
+    /// Where others reach its cluster port, as `host:port`.
+    pub address: String,
+    /// Where others reach its HTTP interface, if it has one.
+    pub http: Option<String>,
+    /// Its failure domain.
+    pub zone: Option<Zone>,
+    /// Its share of the work.
+    pub weight: u32,
+    /// What all nodes must agree on about each group, sorted by group.
+    pub groups: Vec<(GroupId, GroupSpec)>,
+    /// Cluster ports of other nodes.
+    pub seeds: Vec<String>,
+    /// Finds more of them, as where only HTTP interfaces are known.
+    pub discover: Option<Discover>,
+    /// Whether this node may found a cluster: never, where it was told of seeds or discovers them.
+    pub founds: bool,
+    /// How many nodes found the cluster together.
+    pub bootstrap_expect: usize,
+    /// The leader's law.
+    pub coordinator: coordinator::Config,
+    /// Discovery and suspicion.
+    pub membership: membership::Config,
+    /// Raft.
+    pub consensus: consensus::Config,
+    /// Where what must survive a restart is kept.
+    pub data_dir: Option<PathBuf>,
+    /// How long a node that stopped in good order keeps its place, where it has a disk.
+    pub rejoin_grace: Duration,
+    /// How long a stop may take before it is cut short.
+    pub stop_within: Duration,
+    /// The user's own strategies.
+    pub strategies: MakeStrategies,
+    /// Time.
+    pub clock: Clock,
+    /// The transport.
+    pub connect: Connect,
+}

@@ -1,0 +1,205 @@
+//! The leader's law among several nodes: stories, and storms of seeded trouble.
+#![allow(missing_docs)]
+
+mod world;
+
+use std::time::Duration;
+
+use tumen_core::cluster::coordinator::{Config, Departure};
+use tumen_core::cluster::member::Status;
+use tumen_core::ids::Version;
+use world::{World, name};
+
+const fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn cluster_of(nodes: usize, seed: u64) -> World {
+    let mut world = World::new(seed, 16, 3, Config { min_nodes: nodes, ..Config::default() });
+    let boots: Vec<_> = (1..=nodes).map(|n| world.start(n)).collect();
+    world.pass(ms(10));
+    world.lead(&boots[0]);
+    world.pass(ms(2500));
+    world
+}
+
+#[test]
+fn three_nodes_come_to_serve_everything_once() {
+    let world = cluster_of(3, 1);
+    assert_eq!(world.plan().version, Version(1));
+    assert_eq!(world.served().len(), 16);
+}
+
+#[test]
+fn a_burst_of_joins_is_one_change_or_two() {
+    let mut world = World::new(2, 16, 3, Config::default());
+    let first = world.start(1);
+    world.lead(&first);
+    world.pass(ms(2500));
+    let before = world.plan().version;
+    for n in 2..=6 {
+        world.start(n);
+        world.pass(ms(200));
+    }
+    world.pass(ms(5000));
+    let plan = world.plan();
+    assert_eq!(plan.members.len(), 6);
+    assert!(plan.version.0 - before.0 <= 2, "{} plans", plan.version.0 - before.0);
+    assert_eq!(world.served().len(), 16);
+}
+
+#[test]
+fn a_crashed_node_is_replaced_at_once_and_its_copies_wait() {
+    let mut world = cluster_of(4, 3);
+    let victim = world.boot_of(&name(3)).unwrap();
+    world.kill(&victim);
+    world.pass(ms(20));
+    assert_eq!(world.plan().member("node-3").unwrap().status, Status::Lost);
+    assert_eq!(world.served().len(), 16);
+    world.pass(Duration::from_secs(31));
+    assert!(world.plan().member("node-3").is_none(), "its copies are made anew");
+    assert_eq!(world.served().len(), 16);
+}
+
+#[test]
+fn a_crashed_leader_is_replaced_without_waiting_for_its_lease() {
+    let mut world = cluster_of(3, 4);
+    let victim = world.boot_of(&name(1)).unwrap();
+    world.kill(&victim);
+    world.pass(ms(5));
+    world.elect();
+    world.pass(ms(30));
+    assert!(
+        world
+            .plan()
+            .users()
+            .assignments
+            .iter()
+            .all(|a| { world.plan().primary(a).is_some_and(|m| m.name() != &name(1)) })
+    );
+    world.pass(ms(200));
+    assert_eq!(world.served().len(), 16);
+}
+
+#[test]
+fn a_frozen_node_is_replaced_after_its_lease_and_serves_again_after_the_thaw() {
+    let mut world = cluster_of(3, 5);
+    let sleeper = world.boot_of(&name(2)).unwrap();
+    world.freeze(&sleeper, Duration::from_secs(10));
+    world.pass(ms(2600));
+    assert_eq!(world.served().len(), 16);
+    assert_eq!(world.plan().member("node-2").unwrap().status, Status::Lost);
+    world.pass(Duration::from_secs(12));
+    assert_eq!(world.plan().member("node-2").unwrap().status, Status::Up);
+    assert!(world.served().values().any(|boot| *boot == sleeper));
+}
+
+#[test]
+fn a_restarted_node_keeps_its_copies_and_serves_only_under_newer_epochs() {
+    let mut world = cluster_of(3, 6);
+    let (before, victim) = (world.plan().clone(), world.boot_of(&name(2)).unwrap());
+    world.kill(&victim);
+    let back = world.start(2);
+    world.pass(ms(5000));
+    let plan = world.plan();
+    assert_eq!(plan.member("node-2").unwrap().id(), &back);
+    for (partition, assignment) in plan.partitions() {
+        let copies: std::collections::BTreeSet<_> = assignment.copies.iter().collect();
+        assert_eq!(copies.len(), 3, "no copy moved");
+        if plan.primary(assignment).unwrap().id() == &back {
+            assert!(assignment.epoch > before.assignment(partition).unwrap().epoch);
+        }
+    }
+    assert!(world.served().values().any(|boot| *boot == back));
+}
+
+#[test]
+fn a_node_that_stops_hands_over_first_and_keeps_its_place() {
+    let mut world = cluster_of(3, 7);
+    let goer = world.boot_of(&name(2)).unwrap();
+    world.depart(&name(2), Departure::Stop { grace: Duration::from_secs(60) });
+    world.pass(ms(100));
+    assert!(!world.served().values().any(|boot| *boot == goer), "it serves nothing any more");
+    assert_eq!(world.served().len(), 16, "and nothing is unserved");
+    world.kill(&goer);
+    world.pass(ms(2000));
+    assert_eq!(world.plan().member("node-2").unwrap().status, Status::Away);
+    let copies: usize = world.plan().users().assignments.iter().map(|a| a.copies.len()).sum();
+    assert_eq!(copies, 48, "no copy moved");
+    world.start(2);
+    world.pass(ms(4000));
+    assert_eq!(world.plan().member("node-2").unwrap().status, Status::Up);
+    let copies: usize = world.plan().users().assignments.iter().map(|a| a.copies.len()).sum();
+    assert_eq!(copies, 48);
+}
+
+#[test]
+fn a_drained_node_that_leaves_gives_its_copies_away_and_is_no_member() {
+    let mut world = cluster_of(4, 8);
+    world.depart(&name(4), Departure::Drain { leave: true });
+    world.pass(ms(8000));
+    assert!(world.plan().member("node-4").is_none());
+    assert_eq!(world.served().len(), 16);
+}
+
+#[test]
+fn storms_never_make_two_primaries_and_always_clear() {
+    let storms: u64 = std::env::var("TUMEN_STORMS").ok().and_then(|n| n.parse().ok()).unwrap_or(20);
+    for seed in 0..storms {
+        storm(seed);
+    }
+}
+
+fn storm(seed: u64) {
+    let mut world = World::new(seed, 12, 2, Config { min_nodes: 3, ..Config::default() });
+    world.unknown_outcomes = 100;
+    for n in 1..=5 {
+        world.start(n);
+    }
+    world.pass(ms(10));
+    world.elect();
+    world.pass(ms(2000));
+    let mut going = std::collections::BTreeSet::new();
+    for _ in 0..40 {
+        let n = 1 + world.chance(5) as usize;
+        let running = world.boot_of(&name(n));
+        match (world.chance(10), running) {
+            (0 | 1, Some(boot)) if world.running().len() > 1 => world.kill(&boot),
+            (2 | 3, Some(boot)) if world.running().len() > 1 => {
+                let lasts = ms(u64::from(world.chance(6000)));
+                world.freeze(&boot, lasts);
+            }
+            (4, Some(boot)) => {
+                world.depart(&name(n), Departure::Stop { grace: ms(20_000) });
+                going.insert(boot);
+            }
+            (5, Some(_)) => world.elect(),
+            (_, None) => {
+                world.start(n);
+            }
+            _ => {}
+        }
+        let pause = u64::from(world.chance(1500));
+        world.pass(ms(pause / 2));
+        if world.leader.is_none() {
+            world.elect();
+        }
+        world.pass(ms(pause / 2));
+    }
+    // The trouble ends: everybody is restarted that is gone or was told to go, and all is served.
+    for n in 1..=5 {
+        // Whoever announced that it stops does stop.
+        if let Some(boot) = world.boot_of(&name(n)).filter(|boot| going.contains(boot)) {
+            world.kill(&boot);
+        }
+        if world.boot_of(&name(n)).is_none() {
+            world.start(n);
+        }
+    }
+    world.pass(Duration::from_secs(8));
+    world.elect();
+    world.pass(Duration::from_secs(40));
+    assert_eq!(world.served().len(), 12, "seed {seed}: unserved after the storm: plan {:#?}", world.plan());
+    let members = &world.plan().members;
+    assert!(members.iter().all(|m| m.status != Status::Lost), "seed {seed}: {members:#?}");
+}
