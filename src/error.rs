@@ -1,0 +1,160 @@
+//! The one error that users meet: what happened, whether anything changed, and what to do next.
+
+use std::fmt::Display;
+
+use tumen_actors::partitions::host::KindsError;
+use tumen_core::cluster::coordinator::AskError;
+use tumen_core::partitions::request::Failure;
+use tumen_core::partitions::routing::{KEY_LEN_MAX, RouteError};
+
+use crate::config::ConfigErrors;
+use crate::worker::WorkerError;
+
+/// What comes back from almost everything here.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why something was not done. [`Error::changed`] tells whether anything may have changed all the same.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A call has no reply.
+    #[error(transparent)]
+    Call(#[from] Failure),
+    /// The key is empty or too long. Nothing was sent.
+    #[error("a key has 1 to {KEY_LEN_MAX} bytes, this one has {len}")]
+    Key {
+        /// How many bytes it has.
+        len: usize,
+    },
+    /// A key leads nowhere. Nothing was sent.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// What was asked for does not exist. Nothing changed.
+    #[error("{0}")]
+    NotFound(String),
+    /// The cluster's leader refused. Nothing changed.
+    #[error(transparent)]
+    Refused(#[from] AskError),
+    /// The cluster's leader did not answer in time: there is none at present, or it cannot be reached.
+    #[error(
+        "the cluster's leader did not answer in time; whether it carried the order out is not known: look, then ask again"
+    )]
+    NoAnswer,
+    /// The configuration is refused, for all these reasons. Nothing was started.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// A worker cannot be hosted. Nothing was started.
+    #[error("{0}; nothing was started")]
+    Worker(#[from] WorkerError),
+    /// The kinds of worker cannot live on one node. Nothing was started.
+    #[error("{0}; nothing was started")]
+    Kinds(#[from] KindsError),
+}
+
+impl Error {
+    /// For handlers: the message is refused for this reason, and nothing was changed. The caller reads it as
+    /// [`Failure::Rejected`].
+    ///
+    /// ```
+    /// # use tumen::prelude::*;
+    /// fn parse(text: &str) -> Result<u32> {
+    ///     text.parse().map_err(Error::rejected)
+    /// }
+    /// assert!(parse("seven").is_err());
+    /// ```
+    pub fn rejected(why: impl Display) -> Self {
+        Self::Call(Failure::Rejected(why.to_string()))
+    }
+
+    /// For handlers: this went wrong, and something may have been changed. The caller reads it as
+    /// [`Failure::WorkerFailed`]. The worker goes on; a panic would start it anew.
+    pub fn failed(why: impl Display) -> Self {
+        Self::Call(Failure::WorkerFailed(why.to_string()))
+    }
+
+    /// Whether what was asked for changed anything. `None`: that cannot be known from here.
+    pub const fn changed(&self) -> Option<bool> {
+        match self {
+            Self::Call(failure) if failure.maybe_changed() => None,
+            Self::NoAnswer => None,
+            _ => Some(false),
+        }
+    }
+
+    /// Whether asking the same again, a little later, may succeed and cannot be carried out twice.
+    pub const fn is_safe_to_retry(&self) -> bool {
+        match self {
+            Self::Call(failure) => {
+                let waits = matches!(
+                    failure,
+                    Failure::NoQuorum | Failure::Overloaded | Failure::Timeout { maybe_applied: false }
+                );
+                waits || failure.is_safe_to_retry()
+            }
+            Self::Route(why) => matches!(why, RouteError::NoPlan | RouteError::NoPrimary(_)),
+            Self::Refused(why) => matches!(why, AskError::NotLeader { .. } | AskError::TooFewNodes { .. }),
+            _ => false,
+        }
+    }
+
+    /// The error's name for programs, as it stands in the HTTP interface.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Call(failure) => failure.code(),
+            Self::Route(RouteError::NoPlan) | Self::Refused(AskError::NoPlan) => "no_plan",
+            Self::Route(RouteError::NoPrimary(_)) => "no_primary",
+            Self::Key { .. } | Self::Route(RouteError::Key(_) | RouteError::KeyTooLong(_)) => "bad_key",
+            Self::NotFound(_) | Self::Refused(AskError::NoSuchNode(_)) => "not_found",
+            Self::Refused(AskError::NotLeader { .. }) | Self::NoAnswer => "no_leader",
+            Self::Refused(AskError::TooFewNodes { .. }) => "too_few_nodes",
+            Self::Refused(AskError::Strategy { .. }) => "strategy",
+            Self::Config(_) => "config",
+            Self::Worker(_) | Self::Kinds(_) => "workers",
+        }
+    }
+
+    /// What a handler's error is for whoever called it.
+    ///
+    /// A failure of a call that the handler made itself becomes text: passed on as it is, `NotReady` would make the
+    /// runtime send the outer message again, which has been carried out in part.
+    pub(crate) fn into_failure(self) -> Failure {
+        match self {
+            Self::Call(failure @ (Failure::Rejected(_) | Failure::WorkerFailed(_))) => failure,
+            other if other.changed() == Some(false) => Failure::Rejected(other.to_string()),
+            other => Failure::WorkerFailed(other.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handlers_own_calls_do_not_pass_for_the_handler() {
+        let inner = |failure: Failure| Error::Call(failure).into_failure();
+        assert!(matches!(inner(Failure::NotReady), Failure::Rejected(_)));
+        assert!(matches!(inner(Failure::Timeout { maybe_applied: true }), Failure::WorkerFailed(_)));
+        assert!(matches!(Error::NoAnswer.into_failure(), Failure::WorkerFailed(_)));
+        assert_eq!(Error::rejected("no").into_failure(), Failure::Rejected("no".into()));
+        assert_eq!(Error::failed("half").into_failure(), Failure::WorkerFailed("half".into()));
+    }
+
+    #[test]
+    fn an_error_says_whether_anything_changed_and_whether_to_ask_again() {
+        for (error, changed, again) in [
+            (Error::rejected("no"), Some(false), false),
+            (Error::failed("half"), None, false),
+            (Failure::NoQuorum.into(), Some(false), true),
+            (Failure::Overloaded.into(), Some(false), true),
+            (Failure::Fenced { changed: true }.into(), None, false),
+            (Failure::Fenced { changed: false }.into(), Some(false), true),
+            (Failure::Timeout { maybe_applied: false }.into(), Some(false), true),
+            (RouteError::NoPlan.into(), Some(false), true),
+            (Error::NoAnswer, None, false),
+            (AskError::TooFewNodes { present: 1, wanted: 3 }.into(), Some(false), true),
+        ] {
+            assert_eq!((error.changed(), error.is_safe_to_retry()), (changed, again), "{error}");
+        }
+    }
+}

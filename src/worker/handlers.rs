@@ -1,0 +1,184 @@
+//! From typed handlers to what the runtime hosts: bytes in, bytes out.
+//!
+//! ```text
+//!  handles::<Add>() ─┐
+//!  handles::<Get>() ─┴▶ table, sorted by message id ─▶ decode ─▶ Handle::handle ─▶ encode
+//! ```
+
+use std::any::{TypeId, type_name};
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use serde::Serialize;
+use tumen_actors::codec;
+use tumen_actors::partitions::{Host, Hosted, Place};
+use tumen_core::Kind;
+use tumen_core::ids::NameError;
+use tumen_core::partitions::request::{BODY_LEN_MAX, Failure, MessageId, Reply};
+
+use super::{Context, Handle, Message, Worker};
+use crate::error::Result;
+
+/// Room that most messages and replies fit into.
+const BODY_LEN_USUAL: usize = 64;
+
+/// Carries out one message of one type. A plain function pointer: what it needs to know is in its type.
+type Run<W> = for<'a> fn(&'a mut W, &'a mut Context<W>, Bytes) -> BoxFuture<'a, Reply>;
+
+/// Which messages a worker handles. Made in the builder's closure: `.worker::<Carts>(|w| w.handles::<Add>())`.
+pub struct Handlers<W> {
+    table: Vec<Handler<W>>,
+}
+
+struct Handler<W> {
+    id: MessageId,
+    name: &'static str,
+    message: TypeId,
+    type_name: &'static str,
+    run: Run<W>,
+}
+
+impl<W> Clone for Handler<W> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<W> Copy for Handler<W> {}
+
+impl<W: Worker> Handlers<W> {
+    const fn none() -> Self {
+        Self { table: Vec::new() }
+    }
+
+    /// The worker handles messages of type `M`. Saying it twice is the same as once.
+    #[must_use]
+    pub fn handles<M: Message>(mut self) -> Self
+    where
+        W: Handle<M>,
+    {
+        let (name, message) = (M::name(), TypeId::of::<M>());
+        if !self.table.iter().any(|handler| handler.message == message) {
+            let (id, type_name) = (MessageId::of(name), type_name::<M>());
+            self.table.push(Handler { id, name, message, type_name, run: run::<W, M> });
+        }
+        self
+    }
+
+    /// The table, sorted, with each id once.
+    fn sorted(mut self) -> Result<Arc<[Handler<W>]>, WorkerError> {
+        self.table.sort_by_key(|handler| handler.id);
+        if let Some([one, other]) = self.table.windows(2).find(|pair| pair[0].id == pair[1].id) {
+            let (first, second) = (one.type_name, other.type_name);
+            return Err(WorkerError::Message { kind: W::KIND, name: one.name, first, second });
+        }
+        Ok(self.table.into())
+    }
+}
+
+impl<W> fmt::Debug for Handlers<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.table.iter().map(|handler| handler.name)).finish()
+    }
+}
+
+/// Why a kind of worker cannot be hosted. The node does not start.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WorkerError {
+    /// Its `KIND` is no name.
+    #[error("the worker {worker} has a KIND that cannot be taken: {why}")]
+    Kind {
+        /// The worker's type.
+        worker: &'static str,
+        /// What is wrong with the name.
+        why: NameError,
+    },
+    /// Two of its message types have one name on the wire.
+    #[error(
+        "{kind} handles {first} and {second}, which are both called {name:?}: give one of them another Message::name"
+    )]
+    Message {
+        /// The worker's kind.
+        kind: &'static str,
+        /// The name.
+        name: &'static str,
+        /// One message type.
+        first: &'static str,
+        /// The other.
+        second: &'static str,
+    },
+}
+
+/// A kind of worker as the runtime hosts it, or why it cannot.
+pub(crate) type Hosting = Result<Hosted, WorkerError>;
+
+/// Erases a kind of worker: its start, and its handlers.
+pub(crate) fn hosting<W, S, F>(start: S, handlers: impl FnOnce(Handlers<W>) -> Handlers<W>) -> Hosting
+where
+    W: Worker,
+    S: Fn(Place) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<W>> + Send + 'static,
+{
+    let kind = Kind::new(W::KIND).map_err(|why| WorkerError::Kind { worker: type_name::<W>(), why })?;
+    let table = handlers(Handlers::none()).sorted()?;
+    let messages = table.iter().map(|handler| (handler.id, handler.name)).collect();
+    let start = move |place: Place| -> BoxFuture<'static, Result<Box<dyn Host>, String>> {
+        let (table, cx, started) = (Arc::clone(&table), Context::new(place.clone()), start(place));
+        Box::pin(async move {
+            let worker = started.await.map_err(|why| why.to_string())?;
+            Ok(Box::new(Running { worker, cx, table }) as Box<dyn Host>)
+        })
+    };
+    Ok(Hosted { kind, messages, start: Arc::new(start) })
+}
+
+/// One running worker.
+struct Running<W> {
+    worker: W,
+    cx: Context<W>,
+    table: Arc<[Handler<W>]>,
+}
+
+impl<W: Worker> Host for Running<W> {
+    fn handle<'a>(&'a mut self, message: MessageId, body: Bytes) -> BoxFuture<'a, Reply> {
+        match self.table.binary_search_by_key(&message, |handler| handler.id) {
+            Ok(at) => (self.table[at].run)(&mut self.worker, &mut self.cx, body),
+            Err(_) => {
+                let why = format!("{} does not handle messages of type {message}", W::KIND);
+                Box::pin(async { Err(Failure::Rejected(why)) })
+            }
+        }
+    }
+
+    fn stop(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(self.worker.on_stop(&mut self.cx))
+    }
+}
+
+fn run<'a, W: Handle<M>, M: Message>(
+    worker: &'a mut W,
+    cx: &'a mut Context<W>,
+    body: Bytes,
+) -> BoxFuture<'a, Reply> {
+    Box::pin(async move {
+        let message = codec::decode_body::<M>(&body)
+            .map_err(|why| Failure::Rejected(format!("the message {:?} cannot be read: {why}", M::name())))?;
+        drop(body);
+        let reply = worker.handle(message, cx).await.map_err(|error| error.into_failure())?;
+        // What the handler did is done: that its reply cannot be told is no refusal.
+        encode(&reply).map_err(|why| Failure::WorkerFailed(format!("its reply to {:?} {why}", M::name())))
+    })
+}
+
+/// A message's or a reply's bytes. The error continues a sentence that begins with what it is.
+pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Bytes, String> {
+    let mut body = BytesMut::with_capacity(BODY_LEN_USUAL);
+    codec::encode_body_into(value, &mut body).map_err(|why| format!("cannot be written: {why}"))?;
+    if body.len() > BODY_LEN_MAX {
+        return Err(format!("has {} bytes; {BODY_LEN_MAX} are the most", body.len()));
+    }
+    Ok(body.freeze())
+}

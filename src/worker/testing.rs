@@ -1,0 +1,38 @@
+//! One worker alone, driven as the runtime drives it.
+
+use bytes::Bytes;
+use tumen_actors::codec;
+use tumen_actors::partitions::{Host, Place};
+use tumen_core::partitions::fence::Fence;
+use tumen_core::partitions::request::{Failure, MessageId, Reply};
+use tumen_core::{Epoch, Generation, NodeName, PartitionId};
+
+use super::{Hosting, Message, encode};
+
+pub(crate) fn place() -> Place {
+    let fence = Fence { generation: Generation(1), partition: PartitionId::user(3), epoch: Epoch(7) };
+    Place { fence, partition_name: "partition-3".into(), node: NodeName::new("node-1").unwrap() }
+}
+
+pub(crate) struct Lone {
+    host: Box<dyn Host>,
+}
+
+impl Lone {
+    pub(crate) async fn start(hosting: Hosting) -> Self {
+        Self { host: (hosting.unwrap().start)(place()).await.unwrap() }
+    }
+
+    pub(crate) async fn call<M: Message>(&mut self, message: &M) -> Result<M::Reply, Failure> {
+        let reply = self.send(MessageId::of(M::name()), encode(message).unwrap()).await?;
+        Ok(codec::decode_body(&reply).unwrap())
+    }
+
+    pub(crate) async fn send(&mut self, message: MessageId, body: Bytes) -> Reply {
+        self.host.handle(message, body).await
+    }
+
+    pub(crate) async fn stop(&mut self) {
+        self.host.stop().await;
+    }
+}
