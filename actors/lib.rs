@@ -16,7 +16,6 @@
 pub mod clock;
 pub mod cluster;
 pub mod codec;
-pub mod node;
 pub mod partitions;
 pub mod port;
 pub mod transport;

@@ -24,6 +24,6 @@ pub mod member;
 pub mod membership;
 pub mod plan;
 pub mod snapshot;
+pub mod topics;
 pub mod transport;
 pub mod voters;
-pub mod topics;

@@ -349,7 +349,14 @@ impl Actor for AssignmentCoordinator {
 
     async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<Self::State, ActorProcessingErr> {
         let law = (self.make_law)();
-        Ok(AssignmentCoordinatorState { law, leads: false, peers: BTreeMap::new(), wake: None, waiting: Vec::new(), asked: 0 })
+        Ok(AssignmentCoordinatorState {
+            law,
+            leads: false,
+            peers: BTreeMap::new(),
+            wake: None,
+            waiting: Vec::new(),
+            asked: 0,
+        })
     }
 
     async fn handle(

@@ -9,10 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::AbortHandle;
+use tumen_core::Moment;
 use tumen_core::cluster::lease::{Config, Effect, Holder, Refusal, Release, Reply, Request};
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::ids::{NodeBoot, NodeName, Version};
-use tumen_core::Moment;
 use tumen_core::wire::LeaseFrame;
 
 use crate::clock::Clock;

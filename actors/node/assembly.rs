@@ -488,7 +488,10 @@ fn follow(parts: &Arc<Parts>, ack_every: Duration) {
 }
 
 /// Runs something until the node stops.
-fn until_stopping(parts: &Parts, work: impl Future<Output = ()> + Send + 'static) -> impl Future<Output = ()> + Send {
+fn until_stopping<W>(parts: &Parts, work: W) -> impl Future<Output = ()> + Send + use<W>
+where
+    W: Future<Output = ()> + Send + 'static,
+{
     let stopping = parts.stopping.clone();
     async move {
         tokio::select! {

@@ -172,18 +172,6 @@ fn catches(mutant: Mutant, property: &str, world: World) {
     let broken = World { mutant, ..world };
     let broken = broken.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
     let found = broken.discoveries();
-    eprintln!("{mutant:?}: {:?} {:?}", found.keys().collect::<Vec<_>>(), start.elapsed());
-    for (name, path) in &found {
-        eprintln!("   {name}: {:?}", path.clone().into_actions());
-    }
-    let start = std::time::Instant::now();
-    let law = world.checker().spawn_bfs().join();
-    eprintln!(
-        "the law: {} states, {} steps, depth {} {:?}",
-        law.unique_state_count(),
-        law.state_count(),
-        law.max_depth(),
-        start.elapsed()
     let law = world.checker().spawn_bfs().join();
     let (states, steps, depth) = (law.unique_state_count(), law.state_count(), law.max_depth());
     eprintln!(
