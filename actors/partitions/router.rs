@@ -184,12 +184,12 @@ impl Router {
 
     async fn try_once(
         &self,
+        table: &RoutingTable,
         target: &Target<'_>,
         message: MessageId,
         body: Bytes,
         deadline: Instant,
     ) -> Reply {
-        let table = self.shared.table.load_full();
         let partition = match target {
             Target::Key(key) => table.partition_of(GroupId::Users, key),
             Target::Partition(partition) => Ok(*partition),
