@@ -1,5 +1,7 @@
 //! Horde/OTP for Rust: an actor-cluster runtime that keeps a cluster's partitions, singletons and names alive.
 
+#[doc(hidden)]
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod http;
