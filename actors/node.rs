@@ -111,7 +111,7 @@ impl Runtime {
 
     /// Who leads, as this node's own Raft knows it; only a voter's does.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
-        self.parts.consensus.leadership()
+        self.parts.consensus().leadership()
     }
 
     /// Who leads, as far as this node was told.

@@ -1,18 +1,21 @@
 //! Wires one node together, in the order in which its parts stand on each other.
 
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use ractor::Actor;
+use ractor::{Actor, ActorRef};
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tumen_core::cluster::asks::{Answer, Ask};
 use tumen_core::cluster::control::{Command, Outcome};
-use tumen_core::cluster::coordinator::{self, Coordinator};
+use tumen_core::cluster::coordinator::{self, Coordinator, CrashProof};
 use tumen_core::cluster::greeting::{Belonging, Greeting};
 use tumen_core::cluster::lease::{Release, Reply};
 use tumen_core::cluster::member::NodeInfo;
@@ -26,9 +29,9 @@ use super::events::Event;
 use super::founding::{self, Founder};
 use super::leading;
 use super::settings::{MakeStrategies, Settings};
-use crate::clock::{self, Clock};
+use crate::clock::Clock;
 use crate::cluster::assignment_coordinator::{AssignmentCoordinator, AssignmentCoordinatorMsg, Surroundings};
-use crate::cluster::consensus::Consensus;
+use crate::cluster::consensus;
 use crate::cluster::lease_keeper::{self, Lease, LeaseKeeper, LeaseKeeperMsg};
 use crate::cluster::plans::Plans;
 use crate::codec;
@@ -41,6 +44,10 @@ use crate::transport::{self, Channel, Transport};
 
 /// How long a plan may take to be pulled from another node.
 const PULL_WITHIN: Duration = Duration::from_secs(2);
+/// How long a dial may take that is to prove a crash. A refusal comes at once.
+const PROBE_WITHIN: Duration = Duration::from_millis(500);
+/// How long openraft may take to end.
+const COUNCIL_STOP_WITHIN: Duration = Duration::from_secs(5);
 /// The most events that wait for a slow listener.
 const EVENTS_MAX: usize = 4096;
 
@@ -84,7 +91,8 @@ pub(super) struct Parts {
     pub(super) table: ReadTable,
     pub(super) router: Router,
     pub(super) progress: watch::Sender<Progress>,
-    pub(super) consensus: Consensus,
+    council: ArcSwap<Council>,
+    connected: Mutex<BTreeSet<NodeBoot>>,
     pub(super) ports: Ports,
     pub(super) asking: Asking,
     pub(super) leader: watch::Sender<(Term, Option<NodeName>)>,
@@ -94,6 +102,9 @@ pub(super) struct Parts {
     pub(super) stop_within: Duration,
     pub(super) rejoin_grace: Duration,
     stop_begun: AtomicBool,
+    consensus_settings: consensus::Settings,
+    data_dir: Option<PathBuf>,
+    crash_proof: CrashProof,
     /// The newest plan that is being pulled.
     behind: AtomicU64,
     greeter: Arc<Greeter>,
@@ -121,7 +132,7 @@ impl Parts {
 
     /// Whether this node belongs to a cluster, or carries the memory of one.
     pub(super) fn belongs_somewhere(&self) -> bool {
-        self.greeter.belonging().is_some() || self.consensus.state().borrow().founding.is_some()
+        self.greeter.belonging().is_some() || self.consensus().state().borrow().state.founding.is_some()
     }
 
     /// This node founded a cluster.
@@ -155,6 +166,60 @@ impl Parts {
                 tracing::debug!(to = %node, ?channel, %error, "not sent");
             }
         }
+    }
+
+    /// This node's part in consensus.
+    pub(super) fn consensus(&self) -> consensus::Handle {
+        self.council.load().handle.clone()
+    }
+
+    /// Takes no part in consensus any more.
+    pub(super) async fn stop_council(&self) {
+        self.council.load_full().stop().await;
+    }
+
+    /// Forgets what this node agreed on, bytes and all, and is a new life that agreed on nothing.
+    pub(super) async fn renew_council(self: &Arc<Self>) -> Result<(), StartError> {
+        let former = self.council.load_full();
+        former.stop().await;
+        if let Some(file) = former.store.path() {
+            std::fs::remove_file(file).map_err(|error| {
+                StartError::Store(format!("{} cannot be removed: {error}", file.display()))
+            })?;
+        }
+        let store = open_store(self.data_dir.as_deref(), &self.id.node, &self.clock)?;
+        let council = Council::start(&self.consensus_settings, store, &self.transport, self.clock).await?;
+        self.council.store(Arc::new(council));
+        follow_council(self);
+        Ok(())
+    }
+
+    /// Whether a session with this boot is open.
+    pub(super) fn is_connected(&self, id: &NodeBoot) -> bool {
+        self.connected.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
+    }
+
+    fn note_session(&self, id: &NodeBoot, up: bool) {
+        let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        if up { connected.insert(id.clone()) } else { connected.remove(id) };
+    }
+
+    /// The leader's session ended: if its process is surely gone, this voter need not wait for its silence.
+    fn look_for_crash(self: &Arc<Self>, node: NodeBoot) {
+        let Some(plan) = self.plans.newest() else { return };
+        let Some(member) = plan.member(node.node.as_str()).filter(|member| *member.id() == node) else { return };
+        let address = member.info.address.clone();
+        let leads = self.consensus().leadership().borrow().leader.as_ref() == Some(&node.node);
+        if !leads || !self.crash_proof.holds_for(&address) {
+            return;
+        }
+        let parts = Arc::clone(self);
+        self.tasks.spawn(async move {
+            if parts.transport.probe(&address, PROBE_WITHIN).await == transport::Probe::Refused {
+                tracing::info!(leader = %node, "the leader's process is gone");
+                parts.consensus().leader_crashed(&node.node);
+            }
+        });
     }
 
     pub(super) fn tell(&self, event: Event) {
@@ -233,7 +298,8 @@ fn announcement(plan: &Arc<Snapshot>) -> Bytes {
 /// Starts a node's parts. What was started before an error is stopped again.
 pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>, StartError> {
     let clock = settings.clock;
-    let id = NodeBoot::new(settings.name.clone(), clock::new_boot(&clock));
+    let store = open_store(settings.data_dir.as_deref(), &settings.name, &clock)?;
+    let id = NodeBoot::new(settings.name.clone(), store.boot());
     let info = NodeInfo {
         id: id.clone(),
         address: settings.address.clone(),
@@ -243,6 +309,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         services: kinds.iter().map(|hosted| hosted.kind.to_string()).collect(),
         protocol: PROTOCOL,
     };
+    let has_disk = settings.data_dir.is_some();
     let plans = Plans::default();
     let gate = Gate::closed(clock);
     let greeter = Arc::new(Greeter {
@@ -256,10 +323,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
     let greet = Arc::clone(&greeter);
     let connecting = (settings.connect)(Arc::new(move || greet.greeting()));
     let transport = connecting.await.map_err(StartError::Transport)?;
-    let store = Store::open(settings.data_dir.as_deref(), &clock).map_err(|e| StartError::Store(e.to_string()))?;
-    let consensus = Consensus::start(id.node.clone(), store, settings.consensus.clone(), clock, raft_port(&transport))
-        .await
-        .map_err(|error| StartError::Actor { actor: "Consensus", why: error.to_string() })?;
+    let council = Council::start(&settings.consensus, store, &transport, clock).await?;
     let ports = Ports::default();
     let table = ReadTable::default();
     let router = Router::new(id.clone(), table.clone(), kinds.clone(), gate.clone(), transport.clone());
@@ -275,7 +339,11 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         table,
         router,
         progress: watch::Sender::default(),
-        consensus,
+        council: ArcSwap::from_pointee(council),
+        connected: Mutex::default(),
+        consensus_settings: settings.consensus,
+        data_dir: settings.data_dir,
+        crash_proof: settings.coordinator.crash_proof,
         ports,
         leader: watch::Sender::default(),
         events: broadcast::Sender::new(EVENTS_MAX),
@@ -283,14 +351,14 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         stopping: CancellationToken::new(),
         stop_within: settings.stop_within,
         // Without a disk there is nothing to come back with.
-        rejoin_grace: if settings.data_dir.is_some() { settings.rejoin_grace } else { Duration::ZERO },
+        rejoin_grace: if has_disk { settings.rejoin_grace } else { Duration::ZERO },
         stop_begun: AtomicBool::new(false),
         behind: AtomicU64::new(0),
         greeter,
     });
     wire_transport(&parts);
     start_actors(&parts, &settings.coordinator, &settings.strategies, &kinds).await?;
-    follow(&parts, settings.coordinator.lease.ack_every());
+    follow(&parts);
     parts.transport.start();
     settings.seeds.iter().for_each(|seed| parts.transport.meet(seed));
     if settings.founds {
@@ -384,9 +452,11 @@ fn wire_transport(parts: &Arc<Parts>) {
             Err(error) => tracing::warn!(from = %session.peer, %error, "a plan is dropped"),
         }
     }));
-    let consensus = parts.consensus.clone();
+    let here = Arc::downgrade(parts);
     transport.on_control(Channel::Raft, Arc::new(move |session, body| {
-        consensus.deliver(&session.peer.node, body);
+        if let Some(parts) = here.upgrade() {
+            parts.consensus().deliver(&session.peer.node, &body);
+        }
     }));
     asking::serve(transport, &parts.asking);
 }
@@ -397,17 +467,20 @@ fn handle_session(parts: &Arc<Parts>, event: transport::Event) {
         Session::SessionUp { peer, .. } => {
             let node = peer.info.id.clone();
             tracing::info!(%node, address = %peer.info.address, "a node is there");
+            parts.note_session(&node, true);
             parts.transport.remember(&node.node, &peer.info.address);
             founding::handle_met(parts, &peer);
             parts.ports.coordinator.cast(AssignmentCoordinatorMsg::PeerUp(peer.info.clone()));
-            if parts.consensus.leadership().borrow().i_lead {
+            if parts.consensus().leadership().borrow().i_lead {
                 parts.greet_as_leader(&node.node);
             }
             parts.tell(Event::NodeUp { node });
         }
         Session::SessionDown { peer, reason, .. } => {
             tracing::info!(node = %peer, %reason, "a node is gone");
+            parts.note_session(&peer, false);
             parts.ports.coordinator.cast(AssignmentCoordinatorMsg::PeerDown(peer.clone()));
+            parts.look_for_crash(peer.clone());
             parts.tell(Event::NodeDown { node: peer, reason: reason.to_string() });
         }
         Session::Refused { address, refusal, by_us } => {
@@ -479,12 +552,84 @@ async fn start_actors(
 }
 
 /// Starts what waits for news beside the actors.
-fn follow(parts: &Arc<Parts>, ack_every: Duration) {
-    let tasks = &parts.tasks;
-    tasks.spawn(until_stopping(parts, follow_plans(Arc::clone(parts))));
-    tasks.spawn(until_stopping(parts, leading::follow_consensus(Arc::clone(parts))));
-    tasks.spawn(until_stopping(parts, leading::keep_confirmed(Arc::clone(parts), ack_every)));
-    tasks.spawn(until_stopping(parts, leading::keep_voters(Arc::clone(parts))));
+fn follow(parts: &Arc<Parts>) {
+    parts.tasks.spawn(until_stopping(parts, follow_plans(Arc::clone(parts))));
+    follow_council(parts);
+}
+
+/// Starts what waits for Raft's news; it ends with this council.
+fn follow_council(parts: &Arc<Parts>) {
+    let council = parts.council.load_full();
+    let works: [BoxFuture<'static, ()>; 3] = [
+        Box::pin(leading::follow_consensus(Arc::clone(parts), council.handle.clone())),
+        Box::pin(leading::follow_acks(Arc::clone(parts), council.handle.clone())),
+        Box::pin(leading::keep_voters(Arc::clone(parts), council.handle.clone())),
+    ];
+    for work in works {
+        let over = council.over.clone();
+        parts.tasks.spawn(until_stopping(parts, async move {
+            tokio::select! {
+                () = over.cancelled() => {}
+                () = work => {}
+            }
+        }));
+    }
+}
+
+/// One life of this node's part in consensus.
+struct Council {
+    handle: consensus::Handle,
+    actor: ActorRef<consensus::ConsensusMsg>,
+    store: Store,
+    over: CancellationToken,
+}
+
+impl Council {
+    async fn start(
+        settings: &consensus::Settings,
+        store: Store,
+        transport: &Transport,
+        clock: Clock,
+    ) -> Result<Self, StartError> {
+        let failed = |why: String| StartError::Actor { actor: "Consensus", why };
+        let port = Arc::new(RaftOver(transport.clone()));
+        let handle = consensus::Handle::new(settings.clone(), store.clone(), port, clock)
+            .map_err(|error| failed(error.to_string()))?;
+        let (actor, _) = consensus::Consensus::spawn(None, consensus::Consensus, handle.clone())
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        Ok(Self { handle, actor, store, over: CancellationToken::new() })
+    }
+
+    /// Ends it: openraft first, then its store.
+    async fn stop(&self) {
+        self.over.cancel();
+        if self.actor.stop_and_wait(None, Some(COUNCIL_STOP_WITHIN)).await.is_err() {
+            drop(self.actor.kill_and_wait(Some(COUNCIL_STOP_WITHIN)).await);
+        }
+        if let Err(error) = self.store.close().await {
+            tracing::warn!(%error, "the store was not closed in good order");
+        }
+    }
+}
+
+/// Raft's messages over the control lane.
+struct RaftOver(Transport);
+
+impl consensus::RaftPort for RaftOver {
+    fn send(&self, to: &NodeName, body: Bytes) -> Result<(), consensus::PortError> {
+        self.0.cast(to, Channel::Raft, &body).map_err(|error| match error {
+            transport::SendError::NoSession => consensus::PortError::Unreachable,
+            transport::SendError::Overloaded | transport::SendError::TooLong { .. } => consensus::PortError::Overloaded,
+        })
+    }
+}
+
+fn open_store(data_dir: Option<&Path>, name: &NodeName, clock: &Clock) -> Result<Store, StartError> {
+    match data_dir {
+        Some(dir) => Store::open(dir, name, clock).map_err(|error| StartError::Store(error.to_string())),
+        None => Ok(Store::memory(name, clock)),
+    }
 }
 
 /// Runs something until the node stops.
@@ -527,9 +672,11 @@ struct Around {
 
 impl Surroundings for Around {
     fn commit(&self, command: Command, within: Duration) -> BoxFuture<'static, Option<Outcome>> {
-        let consensus = self.parts.upgrade().map(|parts| parts.consensus.clone());
+        let parts = self.parts.upgrade();
         Box::pin(async move {
-            match consensus?.commit(command, within).await {
+            let parts = parts?;
+            let deadline = parts.clock.now() + within;
+            match parts.consensus().commit(command, deadline).await {
                 Ok(outcome) => Some(outcome),
                 Err(error) => {
                     tracing::debug!(%error, "a proposal did not come through");

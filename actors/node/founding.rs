@@ -6,6 +6,7 @@
 //!  neither ─────────────────────▶ founds at once; meets an elder cluster of its name ─▶ drops its own, joins
 //! ```
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,9 @@ use crate::partitions::router::RouterMsg;
 
 /// How often a node that waits for others to found a cluster with looks who is there.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// How long founding may take.
+const FOUND_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a founder needs to know.
 pub(super) struct Founder {
@@ -58,7 +62,8 @@ pub(super) async fn found(parts: Arc<Parts>, founder: Founder) {
     };
     tracing::info!(cluster = %founding.name, id = %founding.id, "founding a cluster");
     parts.founded(founding.id, founding.founded_at);
-    if let Err(error) = parts.consensus.found(founding).await {
+    let deadline = parts.clock.now() + FOUND_WITHIN;
+    if let Err(error) = parts.consensus().found(founding, &BTreeMap::new(), deadline).await {
         tracing::error!(%error, "the cluster could not be founded");
     }
 }
@@ -95,7 +100,7 @@ pub(super) fn handle_met(parts: &Arc<Parts>, peer: &Greeting) {
 async fn leave_own(parts: &Arc<Parts>) {
     parts.ports.lease_keeper.cast(LeaseKeeperMsg::Left);
     parts.ports.manager.cast(PartitionManagerMsg::Left);
-    if let Err(error) = parts.consensus.leave().await {
+    if let Err(error) = parts.renew_council().await {
         tracing::error!(%error, "this node's own cluster could not be dropped");
         return;
     }

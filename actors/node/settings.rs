@@ -55,7 +55,7 @@ pub struct Settings {
     /// Discovery and suspicion.
     pub membership: membership::Config,
     /// Raft.
-    pub consensus: consensus::Config,
+    pub consensus: consensus::Settings,
     /// Where what must survive a restart is kept.
     pub data_dir: Option<PathBuf>,
     /// How long a node that stopped in good order keeps its place, where it has a disk.

@@ -22,9 +22,7 @@ pub(super) async fn stop(parts: &Arc<Parts>) {
         return;
     }
     hand_over(parts, deadline).await;
-    if let Err(error) = parts.consensus.hand_over(deadline).await {
-        tracing::info!(%error, "Raft leadership was not handed over; the others elect a leader");
-    }
+    hand_over_leadership(parts, deadline).await;
     // Nothing leaves from here on, and only then does the lease go back.
     parts.table.close_all();
     parts.stop_actor(&parts.ports.manager, deadline).await;
@@ -34,7 +32,7 @@ pub(super) async fn stop(parts: &Arc<Parts>) {
     parts.stop_actor(&parts.ports.coordinator, deadline).await;
     parts.stop_actor(&parts.ports.lease_keeper, deadline).await;
     parts.stopping.cancel();
-    parts.consensus.stop().await;
+    parts.stop_council().await;
     parts.transport.stop().await;
     parts.tasks.close();
     drop(tokio::time::timeout_at(deadline, parts.tasks.wait()).await);
@@ -53,6 +51,22 @@ async fn hand_over(parts: &Arc<Parts>, deadline: Instant) {
     let leader = || parts.leader.borrow().1.clone();
     if let Err(error) = parts.asking.ask(&parts.transport, leader, ask, within).await {
         tracing::warn!(%error, "partitions were not handed over; others take them over after this node");
+    }
+}
+
+/// Has another voter lead, if this node does.
+async fn hand_over_leadership(parts: &Arc<Parts>, deadline: Instant) {
+    let consensus = parts.consensus();
+    if !consensus.leadership().borrow().i_lead {
+        return;
+    }
+    let voters = consensus.metrics().borrow().voters.clone();
+    let connected = parts.transport.sessions();
+    let successor = voters.into_values().find(|voter| connected.iter().any(|session| session.peer.node == *voter));
+    let Some(successor) = successor else { return };
+    let within = deadline.saturating_duration_since(Instant::now());
+    if let Err(error) = consensus.step_down(&successor, parts.clock.now() + within).await {
+        tracing::info!(%error, "Raft leadership was not handed over; the others elect a leader");
     }
 }
 
