@@ -132,7 +132,9 @@ impl Parts {
 
     /// Whether this node belongs to a cluster, or carries the memory of one.
     pub(super) fn belongs_somewhere(&self) -> bool {
-        self.greeter.belonging().is_some() || self.consensus().state().borrow().state.founding.is_some()
+        let consensus = self.consensus();
+        let remembers = consensus.state().borrow().state.founding.is_some() || consensus.metrics().borrow().running;
+        remembers || self.greeter.belonging().is_some()
     }
 
     /// This node founded a cluster.
