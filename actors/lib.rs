@@ -15,3 +15,4 @@
 
 pub mod clock;
 pub mod codec;
+pub mod store;
