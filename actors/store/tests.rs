@@ -174,7 +174,7 @@ async fn a_byte_that_the_disk_changed_is_found_out() {
             let Ok(store) = open(dir.path()) else { continue };
             match store.read(Space::RaftLog, &[key]) {
                 Ok(value) => {
-                    assert_eq!(value, Some(records[key as usize].1.clone()), "an old page was struck")
+                    assert_eq!(value, Some(records[key as usize].1.clone()), "an old page was struck");
                 }
                 Err(error) => assert!(matches!(error, StoreError::Damaged { .. }), "{error}"),
             }
