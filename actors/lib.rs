@@ -14,5 +14,6 @@
 //! An actor names only actors that start before it; news travels back through ports that the earlier one publishes.
 
 pub mod clock;
+pub mod cluster;
 pub mod codec;
 pub mod store;
