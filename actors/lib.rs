@@ -19,3 +19,4 @@ pub mod codec;
 pub mod partitions;
 pub mod port;
 pub mod transport;
+pub mod store;

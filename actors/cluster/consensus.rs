@@ -1,0 +1,4 @@
+//! Consensus.
+
+mod raft_store;
+mod types;
