@@ -157,7 +157,6 @@ impl std::fmt::Debug for Running {
     }
 }
 
-#[ractor::async_trait]
 impl Actor for Consensus {
     type Msg = ConsensusMsg;
     type State = ConsensusState;
