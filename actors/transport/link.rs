@@ -220,7 +220,7 @@ async fn open(network: &Arc<Network>, link: &Arc<Link>) {
 async fn live(network: &Arc<Network>, link: &Arc<Link>) {
     let Some(lane) = link.lane.get() else { return };
     let reason = tokio::select! {
-        reason = data_lane::run(network, lane) => reason,
+        reason = data_lane::run(&**network, lane) => reason,
         () = beat(network, link) => DownReason::Silence,
     };
     link.close(reason);

@@ -20,7 +20,7 @@ use tumen_core::cluster::transport::dialling::Dialling;
 use tumen_core::ids::{NodeBoot, NodeName};
 
 use super::control_lane::ControlLane;
-use super::data_lane::DataLane;
+use super::data_lane::{DataLane, Servers};
 use super::link::{self, Link};
 use super::preface::{Lane, Opening, PrefaceError, Secret, draw_secret, pass_proof, same};
 use super::socket::Socket;
@@ -338,10 +338,6 @@ impl Network {
         self.handlers.read().unwrap_or_else(PoisonError::into_inner)[channel as usize].clone()
     }
 
-    pub(super) fn server(&self, service: Service) -> Option<Arc<dyn Serve>> {
-        self.servers.read().unwrap_or_else(PoisonError::into_inner)[service as usize].clone()
-    }
-
     pub(super) fn bulk_server(&self, service: Service) -> Option<Arc<dyn ServeBulk>> {
         self.bulk_servers.read().unwrap_or_else(PoisonError::into_inner)[service as usize].clone()
     }
@@ -383,6 +379,12 @@ impl Network {
         if error == SendError::Overloaded {
             self.counts.overloaded.fetch_add(1, Ordering::Relaxed);
         }
+    }
+}
+
+impl Servers for Network {
+    fn server(&self, service: Service) -> Option<Arc<dyn Serve>> {
+        self.servers.read().unwrap_or_else(PoisonError::into_inner)[service as usize].clone()
     }
 }
 

@@ -365,7 +365,9 @@ pub async fn a_node_restarted_ten_times_is_found_each_time(lab: &mut impl Lab) {
         let (node, others) = if round % 2 == 0 { ("a", ["b", "c"]) } else { ("c", ["a", "b"]) };
         lab.kill(node).await;
         lab.start(Start::new(node)).await;
+        let begun = tokio::time::Instant::now();
         lab.connected(node, &others).await;
+        assert!(begun.elapsed() < Duration::from_secs(3), "{node} was found late: {:?}", begun.elapsed());
         for other in others {
             let all: Vec<&str> = ["a", "b", "c"].into_iter().filter(|name| *name != other).collect();
             lab.connected(other, &all).await;
