@@ -184,8 +184,9 @@ pub(super) async fn run(network: Arc<Network>, link: Arc<Link>, predecessor: Opt
             () = link.closing.cancelled() => {}
         }
         tokio::select! {
-            () = live(&network, &link) => {}
+            biased;
             () = link.closing.cancelled() => {}
+            () = live(&network, &link) => {}
         }
     }
     end(&network, &link, given).await;

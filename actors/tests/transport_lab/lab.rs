@@ -452,3 +452,14 @@ pub async fn a_session_that_was_ended_is_followed_by_a_new_one(lab: &mut impl La
         .await;
     lab.until("a", "log", |log| log.contains("down b 1 Closed, up b 2")).await;
 }
+
+pub async fn who_stops_is_heard_to_the_last_word(lab: &mut impl Lab) {
+    let a = lab.start(Start::new("a")).await;
+    lab.start(Start::new("b")).await;
+    lab.order("b", &format!("meet {a}")).await;
+    lab.connected("b", &["a"]).await;
+    lab.order("b", "casts a 500").await;
+    lab.order("b", "stop").await;
+    lab.until("a", "log", |log| log.ends_with("heard b 499, down b 1 Closed")).await;
+    assert_eq!(lab.order("b", "cast a more").await, SendError::NoSession.to_string());
+}
