@@ -12,4 +12,5 @@
 pub mod assignment_coordinator;
 pub mod consensus;
 pub mod lease_keeper;
+pub mod membership;
 pub mod plans;
