@@ -14,3 +14,4 @@ pub mod consensus;
 pub mod lease_keeper;
 pub mod membership;
 pub mod plans;
+pub mod pubsub;

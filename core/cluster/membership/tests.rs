@@ -245,7 +245,8 @@ fn a_membership_that_starts_anew_in_the_same_run_is_taken_for_the_newer() {
         assert_eq!(b.view().live_nodes().len(), 2);
     }
     let former = a.view().clone();
-    let (mut a, effects) = Membership::new(Config::default(), info(0, 1), Some(&former), 3, at(4000)).unwrap();
+    let (mut a, effects) =
+        Membership::new(Config::default(), info(0, 1), Some(&former), 3, at(4000)).unwrap();
     assert_eq!(a.view().live_nodes(), former.live_nodes(), "who was there is there still");
     assert!(a.view().number > former.number && effects.contains(&Effect::ViewChanged(a.view().clone())));
     meet(at(4001), &mut a, &mut b);
