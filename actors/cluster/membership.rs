@@ -213,7 +213,9 @@ impl Membership {
         };
         self.transport.on_control(Channel::Gossip, Arc::new(handler));
         let port = self.members.port.clone();
-        let listener = move |event| drop(port.cast(MembershipMsg::Session(event)));
+        let listener = move |event| {
+            port.cast(MembershipMsg::Session(event));
+        };
         self.members.sessions.subscribe("membership", Arc::new(listener));
     }
 }
@@ -303,7 +305,7 @@ impl Actor for Membership {
                 let effects = state.law.handle_leave(now);
                 self.run_effects(&myself, state, effects);
                 // Whoever asked may have gone.
-                drop(done.send(()));
+                let _ = done.send(());
                 Vec::new()
             }
         };
@@ -350,7 +352,7 @@ impl Membership {
                     // A probe that is lost is made good by the next, and a list by comparing lists.
                     Ok(()) | Err(SendError::NoSession | SendError::Overloaded) => {}
                     Err(error @ SendError::TooLong { .. }) => {
-                        tracing::error!(%to, %error, "a packet is dropped")
+                        tracing::error!(%to, %error, "a packet is dropped");
                     }
                 },
                 Effect::WakeAt(moment) => self.wake_at(myself, state, moment),

@@ -187,7 +187,9 @@ impl Hub {
                     peers.iter().for_each(|to| self.send(inner, to, Some(&topic), &packet));
                 }
                 // Without an actor nothing is under way; the next one is told of all sessions anew.
-                Effect::WakeAt(moment) => drop(self.port.cast(PubSubMsg::WakeAt(moment))),
+                Effect::WakeAt(moment) => {
+                    self.port.cast(PubSubMsg::WakeAt(moment));
+                }
             }
         }
     }
