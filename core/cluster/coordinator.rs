@@ -31,6 +31,9 @@ use crate::cluster::snapshot::Snapshot;
 use crate::ids::{NodeBoot, NodeName, PartitionId, Term};
 use crate::time::{Moment, UnixMillis};
 
+/// How long after a proposal that did not come through the next one is made.
+const PROPOSE_AGAIN: Duration = Duration::from_millis(20);
+
 /// When partitions come into being.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -222,6 +225,9 @@ pub struct Coordinator {
     rebalance_asked: bool,
     /// After a strategy failed or releases did not come, planning for balance rests until then.
     resting_until: Moment,
+    /// After a proposal did not come through nothing is proposed until then, or a Raft that refuses at once
+    /// would be asked without end.
+    propose_from: Moment,
     probed_at: BTreeMap<NodeBoot, Moment>,
     last_error: Option<String>,
 }
@@ -250,6 +256,7 @@ impl Coordinator {
             creation_asked: false,
             rebalance_asked: false,
             resting_until: Moment::ZERO,
+            propose_from: Moment::ZERO,
             probed_at: BTreeMap::new(),
             last_error: None,
         }
@@ -383,11 +390,11 @@ impl Coordinator {
                 if let Some(proposal) = proposed.and_then(|(_, proposal)| proposal) {
                     self.grantor.handle_dropped(proposal);
                 }
-                self.resting_until = now.moment + Duration::from_millis(20);
+                self.propose_from = now.moment + PROPOSE_AGAIN;
             }
             Some(Outcome::Nothing | Outcome::Founded | Outcome::AlreadyFounded { .. }) | None => {
                 self.committing = None;
-                self.resting_until = now.moment + Duration::from_millis(20);
+                self.propose_from = now.moment + PROPOSE_AGAIN;
             }
         }
         self.decide(now)
@@ -480,7 +487,7 @@ impl Coordinator {
     fn decide(&mut self, now: Now) -> Vec<Effect> {
         let Some(leading) = self.leading.filter(|leading| leading.settled) else { return Vec::new() };
         let mut effects = self.probe_the_silent(now.moment);
-        if self.committing.is_none() {
+        if self.committing.is_none() && now.moment >= self.propose_from {
             match self.control.snapshot.clone() {
                 None => effects.extend(self.create(now, leading)),
                 // A leader that lost its majority cannot commit, and must take nobody for lost: it is the lost one.
@@ -575,13 +582,13 @@ impl Coordinator {
     }
 
     fn next_wake(&self, now: Moment) -> Option<Moment> {
-        let snapshot = self.control.snapshot.as_ref()?;
-        let ends = snapshot.members.iter().filter(|m| m.status == Status::Up);
+        let members = self.control.snapshot.as_ref().map_or(&[][..], |snapshot| &snapshot.members);
+        let ends = members.iter().filter(|m| m.status.may_serve());
         let ends = ends.filter_map(|member| self.grantor.lease_end(member.id()));
-        let expiries = snapshot.members.iter().filter_map(|member| self.expiry(member));
+        let expiries = members.iter().filter_map(|member| self.expiry(member));
         let planned = self.planned.as_ref().map(|planned| planned.deadline);
-        let rest = Some(self.resting_until).filter(|_| self.window.is_open() || self.rebalance_asked);
-        (ends.chain(expiries).chain(planned).chain(rest).chain(self.window.closes(&self.config.window)))
+        let rests = [self.propose_from, self.resting_until];
+        (ends.chain(expiries).chain(planned).chain(rests).chain(self.window.closes(&self.config.window)))
             .filter(|at| *at > now)
             .min()
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::roster::Departure;
-use super::{AskError, Coordinator, Effect, Leading, Now, Planned, Rebalance};
+use super::{AskError, Coordinator, Effect, Leading, Now, PROPOSE_AGAIN, Planned, Rebalance};
 use crate::assignment::{self, Candidate, Layout, Problem, Strategy, certificate};
 use crate::cluster::control::{Command, Founding};
 use crate::cluster::lease::{Proposal, Release};
@@ -279,7 +279,7 @@ impl Coordinator {
             Err(held) => {
                 // The grantor has the last word; what it holds back is tried again when something changes.
                 self.last_error = Some(held.to_string());
-                self.resting_until = now.moment + Duration::from_millis(20);
+                self.propose_from = now.moment + PROPOSE_AGAIN;
                 Vec::new()
             }
         }
