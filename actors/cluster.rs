@@ -10,5 +10,6 @@
 //! ```
 
 pub mod assignment_coordinator;
+pub mod consensus;
 pub mod lease_keeper;
 pub mod plans;

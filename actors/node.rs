@@ -1,4 +1,4 @@
-//! One running node: everything wired together, and the handle by which `src` holds it.
+//! One running node: everything wired together, and the handle by which it is held.
 //!
 //! ```text
 //!  sessions ─▶ Membership ─▶ view                      questions ─▶ leader's AssignmentCoordinator
@@ -14,18 +14,185 @@ mod events;
 mod founding;
 mod leading;
 mod settings;
+mod stopping;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{broadcast, watch};
 use tumen_core::cluster::asks::{Answer, Ask};
-use tumen_core::cluster::coordinator::{AskError, Departure};
-use tumen_core::cluster::membership::View;
-use tumen_core::ids::{NodeBoot, NodeName, Version};
+use tumen_core::cluster::member::NodeInfo;
+use tumen_core::ids::{NodeBoot, NodeName};
 
+pub use self::asking::AskFailure;
+use self::assembly::Parts;
 pub use self::assembly::StartError;
 pub use self::events::Event;
-pub use self::settings::{Seeds, Settings};
-use self::assembly::Parts;
-use crate::assembly_prelude::*;
+pub use self::settings::{Connect, Discover, MakeStrategies, Settings};
+use crate::cluster::consensus::Leadership;
+use crate::cluster::plans::Plans;
+use crate::partitions::partition_manager::Progress;
+use crate::partitions::{Gate, Kinds, ReadTable, Router};
+use crate::transport::Transport;
+
+/// One running node. Cheap to clone; the node runs until [`Runtime::stop`], not until the last clone is dropped.
+#[derive(Clone)]
+pub struct Runtime {
+    parts: Arc<Parts>,
+}
+
+impl fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Runtime({})", self.parts.id)
+    }
+}
+
+/// Why a node does not serve yet. It goes on trying by itself.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotReady {
+    /// The node has no plan.
+    #[error("no plan is known: {0}")]
+    NoPlan(String),
+    /// The newest plan does not name this boot.
+    #[error("this boot is not a member yet: {0}")]
+    NotMember(String),
+    /// The node has no lease.
+    #[error("no lease, cut off from the majority: {0}")]
+    NoLease(String),
+    /// Its partitions do not all run.
+    #[error("{running} of {wanted} partitions run{}", .failing.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
+    Starting {
+        /// How many run.
+        running: usize,
+        /// How many should.
+        wanted: usize,
+        /// What the last worker that failed said.
+        failing: Option<String>,
+    },
+    /// The node stops.
+    #[error("this node is stopping")]
+    Stopping,
+}
+
+impl Runtime {
+    /// Starts a node that hosts these kinds of worker.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing runs then.
+    pub async fn start(settings: Settings, kinds: Kinds) -> Result<Self, StartError> {
+        Ok(Self { parts: assembly::start(settings, kinds).await? })
+    }
+
+    /// Which run of which node this is.
+    pub fn id(&self) -> &NodeBoot {
+        &self.parts.id
+    }
+
+    /// What this node says of itself.
+    pub fn info(&self) -> &NodeInfo {
+        &self.parts.info
+    }
+
+    /// The way to every worker.
+    pub fn router(&self) -> &Router {
+        &self.parts.router
+    }
+
+    /// The committed plans, as this node learns of them.
+    pub fn plans(&self) -> &Plans {
+        &self.parts.plans
+    }
+
+    /// The way to the other nodes.
+    pub fn transport(&self) -> &Transport {
+        &self.parts.transport
+    }
+
+    /// Who leads, as this node's own Raft knows it; only a voter's does.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.parts.consensus().leadership()
+    }
+
+    /// Who leads, as far as this node was told.
+    pub fn leader(&self) -> Option<NodeName> {
+        self.parts.leader.borrow().1.clone()
+    }
+
+    /// What is being served here.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.parts.progress.subscribe()
+    }
+
+    /// `<partition, epoch, id>` → running worker, on this node.
+    pub fn read_table(&self) -> &ReadTable {
+        &self.parts.table
+    }
+
+    /// Whether this node may answer.
+    pub fn gate(&self) -> &Gate {
+        &self.parts.gate
+    }
+
+    /// What happens from now on.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.parts.events.subscribe()
+    }
+
+    /// Asks the leader, wherever it is.
+    ///
+    /// # Errors
+    /// See [`AskFailure`].
+    pub async fn ask(&self, ask: Ask, within: Duration) -> Result<Answer, AskFailure> {
+        let leader = || self.leader();
+        self.parts.asking.ask(&self.parts.transport, leader, ask, within).await
+    }
+
+    /// A node is to be found at this address of a cluster port.
+    pub fn node_up(&self, address: &str) {
+        self.parts.transport.meet(address);
+    }
+
+    /// A node is taken for gone: its session is ended. If it lives it comes back by itself.
+    pub fn node_down(&self, node: &NodeName) {
+        if *node == self.parts.id.node {
+            return;
+        }
+        let sessions = self.parts.transport.sessions();
+        for session in sessions.iter().filter(|session| session.peer.node == *node) {
+            self.parts.transport.disconnect(&session.peer);
+        }
+    }
+
+    /// Whether this node serves all that it should.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn ready(&self) -> Result<(), NotReady> {
+        let parts = &self.parts;
+        let refusal =
+            || parts.lease.refusal().map_or_else(|| "no answer yet".to_owned(), |why| why.to_string());
+        if parts.stopping.is_cancelled() {
+            return Err(NotReady::Stopping);
+        }
+        let Some(plan) = parts.plans.newest() else { return Err(NotReady::NoPlan(refusal())) };
+        if plan.member(parts.id.node.as_str()).is_none_or(|member| *member.id() != parts.id) {
+            return Err(NotReady::NotMember(refusal()));
+        }
+        if !parts.gate.is_open() {
+            return Err(NotReady::NoLease(refusal()));
+        }
+        let progress = parts.progress.borrow().clone();
+        if progress.version < plan.version || !progress.is_whole() {
+            let failing = progress.failing.values().next().cloned();
+            return Err(NotReady::Starting { running: progress.running, wanted: progress.wanted, failing });
+        }
+        Ok(())
+    }
+
+    /// Stops in good order: hands over what this node serves and leads, gives its lease back, and ends. Within the
+    /// stop deadline; what is not handed over by then others take over after it.
+    pub async fn stop(&self) {
+        stopping::stop(&self.parts).await;
+    }
+}

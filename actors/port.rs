@@ -17,6 +17,11 @@ impl<M: Message> Port<M> {
         self.current.store(Some(Arc::new(actor)));
     }
 
+    /// The run of the actor that is there, if one is.
+    pub fn current(&self) -> Option<ActorRef<M>> {
+        self.current.load().as_ref().map(|actor| ActorRef::clone(actor))
+    }
+
     /// Sends a message. It is dropped, and `false` returned, while no run of the actor is there: whoever starts it
     /// again feeds it what it must know.
     pub fn cast(&self, message: M) -> bool {

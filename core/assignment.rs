@@ -18,6 +18,7 @@ mod quota;
 mod rendezvous;
 mod roster;
 mod rotation;
+pub mod scenarios;
 pub mod strategies;
 
 use crate::cluster::member::{WEIGHT_DEFAULT, Zone};

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
+use tumen_core::cluster::coordinator::{CrashProof, Create, Rebalance};
 use tumen_core::cluster::member::Zone;
 use tumen_core::cluster::snapshot::Mode;
 use tumen_core::partitioner::Partitioner;
@@ -23,6 +24,7 @@ use tumen_core::{ClusterName, NodeName};
 
 mod address;
 mod knob;
+mod laws;
 mod layer;
 mod rules;
 mod value;
@@ -34,7 +36,7 @@ use layer::{Origin, Origins};
 pub use address::{Address, Http, HttpSeed, Listen, Seed};
 pub use knob::Knob;
 pub use layer::{Layer, Source};
-pub use value::{CrashProof, LogFormat, Secret, Trigger, Value};
+pub use value::{LogFormat, Secret, Value};
 pub use warning::Warning;
 
 knobs! {
@@ -61,7 +63,7 @@ knobs! {
         /// the one from which this machine reaches the first seed.
         maybe advertise: Address;
         /// The HTTP interface, or `off`. Like `listen`, but it is `http_token` that opens it beyond this machine.
-        /// `tumen node` serves 127.0.0.1:8080 if told nothing.
+        /// The command `tumen node` prefers 127.0.0.1:8080 to nothing.
         plain http: Http = "off" [also "HTTP_ADDR"];
         /// What other nodes and people are told as the address of `http`. If missing: found out as for `advertise`.
         maybe advertise_http: Address;
@@ -95,9 +97,9 @@ knobs! {
     }
     "When plans are made" {
         /// Whether the partitions are created as soon as `min_nodes` are there, or on `POST /partitions`.
-        plain create: Trigger = "auto";
+        plain create: Create = "auto";
         /// Whether a node that joins gets its share by itself, or on `tumen rebalance`. Losses are always made good.
-        plain rebalance: Trigger = "auto";
+        plain rebalance: Rebalance = "auto";
         /// How long a first join waits for others, so that they make one plan. At most `join_window_busy`.
         plain join_window: Duration = "100ms" [in "0s" to "60s"];
         /// The same, where another node joined a short while ago. At most `join_window_max`.
@@ -124,12 +126,15 @@ knobs! {
         /// The longest such silence. Must exceed `election_timeout_min`: the gap is what keeps two voters from standing
         /// at once. Less than half of `lease`.
         plain election_timeout_max: Duration = "300ms" [in "3ms" to "30s"];
-        /// How often a node probes another. Must exceed twice `gossip_rtt`, to leave time for the detour.
-        plain gossip_period: Duration = "250ms" [in "3ms" to "60s"];
+        /// How often a node probes another. At least twice `probe_rtt`, to leave time for the detour.
+        plain probe_interval: Duration = "250ms" [in "2ms" to "60s"];
         /// How long a probe waits for its answer before others are asked to probe too.
-        plain gossip_rtt: Duration = "100ms" [in "1ms" to "30s"];
-        /// How long a suspected node has to speak up. At least `gossip_period`, or it cannot.
-        plain gossip_suspect: Duration = "500ms" [in "3ms" to "600s"];
+        plain probe_rtt: Duration = "100ms" [in "1ms" to "30s"];
+        /// How long a suspected node has to speak up. At least `probe_interval` and three times `gossip_interval`, or
+        /// its word comes too late.
+        plain suspicion: Duration = "500ms" [in "3ms" to "600s"];
+        /// How often news is passed on while there is any.
+        plain gossip_interval: Duration = "100ms" [in "1ms" to "60s"];
         /// Where a refused connection proves at once that a lost node's process is gone: `loopback`, `always` or `never`.
         /// Beyond this machine a firewall may refuse for the living.
         plain crash_proof: CrashProof = "loopback";

@@ -4,7 +4,9 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
+use proptest::prelude::*;
 use tumen::config::{Address, Config, Http, KNOBS, Layer, Partial, Source, Warning};
+use tumen_core::cluster::{coordinator, lease, membership};
 
 fn flags(text: &str) -> Layer {
     let mut layer = Layer::new(Source::Flag);
@@ -210,12 +212,12 @@ fn each_pair_of_neighbours_is_checked() {
         ("--election-timeout-min 300ms", ["--election-timeout-max", "--election-timeout-min"]),
         ("--lease 600ms", ["--lease 600ms", "--election-timeout-max"]),
         ("--stop-deadline 1.5s", ["--stop-deadline 1.5s", "--lease"]),
-        ("--gossip-rtt 125ms", ["--gossip-period", "--gossip-rtt"]),
-        ("--gossip-suspect 249ms", ["--gossip-suspect 249ms", "--gossip-period"]),
+        ("--probe-rtt 126ms", ["--probe-interval", "--probe-rtt"]),
+        ("--probe-interval 501ms", ["--suspicion", "--probe-interval"]),
+        ("--suspicion 299ms", ["--suspicion 299ms", "--gossip-interval"]),
         ("--join-window 700ms", ["--join-window-busy", "--join-window"]),
         ("--join-window-max 599ms", ["--join-window-max 599ms", "--join-window-busy"]),
         ("--partitioner range:0..62", ["--partitioner range:0..62", "--partitions"]),
-        ("--partitioner range:5..4", ["--partitioner range:5..4", "--partitions"]),
         ("--http 127.0.0.1:7000 --listen 127.0.0.1:7000", ["--listen 127.0.0.1:7000", "--http"]),
     ] {
         let problems = refused([named(), flags(text)]);
@@ -242,7 +244,7 @@ fn all_problems_are_listed_at_once_and_each_only_once() {
             "HTTP_ADDR=8080 is no address: write HOST:PORT, such as 127.0.0.1:7100 or [::1]:7100",
             "--lease soon is no length of time: write a number and its unit, such as 1500ms, 1.5s, 30s or 2m",
             "--heartbeat 1 has no unit: write 1ms or 1s",
-            "--mode fast cannot be taken: unknown mode \"fast\": expected async, sync or strong",
+            "--mode fast is unknown here: choose async|sync|strong",
             "TUMEN_MIN_NODES=0 must be from 1 to 1000",
             "--partitions 0 must be from 1 to 65536",
             "--replication 99 must be from 1 to 16",
@@ -394,4 +396,37 @@ fn what_others_are_told_is_what_was_said_or_where_it_listens() {
     // Towards a seed on this machine, this machine is reached as itself.
     let config = resolved([flags("--name n --join 127.0.0.1:7101")]);
     assert_eq!(config.advertised(bound("0.0.0.0:7100")).to_string(), "127.0.0.1:7100");
+}
+
+proptest! {
+    /// What is accepted here must not be refused later, by the law that it is handed to.
+    #[test]
+    fn whatever_is_accepted_is_accepted_by_the_laws(times in prop::collection::vec(0_u64..4_000_000, 8), scale in 0_u32..22) {
+        let knobs =
+            ["lease", "election_timeout_max", "probe_interval", "probe_rtt", "suspicion", "gossip_interval", "join_window", "stop_deadline"];
+        let mut layer = named();
+        for (knob, time) in knobs.into_iter().zip(times) {
+            layer.say(knob, &[format!("{}ms", time >> scale)]);
+        }
+        if let Ok(config) = Config::resolve([layer]) {
+            prop_assert_eq!(config.lease().validate(), Ok(()));
+            prop_assert_eq!(config.membership().check(), Ok(()));
+            prop_assert_eq!(config.coordinator().window.quiet, config.join_window);
+        }
+    }
+
+    #[test]
+    fn no_file_and_no_variable_makes_it_panic(text in "\\PC*", key in 0..KNOBS.len()) {
+        let knob = &KNOBS[key];
+        let _ = Config::resolve([file(&text), file(&format!("{} = {text}", knob.name)), env(&[(&knob.variable(), &text)])]);
+    }
+}
+
+#[test]
+fn the_defaults_of_the_laws_are_the_defaults_here() {
+    let config = resolved([named()]);
+    assert_eq!(config.lease(), lease::Config::default());
+    assert_eq!(format!("{:?}", config.coordinator()), format!("{:?}", coordinator::Config::default()));
+    assert_eq!(format!("{:?}", config.membership()), format!("{:?}", membership::Config::default()));
+    assert_eq!(config.group_spec().partitioner.to_string(), "hash");
 }

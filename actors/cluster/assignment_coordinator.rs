@@ -6,6 +6,7 @@
 //!
 //! All waiting is here: probes, proposals and timers run beside the mailbox and come back as messages.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -94,6 +95,8 @@ pub enum AssignmentCoordinatorMsg {
     Tick,
     /// A question has waited long enough.
     GiveUp(u64),
+    /// This node left its cluster.
+    Left,
 }
 
 impl ractor::Message for AssignmentCoordinatorMsg {}
@@ -112,6 +115,7 @@ impl fmt::Debug for AssignmentCoordinatorMsg {
             Self::Ask(..) => "Ask",
             Self::Tick => "Tick",
             Self::GiveUp(_) => "GiveUp",
+            Self::Left => "Left",
         })
     }
 }
@@ -148,6 +152,7 @@ enum Wanted {
 pub struct AssignmentCoordinatorState {
     law: Coordinator,
     leads: bool,
+    peers: BTreeMap<NodeBoot, NodeInfo>,
     wake: Option<(Moment, AbortHandle)>,
     waiting: Vec<Waiting>,
     asked: u64,
@@ -344,7 +349,14 @@ impl Actor for AssignmentCoordinator {
 
     async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<Self::State, ActorProcessingErr> {
         let law = (self.make_law)();
-        Ok(AssignmentCoordinatorState { law, leads: false, wake: None, waiting: Vec::new(), asked: 0 })
+        Ok(AssignmentCoordinatorState {
+            law,
+            leads: false,
+            peers: BTreeMap::new(),
+            wake: None,
+            waiting: Vec::new(),
+            asked: 0,
+        })
     }
 
     async fn handle(
@@ -356,8 +368,14 @@ impl Actor for AssignmentCoordinator {
         let now = self.now();
         let law = &mut state.law;
         let effects = match message {
-            AssignmentCoordinatorMsg::PeerUp(info) => law.handle_peer_up(now, &info),
-            AssignmentCoordinatorMsg::PeerDown(id) => law.handle_peer_down(now, &id),
+            AssignmentCoordinatorMsg::PeerUp(info) => {
+                state.peers.insert(info.id.clone(), info.clone());
+                law.handle_peer_up(now, &info)
+            }
+            AssignmentCoordinatorMsg::PeerDown(id) => {
+                state.peers.remove(&id);
+                law.handle_peer_down(now, &id)
+            }
             AssignmentCoordinatorMsg::Probed { node, probe } => {
                 law.handle_probed(now, &node, probe == Probe::Refused)
             }
@@ -387,6 +405,15 @@ impl Actor for AssignmentCoordinator {
                 // Dropped without an answer: the asker learns that it is not known yet.
                 state.waiting.retain(|waiting| waiting.number != number);
                 Vec::new()
+            }
+            AssignmentCoordinatorMsg::Left => {
+                *law = (self.make_law)();
+                state.leads = false;
+                let mut effects = Vec::new();
+                for info in state.peers.values() {
+                    effects.extend(law.handle_peer_up(now, info));
+                }
+                effects
             }
         };
         self.run(&myself, state, effects);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::AbortHandle;
+use tumen_core::Moment;
 use tumen_core::cluster::lease::{Config, Effect, Holder, Refusal, Release, Reply, Request};
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::ids::{NodeBoot, NodeName, Version};
@@ -32,6 +33,11 @@ impl Lease {
     /// The lease of a boot that has just started.
     pub fn new(me: NodeBoot, config: Config) -> Self {
         Self { holder: Arc::new(Mutex::new(Holder::new(me, config))) }
+    }
+
+    /// This node left its cluster: the lease that it had there is no lease any more.
+    fn leave(&self, me: NodeBoot, config: Config) {
+        self.with(|holder| *holder = Holder::new(me, config));
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Holder) -> T) -> T {
@@ -70,6 +76,8 @@ pub enum LeaseKeeperMsg {
     Released(Vec<Release>),
     /// Everything is stopped: give the lease back.
     Stopping,
+    /// This node left its cluster.
+    Left,
 }
 
 impl ractor::Message for LeaseKeeperMsg {}
@@ -77,6 +85,7 @@ impl ractor::Message for LeaseKeeperMsg {}
 /// The actor.
 pub struct LeaseKeeper {
     me: NodeName,
+    config: Config,
     lease: Lease,
     gate: Gate,
     clock: Clock,
@@ -97,6 +106,7 @@ pub struct LeaseKeeperState {
 impl LeaseKeeper {
     /// The keeper of `lease`.
     pub fn new(
+        config: Config,
         lease: Lease,
         gate: Gate,
         clock: Clock,
@@ -104,7 +114,7 @@ impl LeaseKeeper {
         to_self: ToSelf,
         behind: Arc<dyn Fn(Version) + Send + Sync>,
     ) -> Self {
-        Self { me: transport.local().node.clone(), lease, gate, clock, transport, to_self, behind }
+        Self { me: transport.local().node.clone(), config, lease, gate, clock, transport, to_self, behind }
     }
 
     fn run(&self, myself: &ActorRef<LeaseKeeperMsg>, state: &mut LeaseKeeperState, effects: Vec<Effect>) {
@@ -198,8 +208,12 @@ impl Actor for LeaseKeeper {
                 (self.behind)(newest);
             }
         }
+        if matches!(message, LeaseKeeperMsg::Left) {
+            self.gate.publish(Moment::ZERO);
+            self.lease.leave(self.transport.local().clone(), self.config);
+        }
         let effects = self.lease.with(|holder| match message {
-            LeaseKeeperMsg::Wake => holder.handle_wake(now),
+            LeaseKeeperMsg::Wake | LeaseKeeperMsg::Left => holder.handle_wake(now),
             LeaseKeeperMsg::Leader(leader) => holder.handle_leader(now, leader),
             LeaseKeeperMsg::Reply(reply) => holder.handle_reply(now, reply),
             LeaseKeeperMsg::ActedOn(plan) => holder.handle_acted(now, &plan),

@@ -1,31 +1,37 @@
 //! Wires one node together, in the order in which its parts stand on each other.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use ractor::Actor;
+use ractor::{Actor, ActorRef};
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tumen_core::UnixMillis;
 use tumen_core::cluster::asks::{Answer, Ask};
 use tumen_core::cluster::control::{Command, Outcome};
-use tumen_core::cluster::coordinator::Coordinator;
+use tumen_core::cluster::coordinator::{self, Coordinator, CrashProof};
 use tumen_core::cluster::greeting::{Belonging, Greeting};
 use tumen_core::cluster::lease::{Release, Reply};
 use tumen_core::cluster::member::NodeInfo;
-use tumen_core::cluster::snapshot::Snapshot;
-use tumen_core::ids::{NodeBoot, NodeName, Term, Version};
+use tumen_core::cluster::snapshot::{GroupSpec, Snapshot};
+use tumen_core::ids::{ClusterId, ClusterName, GroupId, NodeBoot, NodeName, Term, Version};
 use tumen_core::wire::{CoordinatorFrame, LeaseFrame, PROTOCOL};
 
 use super::asking::{self, Asking};
 use super::events::Event;
-use super::settings::Settings;
-use crate::clock::{self, Clock};
+use super::founding::{self, Founder};
+use super::leading;
+use super::settings::{MakeStrategies, Settings};
+use crate::clock::Clock;
 use crate::cluster::assignment_coordinator::{AssignmentCoordinator, AssignmentCoordinatorMsg, Surroundings};
-use crate::cluster::consensus::Consensus;
+use crate::cluster::consensus;
 use crate::cluster::lease_keeper::{self, Lease, LeaseKeeper, LeaseKeeperMsg};
 use crate::cluster::plans::Plans;
 use crate::codec;
@@ -38,6 +44,10 @@ use crate::transport::{self, Channel, Transport};
 
 /// How long a plan may take to be pulled from another node.
 const PULL_WITHIN: Duration = Duration::from_secs(2);
+/// How long a dial may take that is to prove a crash. A refusal comes at once.
+const PROBE_WITHIN: Duration = Duration::from_millis(500);
+/// How long openraft may take to end.
+const COUNCIL_STOP_WITHIN: Duration = Duration::from_secs(5);
 /// The most events that wait for a slow listener.
 const EVENTS_MAX: usize = 4096;
 
@@ -81,17 +91,151 @@ pub(super) struct Parts {
     pub(super) table: ReadTable,
     pub(super) router: Router,
     pub(super) progress: watch::Sender<Progress>,
-    pub(super) consensus: Consensus,
+    council: ArcSwap<Council>,
+    connected: Mutex<BTreeSet<NodeBoot>>,
     pub(super) ports: Ports,
     pub(super) asking: Asking,
     pub(super) leader: watch::Sender<(Term, Option<NodeName>)>,
     pub(super) events: broadcast::Sender<Event>,
     pub(super) tasks: TaskTracker,
     pub(super) stopping: CancellationToken,
+    pub(super) stop_within: Duration,
+    pub(super) rejoin_grace: Duration,
+    stop_begun: AtomicBool,
+    consensus_settings: consensus::Settings,
+    data_dir: Option<PathBuf>,
+    crash_proof: CrashProof,
+    /// The newest plan that is being pulled.
     behind: AtomicU64,
+    greeter: Arc<Greeter>,
 }
 
 impl Parts {
+    /// Says that the node is to stop; `false` if it has been said before.
+    pub(super) fn begin_stopping(&self) -> bool {
+        !self.stop_begun.swap(true, Ordering::SeqCst)
+    }
+
+    /// Ends an actor after its present message, or at the deadline in the middle of it.
+    pub(super) async fn stop_actor<M: ractor::Message>(
+        &self,
+        port: &Port<M>,
+        deadline: tokio::time::Instant,
+    ) {
+        let Some(actor) = port.current() else { return };
+        let within =
+            deadline.saturating_duration_since(tokio::time::Instant::now()).max(Duration::from_millis(100));
+        if actor.stop_and_wait(None, Some(within)).await.is_err() {
+            drop(actor.kill_and_wait(Some(within)).await);
+        }
+    }
+
+    /// The cluster that this node belongs to, if it belongs to one.
+    pub(super) fn belonging(&self) -> Option<Belonging> {
+        self.greeter.belonging()
+    }
+
+    /// Whether this node belongs to a cluster, or carries the memory of one.
+    pub(super) fn belongs_somewhere(&self) -> bool {
+        let consensus = self.consensus();
+        let remembers =
+            consensus.state().borrow().state.founding.is_some() || consensus.metrics().borrow().running;
+        remembers || self.greeter.belonging().is_some()
+    }
+
+    /// This node founded a cluster.
+    pub(super) fn founded(&self, id: ClusterId, at: UnixMillis) {
+        *self.greeter.founded.lock().unwrap_or_else(PoisonError::into_inner) = Some((id, at));
+    }
+
+    /// This node belongs to no cluster any more.
+    pub(super) fn forget_cluster(&self) {
+        *self.greeter.founded.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.plans.clear();
+        self.leader.send_replace((Term::ZERO, None));
+    }
+
+    /// A plan came from another node.
+    pub(super) fn take_plan(&self, plan: Arc<Snapshot>) {
+        match plan.validate() {
+            Ok(()) => drop(self.plans.take(plan)),
+            Err(error) => tracing::warn!(version = %plan.version, %error, "a plan is dropped"),
+        }
+    }
+
+    /// Tells a new peer who leads, and by which plan.
+    pub(super) fn greet_as_leader(&self, node: &NodeName) {
+        let (term, _) = *self.leader.borrow();
+        let frame = CoordinatorFrame::Leads { leader: self.id.node.clone(), term };
+        let plan = self.plans.newest().map(|plan| announcement(&plan));
+        let frames = [(Channel::Coordinator, Some(codec::encode(&frame))), (Channel::Sync, plan)];
+        for (channel, frame) in frames.into_iter().filter_map(|(channel, frame)| Some((channel, frame?))) {
+            if let Err(error) = self.transport.cast(node, channel, &frame) {
+                tracing::debug!(to = %node, ?channel, %error, "not sent");
+            }
+        }
+    }
+
+    /// This node's part in consensus.
+    pub(super) fn consensus(&self) -> consensus::Handle {
+        self.council.load().handle.clone()
+    }
+
+    /// Takes no part in consensus any more.
+    pub(super) async fn stop_council(&self) {
+        self.council.load_full().stop().await;
+    }
+
+    /// Forgets what this node agreed on, bytes and all, and is a new life that agreed on nothing.
+    pub(super) async fn renew_council(self: &Arc<Self>) -> Result<(), StartError> {
+        let former = self.council.load_full();
+        former.stop().await;
+        if let Some(file) = former.store.path() {
+            std::fs::remove_file(file).map_err(|error| {
+                StartError::Store(format!("{} cannot be removed: {error}", file.display()))
+            })?;
+        }
+        let store = open_store(self.data_dir.as_deref(), &self.id.node, &self.clock)?;
+        let council = Council::start(&self.consensus_settings, store, &self.transport, self.clock).await?;
+        self.council.store(Arc::new(council));
+        follow_council(self);
+        Ok(())
+    }
+
+    /// Whether a session with this boot is open.
+    pub(super) fn is_connected(&self, id: &NodeBoot) -> bool {
+        self.connected.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
+    }
+
+    fn note_session(&self, id: &NodeBoot, up: bool) {
+        let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        if up {
+            connected.insert(id.clone())
+        } else {
+            connected.remove(id)
+        };
+    }
+
+    /// The leader's session ended: if its process is surely gone, this voter need not wait for its silence.
+    fn look_for_crash(self: &Arc<Self>, node: NodeBoot) {
+        let Some(plan) = self.plans.newest() else { return };
+        let Some(member) = plan.member(node.node.as_str()).filter(|member| *member.id() == node) else {
+            return;
+        };
+        let address = member.info.address.clone();
+        let leads = self.consensus().leadership().borrow().leader.as_ref() == Some(&node.node);
+        if !leads || !self.crash_proof.holds_for(&address) {
+            return;
+        }
+        let parts = Arc::clone(self);
+        self.tasks.spawn(async move {
+            if parts.transport.probe(&address, PROBE_WITHIN).await == transport::Probe::Refused {
+                tracing::info!(leader = %node, "the leader's process is gone");
+                parts.consensus().leader_crashed(&node.node);
+            }
+        });
+    }
+
     pub(super) fn tell(&self, event: Event) {
         // Nobody may be listening.
         drop(self.events.send(event));
@@ -125,7 +269,8 @@ impl Parts {
 
     /// Pulls the newest plan from whoever may have it, one pull at a time.
     pub(super) fn catch_up(self: &Arc<Self>, version: Version) {
-        if version <= self.plans.version() || self.behind.fetch_max(version.0, Ordering::SeqCst) >= version.0 {
+        if version <= self.plans.version() || self.behind.fetch_max(version.0, Ordering::SeqCst) >= version.0
+        {
             return;
         }
         let parts = Arc::clone(self);
@@ -141,12 +286,468 @@ impl Parts {
         for node in leader.into_iter().chain(others).filter(|node| *node != self.id.node) {
             let deadline = tokio::time::Instant::now() + PULL_WITHIN;
             let ask = Ask::Pull { known: self.plans.version() };
-            if let Ok(Ok(Answer::Newer(Some(plan)))) = asking::ask_there(&self.transport, &node, &ask, deadline).await {
+            if let Ok(Ok(Answer::Newer(Some(plan)))) =
+                asking::ask_there(&self.transport, &node, &ask, deadline).await
+            {
                 self.plans.take(plan);
             }
             if self.plans.version() >= version {
                 return;
             }
         }
+    }
+}
+
+/// What travels on the channel for catching up.
+#[derive(serde::Serialize, serde::Deserialize)]
+enum PlanFrame {
+    /// The whole plan.
+    Whole(Arc<Snapshot>),
+    /// There is a plan of this version: ask for it.
+    Version(Version),
+}
+
+fn announcement(plan: &Arc<Snapshot>) -> Bytes {
+    let whole = codec::encode(&PlanFrame::Whole(Arc::clone(plan)));
+    if whole.len() <= transport::CONTROL_LEN_MAX / 4 {
+        whole
+    } else {
+        codec::encode(&PlanFrame::Version(plan.version))
+    }
+}
+
+/// Starts a node's parts. What was started before an error is stopped again.
+pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>, StartError> {
+    let clock = settings.clock;
+    let store = open_store(settings.data_dir.as_deref(), &settings.name, &clock)?;
+    let id = NodeBoot::new(settings.name.clone(), store.boot());
+    let info = NodeInfo {
+        id: id.clone(),
+        address: settings.address.clone(),
+        http: settings.http.clone(),
+        zone: settings.zone.clone(),
+        weight: settings.weight,
+        services: kinds.iter().map(|hosted| hosted.kind.to_string()).collect(),
+        protocol: PROTOCOL,
+    };
+    let has_disk = settings.data_dir.is_some();
+    let plans = Plans::default();
+    let gate = Gate::closed(clock);
+    let greeter = Arc::new(Greeter {
+        info: info.clone(),
+        cluster: settings.cluster.clone(),
+        groups: settings.groups.clone(),
+        plans: plans.clone(),
+        gate: gate.clone(),
+        founded: Mutex::default(),
+    });
+    let greet = Arc::clone(&greeter);
+    let connecting = (settings.connect)(Arc::new(move || greet.greeting()));
+    let transport = connecting.await.map_err(StartError::Transport)?;
+    let council = Council::start(&settings.consensus, store, &transport, clock).await?;
+    let ports = Ports::default();
+    let table = ReadTable::default();
+    let router = Router::new(id.clone(), table.clone(), kinds.clone(), gate.clone(), transport.clone());
+    let parts = Arc::new(Parts {
+        lease: Lease::new(id.clone(), settings.coordinator.lease),
+        asking: Asking { coordinator: ports.coordinator.clone() },
+        id,
+        info,
+        clock,
+        transport,
+        plans,
+        gate,
+        table,
+        router,
+        progress: watch::Sender::default(),
+        council: ArcSwap::from_pointee(council),
+        connected: Mutex::default(),
+        consensus_settings: settings.consensus,
+        data_dir: settings.data_dir,
+        crash_proof: settings.coordinator.crash_proof,
+        ports,
+        leader: watch::Sender::default(),
+        events: broadcast::Sender::new(EVENTS_MAX),
+        tasks: TaskTracker::new(),
+        stopping: CancellationToken::new(),
+        stop_within: settings.stop_within,
+        // Without a disk there is nothing to come back with.
+        rejoin_grace: if has_disk { settings.rejoin_grace } else { Duration::ZERO },
+        stop_begun: AtomicBool::new(false),
+        behind: AtomicU64::new(0),
+        greeter,
+    });
+    wire_transport(&parts);
+    start_actors(&parts, &settings.coordinator, &settings.strategies, &kinds).await?;
+    follow(&parts);
+    parts.transport.start();
+    settings.seeds.iter().for_each(|seed| parts.transport.meet(seed));
+    if settings.founds {
+        let founder =
+            Founder { cluster: settings.cluster, groups: settings.groups, expect: settings.bootstrap_expect };
+        parts.tasks.spawn(until_stopping(&parts, founding::found(Arc::clone(&parts), founder)));
+    }
+    Ok(parts)
+}
+
+/// What a node says first to others, at any moment of its life.
+struct Greeter {
+    info: NodeInfo,
+    cluster: ClusterName,
+    groups: Vec<(GroupId, GroupSpec)>,
+    plans: Plans,
+    gate: Gate,
+    founded: Mutex<Option<(ClusterId, UnixMillis)>>,
+}
+
+impl Greeter {
+    fn greeting(&self) -> Greeting {
+        Greeting {
+            protocol: PROTOCOL,
+            cluster: self.cluster.clone(),
+            belongs: self.belonging(),
+            info: self.info.clone(),
+            groups: self.groups.clone(),
+        }
+    }
+
+    fn belonging(&self) -> Option<Belonging> {
+        let founded = *self.founded.lock().unwrap_or_else(PoisonError::into_inner);
+        let plan = self.plans.newest();
+        let id = plan.as_ref().map(|plan| plan.cluster).or(founded.map(|(id, _)| id))?;
+        Some(Belonging {
+            id,
+            founded_at: founded.map_or(UnixMillis(0), |(_, at)| at),
+            version: plan.as_ref().map_or(Version::ZERO, |plan| plan.version),
+            members: plan.as_ref().map_or(1, |plan| plan.members.len() as u32),
+            acknowledged: self.gate.has_answered(),
+        })
+    }
+}
+
+/// Puts everything in place that takes what arrives, before anything can arrive.
+fn wire_transport(parts: &Arc<Parts>) {
+    let transport = &parts.transport;
+    let here = Arc::downgrade(parts);
+    transport.subscribe(Arc::new(move |event| {
+        if let Some(parts) = here.upgrade() {
+            handle_session(&parts, event);
+        }
+    }));
+    let ports = parts.ports.clone();
+    transport.on_control(
+        Channel::Lease,
+        Arc::new(move |session, body| {
+            match lease_keeper::read_frame(&session.peer, &body) {
+                // Who asks is who speaks: nobody asks in another's name.
+                Some(LeaseFrame::Request(request)) if request.from == session.peer => {
+                    ports.coordinator.cast(AssignmentCoordinatorMsg::LeaseRequest(request));
+                }
+                Some(LeaseFrame::Reply(reply)) => {
+                    ports.lease_keeper.cast(LeaseKeeperMsg::Reply(reply));
+                }
+                Some(LeaseFrame::Request(_)) | None => {}
+            }
+        }),
+    );
+    let here = Arc::downgrade(parts);
+    transport.on_control(
+        Channel::Coordinator,
+        Arc::new(move |session, body| {
+            let Some(parts) = here.upgrade() else { return };
+            match codec::decode(&body, transport::CONTROL_LEN_MAX) {
+                Ok(CoordinatorFrame::AskRelease(releases)) => {
+                    parts.ports.manager.cast(PartitionManagerMsg::AskRelease(releases));
+                }
+                Ok(CoordinatorFrame::Leads { leader, term }) => {
+                    parts.learn_leader(Some(&leader), term);
+                    parts.ports.lease_keeper.cast(LeaseKeeperMsg::Leader(leader));
+                }
+                Err(error) => tracing::warn!(from = %session.peer, %error, "a message is dropped"),
+            }
+        }),
+    );
+    let here = Arc::downgrade(parts);
+    transport.on_control(
+        Channel::Sync,
+        Arc::new(move |session, body| {
+            let Some(parts) = here.upgrade() else { return };
+            match codec::decode(&body, transport::CONTROL_LEN_MAX) {
+                Ok(PlanFrame::Whole(plan)) => parts.take_plan(plan),
+                Ok(PlanFrame::Version(version)) => parts.catch_up(version),
+                Err(error) => tracing::warn!(from = %session.peer, %error, "a plan is dropped"),
+            }
+        }),
+    );
+    let here = Arc::downgrade(parts);
+    transport.on_control(
+        Channel::Raft,
+        Arc::new(move |session, body| {
+            if let Some(parts) = here.upgrade() {
+                parts.consensus().deliver(&session.peer.node, &body);
+            }
+        }),
+    );
+    asking::serve(transport, &parts.asking);
+}
+
+fn handle_session(parts: &Arc<Parts>, event: transport::Event) {
+    use transport::Event as Session;
+    match event {
+        Session::SessionUp { peer, .. } => {
+            let node = peer.info.id.clone();
+            tracing::info!(%node, address = %peer.info.address, "a node is there");
+            parts.note_session(&node, true);
+            parts.transport.remember(&node.node, &peer.info.address);
+            founding::handle_met(parts, &peer);
+            parts.ports.coordinator.cast(AssignmentCoordinatorMsg::PeerUp(peer.info.clone()));
+            if parts.consensus().leadership().borrow().i_lead {
+                parts.greet_as_leader(&node.node);
+            }
+            parts.tell(Event::NodeUp { node });
+        }
+        Session::SessionDown { peer, reason, .. } => {
+            tracing::info!(node = %peer, %reason, "a node is gone");
+            parts.note_session(&peer, false);
+            parts.ports.coordinator.cast(AssignmentCoordinatorMsg::PeerDown(peer.clone()));
+            parts.look_for_crash(peer.clone());
+            parts.tell(Event::NodeDown { node: peer, reason: reason.to_string() });
+        }
+        Session::Refused { address, refusal, by_us } => {
+            tracing::warn!(%address, %refusal, by_us, "refused");
+            parts.tell(Event::Refused { address, refusal, by_us });
+        }
+        Session::DialFailed { address, attempt, .. } => {
+            tracing::debug!(%address, attempt, "nobody could be spoken to; tried again");
+        }
+    }
+}
+
+/// Starts the actors, each after those that it stands on.
+async fn start_actors(
+    parts: &Arc<Parts>,
+    config: &coordinator::Config,
+    strategies: &MakeStrategies,
+    kinds: &Kinds,
+) -> Result<(), StartError> {
+    let failed = |actor: &'static str| {
+        move |error: ractor::SpawnErr| StartError::Actor { actor, why: error.to_string() }
+    };
+    let around = Arc::new(Around { parts: Arc::downgrade(parts) });
+    let ports = &parts.ports;
+
+    let coordinator_port = ports.coordinator.clone();
+    let to_self = Arc::new(move |request| {
+        coordinator_port.cast(AssignmentCoordinatorMsg::LeaseRequest(request));
+    });
+    let here = Arc::downgrade(parts);
+    let behind = Arc::new(move |version| {
+        if let Some(parts) = here.upgrade() {
+            parts.catch_up(version);
+        }
+    });
+    let keeper = LeaseKeeper::new(
+        config.lease,
+        parts.lease.clone(),
+        parts.gate.clone(),
+        parts.clock,
+        parts.transport.clone(),
+        to_self,
+        behind,
+    );
+    let (keeper, _) = LeaseKeeper::spawn(None, keeper, ()).await.map_err(failed("LeaseKeeper"))?;
+    ports.lease_keeper.lead_to(keeper);
+
+    let (info, config, strategies) = (parts.info.clone(), config.clone(), Arc::clone(strategies));
+    let make_law = Arc::new(move || Coordinator::new(info.clone(), config.clone(), strategies()));
+    let coordinator =
+        AssignmentCoordinator::new(parts.clock, parts.transport.clone(), around.clone(), make_law);
+    let (coordinator, _) =
+        AssignmentCoordinator::spawn(None, coordinator, ()).await.map_err(failed("AssignmentCoordinator"))?;
+    ports.coordinator.lead_to(coordinator);
+
+    let manager = PartitionManager::new(
+        parts.id.clone(),
+        kinds.clone(),
+        parts.table.clone(),
+        parts.gate.clone(),
+        around,
+        parts.progress.clone(),
+    );
+    let (manager, _) =
+        PartitionManager::spawn(None, manager, ()).await.map_err(failed("PartitionManager"))?;
+    ports.manager.lead_to(manager);
+
+    let router = RouterActor::new(parts.router.clone());
+    let (router, _) = RouterActor::spawn(None, router, ()).await.map_err(failed("Router"))?;
+    ports.router.lead_to(router);
+    Ok(())
+}
+
+/// Starts what waits for news beside the actors.
+fn follow(parts: &Arc<Parts>) {
+    parts.tasks.spawn(until_stopping(parts, follow_plans(Arc::clone(parts))));
+    follow_council(parts);
+}
+
+/// Starts what waits for Raft's news; it ends with this council.
+fn follow_council(parts: &Arc<Parts>) {
+    let council = parts.council.load_full();
+    let works: [BoxFuture<'static, ()>; 3] = [
+        Box::pin(leading::follow_consensus(Arc::clone(parts), council.handle.clone())),
+        Box::pin(leading::follow_acks(Arc::clone(parts), council.handle.clone())),
+        Box::pin(leading::keep_voters(Arc::clone(parts), council.handle.clone())),
+    ];
+    for work in works {
+        let over = council.over.clone();
+        parts.tasks.spawn(until_stopping(parts, async move {
+            tokio::select! {
+                () = over.cancelled() => {}
+                () = work => {}
+            }
+        }));
+    }
+}
+
+/// One life of this node's part in consensus.
+struct Council {
+    handle: consensus::Handle,
+    actor: ActorRef<consensus::ConsensusMsg>,
+    store: Store,
+    over: CancellationToken,
+}
+
+impl Council {
+    async fn start(
+        settings: &consensus::Settings,
+        store: Store,
+        transport: &Transport,
+        clock: Clock,
+    ) -> Result<Self, StartError> {
+        let failed = |why: String| StartError::Actor { actor: "Consensus", why };
+        let port = Arc::new(RaftOver(transport.clone()));
+        let handle = consensus::Handle::new(settings.clone(), store.clone(), port, clock)
+            .map_err(|error| failed(error.to_string()))?;
+        let (actor, _) = consensus::Consensus::spawn(None, consensus::Consensus, handle.clone())
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        Ok(Self { handle, actor, store, over: CancellationToken::new() })
+    }
+
+    /// Ends it: openraft first, then its store.
+    async fn stop(&self) {
+        self.over.cancel();
+        if self.actor.stop_and_wait(None, Some(COUNCIL_STOP_WITHIN)).await.is_err() {
+            drop(self.actor.kill_and_wait(Some(COUNCIL_STOP_WITHIN)).await);
+        }
+        if let Err(error) = self.store.close().await {
+            tracing::warn!(%error, "the store was not closed in good order");
+        }
+    }
+}
+
+/// Raft's messages over the control lane.
+struct RaftOver(Transport);
+
+impl consensus::RaftPort for RaftOver {
+    fn send(&self, to: &NodeName, body: Bytes) -> Result<(), consensus::PortError> {
+        self.0.cast(to, Channel::Raft, &body).map_err(|error| match error {
+            transport::SendError::NoSession => consensus::PortError::Unreachable,
+            transport::SendError::Overloaded | transport::SendError::TooLong { .. } => {
+                consensus::PortError::Overloaded
+            }
+        })
+    }
+}
+
+fn open_store(data_dir: Option<&Path>, name: &NodeName, clock: &Clock) -> Result<Store, StartError> {
+    match data_dir {
+        Some(dir) => Store::open(dir, name, clock).map_err(|error| StartError::Store(error.to_string())),
+        None => Ok(Store::memory(name, clock)),
+    }
+}
+
+/// Runs something until the node stops.
+fn until_stopping<W>(parts: &Parts, work: W) -> impl Future<Output = ()> + Send + use<W>
+where
+    W: Future<Output = ()> + Send + 'static,
+{
+    let stopping = parts.stopping.clone();
+    async move {
+        tokio::select! {
+            () = stopping.cancelled() => {}
+            () = work => {}
+        }
+    }
+}
+
+/// Takes each new plan to those who act on it: the router and the manager see the same one.
+async fn follow_plans(parts: Arc<Parts>) {
+    let mut plans = parts.plans.subscribe();
+    let mut previous: Option<Arc<Snapshot>> = None;
+    while plans.changed().await.is_ok() {
+        let Some(plan) = plans.borrow_and_update().clone() else {
+            previous = None;
+            continue;
+        };
+        tracing::info!(version = %plan.version, leader = %plan.leader, members = plan.members.len(), "a plan is in force");
+        parts.ports.router.cast(RouterMsg::Plan(Arc::clone(&plan)));
+        parts.ports.manager.cast(PartitionManagerMsg::Plan(Arc::clone(&plan)));
+        for member in plan.members.iter().filter(|member| *member.name() != parts.id.node) {
+            parts.transport.remember(member.name(), &member.info.address);
+        }
+        parts.tell(Event::Plan { plan: Arc::clone(&plan), previous: previous.replace(plan) });
+    }
+}
+
+/// The coordinator's surroundings: Raft, and this node's own partitions and lease.
+struct Around {
+    parts: Weak<Parts>,
+}
+
+impl Surroundings for Around {
+    fn commit(&self, command: Command, within: Duration) -> BoxFuture<'static, Option<Outcome>> {
+        let parts = self.parts.upgrade();
+        Box::pin(async move {
+            let parts = parts?;
+            let deadline = parts.clock.now() + within;
+            match parts.consensus().commit(command, deadline).await {
+                Ok(outcome) => Some(outcome),
+                Err(error) => {
+                    tracing::debug!(%error, "a proposal did not come through");
+                    None
+                }
+            }
+        })
+    }
+
+    fn release_here(&self, partitions: Vec<Release>) {
+        if let Some(parts) = self.parts.upgrade() {
+            parts.ports.manager.cast(PartitionManagerMsg::AskRelease(partitions));
+        }
+    }
+
+    fn reply_here(&self, reply: Reply) {
+        if let Some(parts) = self.parts.upgrade() {
+            parts.ports.lease_keeper.cast(LeaseKeeperMsg::Reply(reply));
+        }
+    }
+}
+
+impl Reports for Around {
+    fn acted_on(&self, plan: &Arc<Snapshot>) {
+        if let Some(parts) = self.parts.upgrade() {
+            parts.ports.lease_keeper.cast(LeaseKeeperMsg::ActedOn(Arc::clone(plan)));
+        }
+    }
+
+    fn released(&self, releases: Vec<Release>) {
+        if let Some(parts) = self.parts.upgrade() {
+            parts.ports.lease_keeper.cast(LeaseKeeperMsg::Released(releases));
+        }
+    }
+
+    fn standing(&self) -> Vec<Release> {
+        self.parts.upgrade().map(|parts| parts.lease.releases()).unwrap_or_default()
     }
 }

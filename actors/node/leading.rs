@@ -14,58 +14,54 @@ use tokio::time::MissedTickBehavior;
 use tumen_core::cluster::control::ControlState;
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::cluster::voters::{self, Standing};
-use tumen_core::ids::{Life, NodeName};
+use tumen_core::ids::{Life, NodeBoot};
 use tumen_core::wire::CoordinatorFrame;
 
 use super::assembly::Parts;
 use super::events::Event;
 use crate::cluster::assignment_coordinator::AssignmentCoordinatorMsg;
-use crate::cluster::consensus::Leadership;
+use crate::cluster::consensus::{self, Leadership};
 use crate::cluster::lease_keeper::LeaseKeeperMsg;
 use crate::codec;
 use crate::transport::Channel;
 
 /// How often a leader looks whether the right nodes vote.
-const VOTERS_EVERY: Duration = Duration::from_millis(200);
+const VOTERS_EVERY: Duration = Duration::from_millis(100);
+/// How long a change of voters may take.
+const CHANGE_WITHIN: Duration = Duration::from_secs(5);
+/// How long a node may take to say which life it has.
+const LIFE_WITHIN: Duration = Duration::from_millis(500);
 
-/// Takes Raft's news to those who need it, until the node stops.
-pub(super) async fn follow_consensus(parts: Arc<Parts>) {
-    let mut leadership = parts.consensus.leadership();
-    let mut state = parts.consensus.state();
-    leadership.mark_changed();
-    state.mark_changed();
+/// Takes Raft's news to those who need it.
+pub(super) async fn follow_consensus(parts: Arc<Parts>, consensus: consensus::Handle) {
+    let mut leadership = consensus.leadership();
+    let mut state = consensus.state();
+    let mut known = None;
     loop {
-        tokio::select! {
-            // The state first: the coordinator must know all that was applied before it hears that it may act.
-            biased;
-            changed = state.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-                let control = state.borrow_and_update().clone();
-                handle_state(&parts, &control);
-            }
-            changed = leadership.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-                // What was applied before the leadership was announced is there by now.
-                if state.has_changed().unwrap_or(false) {
-                    let control = state.borrow_and_update().clone();
-                    handle_state(&parts, &control);
-                }
-                let news = leadership.borrow_and_update().clone();
-                handle_leadership(&parts, &news);
-            }
+        // The leadership is read first: what was applied by then is in the state that is read after it, and the
+        // coordinator must know all of that before it hears that it may act.
+        let news = leadership.borrow_and_update().clone();
+        let control = Arc::clone(&state.borrow_and_update().state);
+        handle_state(&parts, &consensus, &control);
+        if known.as_ref() != Some(&news) {
+            handle_leadership(&parts, &news);
+            known = Some(news);
+        }
+        let changed = tokio::select! {
+            changed = state.changed() => changed,
+            changed = leadership.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
         }
     }
 }
 
-fn handle_state(parts: &Parts, control: &Arc<ControlState>) {
+fn handle_state(parts: &Parts, consensus: &consensus::Handle, control: &Arc<ControlState>) {
     parts.ports.coordinator.cast(AssignmentCoordinatorMsg::Control(Arc::clone(control)));
     if let Some(plan) = &control.snapshot {
         let news = parts.plans.take(Arc::clone(plan));
-        if news && parts.consensus.leadership().borrow().i_lead {
+        if news && consensus.leadership().borrow().i_lead {
             parts.announce(plan);
         }
     }
@@ -92,53 +88,64 @@ fn handle_leadership(parts: &Parts, news: &Leadership) {
     parts.tell(Event::Leader { leader: news.leader.clone(), term: news.term });
 }
 
-/// While this node leads: has itself confirmed by a majority, so that leases can be granted.
-pub(super) async fn keep_confirmed(parts: Arc<Parts>, every: Duration) {
-    let mut leadership = parts.consensus.leadership();
-    let mut ticks = tokio::time::interval(every);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        if leadership.wait_for(|news| news.i_lead).await.is_err() {
-            return;
-        }
-        if let Ok((term, stamp)) = parts.consensus.quorum_ack().await {
-            parts.ports.coordinator.cast(AssignmentCoordinatorMsg::QuorumAck { term, stamp });
-        }
-        ticks.tick().await;
+/// While this node leads: takes each confirmation by a majority to the coordinator, so that leases can be granted.
+pub(super) async fn follow_acks(parts: Arc<Parts>, consensus: consensus::Handle) {
+    let mut acks = consensus.acks();
+    acks.mark_changed();
+    while acks.changed().await.is_ok() {
+        let Some(ack) = *acks.borrow_and_update() else { continue };
+        parts.ports.coordinator.cast(AssignmentCoordinatorMsg::QuorumAck { term: ack.term, stamp: ack.at });
     }
 }
 
 /// While this node leads: sees to it that as many nodes vote as should, and the right ones.
-pub(super) async fn keep_voters(parts: Arc<Parts>) {
-    let mut leadership = parts.consensus.leadership();
+pub(super) async fn keep_voters(parts: Arc<Parts>, consensus: consensus::Handle) {
+    let mut leadership = consensus.leadership();
+    let mut lives = Lives::default();
     let mut ticks = tokio::time::interval(VOTERS_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        if leadership.wait_for(|news| news.i_lead && news.first_entry_applied).await.is_err() {
+        if leadership.wait_for(|news| news.first_entry_applied && !news.yielding).await.is_err() {
             return;
         }
         ticks.tick().await;
         let Some(plan) = parts.plans.newest() else { continue };
-        let Some(own) = parts.consensus.life() else { continue };
-        let present = parts.consensus.voters();
-        let standings = standings(&parts, &plan).await;
-        if let Some(next) = voters::plan(&standings, &present, own) {
-            tracing::info!(from = ?present, to = ?next, "changing the voters");
-            if let Err(error) = parts.consensus.set_voters(next).await {
-                tracing::warn!(%error, "the voters were not changed; tried again");
-                tokio::time::sleep(VOTERS_EVERY).await;
-            }
+        let present = consensus.metrics().borrow().voters.clone();
+        let standings = lives.standings(&parts, &consensus, &plan).await;
+        let Some(next) = voters::plan(&standings, &present, consensus.life()) else { continue };
+        tracing::info!(from = ?present, to = ?next, "changing the voters");
+        let deadline = parts.clock.now() + CHANGE_WITHIN;
+        if let Err(error) = consensus.set_voters(&next, deadline).await {
+            tracing::warn!(%error, "the voters were not changed; tried again");
+            tokio::time::sleep(VOTERS_EVERY).await;
         }
     }
 }
 
-/// How each member stands as a voter, as this node sees it.
-async fn standings(parts: &Parts, plan: &Snapshot) -> Vec<Standing> {
-    let sessions = parts.transport.sessions();
-    let lives: BTreeMap<NodeName, Life> = parts.consensus.lives().await;
-    let standing = |member: &tumen_core::cluster::member::Member| {
-        let reachable = member.id() == &parts.id || sessions.iter().any(|session| session.peer == *member.id());
-        Standing::new(member, lives.get(member.name()).copied(), reachable)
-    };
-    plan.members.iter().map(standing).collect()
+/// The lives of the members' stores, as each boot told it once.
+#[derive(Default)]
+struct Lives(BTreeMap<NodeBoot, Life>);
+
+impl Lives {
+    /// How each member stands as a voter, as this node sees it.
+    async fn standings(
+        &mut self,
+        parts: &Parts,
+        consensus: &consensus::Handle,
+        plan: &Snapshot,
+    ) -> Vec<Standing> {
+        self.0.retain(|id, _| plan.members.iter().any(|member| member.id() == id));
+        let mut standings = Vec::with_capacity(plan.members.len());
+        for member in &plan.members {
+            let reachable = *member.id() == parts.id || parts.is_connected(member.id());
+            if reachable && !self.0.contains_key(member.id()) {
+                let deadline = parts.clock.now() + LIFE_WITHIN;
+                if let Ok(life) = consensus.life_of(member.name(), deadline).await {
+                    self.0.insert(member.id().clone(), life);
+                }
+            }
+            standings.push(Standing::new(member, self.0.get(member.id()).copied(), reachable));
+        }
+        standings
+    }
 }

@@ -9,9 +9,9 @@ use tumen_core::ClusterName;
 use tumen_core::assignment::Strategy;
 use tumen_core::cluster::coordinator;
 use tumen_core::cluster::member::Zone;
-use tumen_core::cluster::snapshot::GroupSpec;
 use tumen_core::cluster::membership;
-use tumen_core::ids::{Boot, GroupId, NodeName};
+use tumen_core::cluster::snapshot::GroupSpec;
+use tumen_core::ids::{GroupId, NodeName};
 
 use crate::clock::Clock;
 use crate::cluster::consensus;
@@ -20,8 +20,8 @@ use crate::transport::{Greet, Transport};
 /// Finds addresses of cluster ports to join by; asked again and again until somebody is found.
 pub type Discover = Arc<dyn Fn() -> BoxFuture<'static, Vec<String>> + Send + Sync>;
 
-/// Makes the node's transport, once it is known how the node greets others and which boot it is.
-pub type Connect = Box<dyn FnOnce(Greet, Boot) -> Result<Transport, String> + Send>;
+/// Makes the node's transport, once it is known how the node greets others.
+pub type Connect = Box<dyn FnOnce(Greet) -> BoxFuture<'static, Result<Transport, String>> + Send>;
 
 /// A strategy of the user's own, beside those in the box.
 pub type MakeStrategies = Arc<dyn Fn() -> Vec<Box<dyn Strategy>> + Send + Sync>;
@@ -55,7 +55,7 @@ pub struct Settings {
     /// Discovery and suspicion.
     pub membership: membership::Config,
     /// Raft.
-    pub consensus: consensus::Config,
+    pub consensus: consensus::Settings,
     /// Where what must survive a restart is kept.
     pub data_dir: Option<PathBuf>,
     /// How long a node that stopped in good order keeps its place, where it has a disk.

@@ -1,7 +1,7 @@
 //! The lease as the hot path sees it: one number, compared with the clock.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tumen_core::Moment;
 
@@ -11,13 +11,14 @@ use crate::clock::Clock;
 #[derive(Clone, Debug)]
 pub struct Gate {
     until: Arc<AtomicU64>,
+    answered: Arc<AtomicBool>,
     clock: Clock,
 }
 
 impl Gate {
     /// A gate that is closed until a lease opens it.
     pub fn closed(clock: Clock) -> Self {
-        Self { until: Arc::new(AtomicU64::new(0)), clock }
+        Self { until: Arc::default(), answered: Arc::default(), clock }
     }
 
     /// The lease's end, as the lease's law published it.
@@ -29,6 +30,18 @@ impl Gate {
     /// froze in between finds it closed.
     pub fn is_open(&self) -> bool {
         self.clock.now().as_nanos() < self.until.load(Ordering::SeqCst)
+    }
+
+    /// A worker of this node answered somebody: from now on its cluster is not merely dropped for another.
+    pub fn note_answer(&self) {
+        if !self.has_answered() {
+            self.answered.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether a worker of this node ever answered anybody.
+    pub fn has_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
     }
 
     /// When the lease ends, as published last.

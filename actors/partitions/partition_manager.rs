@@ -69,6 +69,8 @@ impl Progress {
 pub enum PartitionManagerMsg {
     /// A plan was committed. An older one than known is old news.
     Plan(Arc<Snapshot>),
+    /// This node left its cluster.
+    Left,
     /// The leader wants these back.
     AskRelease(Vec<Release>),
     /// A seat's workers are gone.
@@ -322,6 +324,11 @@ impl Actor for PartitionManager {
                 }
                 self.run(&myself, state, effects);
                 self.reports.acted_on(&plan);
+            }
+            PartitionManagerMsg::Left => {
+                let effects = state.law.handle_left();
+                state.plan = None;
+                self.run(&myself, state, effects);
             }
             PartitionManagerMsg::AskRelease(releases) => {
                 for Release { partition, epoch } in releases {

@@ -178,6 +178,7 @@ impl PartitionWorker {
         } else if !self.gate.is_open() {
             Err(Failure::Timeout { maybe_applied: changed })
         } else {
+            self.gate.note_answer();
             reply
         });
         Ok(())

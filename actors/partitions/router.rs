@@ -108,6 +108,11 @@ impl Router {
         self.shared.version.send_replace(plan.version);
     }
 
+    fn clear(&self) {
+        self.shared.table.store(Arc::default());
+        self.shared.version.send_replace(Version::ZERO);
+    }
+
     /// Calls the worker that serves `key` in the users' group.
     ///
     /// # Errors
@@ -146,71 +151,57 @@ impl Router {
         }
         let deadline = Instant::now() + options.within;
         let mut wait = RETRY_WAIT;
-        let mut last = Failure::Timeout { maybe_applied: false };
         // Whether an earlier try of an idempotent call may have been carried out.
         let mut maybe_applied = false;
         loop {
-            let mut versions = self.versions();
-            versions.mark_unchanged();
-            if Instant::now() >= deadline {
-                return Err(expired(last, maybe_applied));
-            }
-            let failure = match self.try_once(target, message, body.clone(), deadline).await {
+            let table = self.shared.table.load_full();
+            let failure = match self.try_once(&table, target, message, body.clone(), deadline).await {
                 Ok(reply) => return Ok(reply),
                 Err(failure) => failure,
             };
             maybe_applied |= failure.maybe_changed();
-            match &failure {
-                Failure::Stale { version } if *version > *versions.borrow() => {
-                    // The plan that the receiver has is on its way to this node as well.
-                    let newer = versions.wait_for(|known| known >= version);
-                    drop(tokio::time::timeout_at(deadline.min(Instant::now() + RETRY_WAIT_MAX), newer).await);
-                }
-                Failure::Stale { .. } | Failure::NotReady | Failure::Fenced { changed: false } => {
-                    drop(
-                        tokio::time::timeout_at(deadline.min(Instant::now() + wait), versions.changed())
-                            .await,
-                    );
-                    wait = (wait * 2).min(RETRY_WAIT_MAX);
-                }
-                Failure::Fenced { .. } | Failure::Timeout { maybe_applied: true }
-                    if options.idempotent && Instant::now() < deadline =>
-                {
-                    drop(
-                        tokio::time::timeout_at(deadline.min(Instant::now() + wait), versions.changed())
-                            .await,
-                    );
-                    wait = (wait * 2).min(RETRY_WAIT_MAX);
-                }
-                _ => return Err(failure),
+            let again = match &failure {
+                Failure::Stale { .. } | Failure::NotReady | Failure::Fenced { changed: false } => true,
+                Failure::Fenced { .. } | Failure::Timeout { maybe_applied: true } => options.idempotent,
+                _ => false,
+            };
+            if !again {
+                return Err(failure);
             }
-            last = failure;
+            // A newer plan ends the wait; one that the receiver has is on its way to this node as well.
+            let (newer, longest) = match &failure {
+                Failure::Stale { version } if *version > table.version() => (*version, RETRY_WAIT_MAX),
+                _ => (table.version().next(), wait),
+            };
+            let until = deadline.min(Instant::now() + longest);
+            drop(tokio::time::timeout_at(until, self.versions().wait_for(|known| *known >= newer)).await);
+            wait = (wait * 2).min(RETRY_WAIT_MAX);
+            if Instant::now() >= deadline {
+                return Err(expired(failure, maybe_applied));
+            }
         }
     }
 
     async fn try_once(
         &self,
+        table: &RoutingTable,
         target: &Target<'_>,
         message: MessageId,
         body: Bytes,
         deadline: Instant,
     ) -> Reply {
-        let table = self.shared.table.load_full();
         let partition = match target {
             Target::Key(key) => table.partition_of(GroupId::Users, key),
             Target::Partition(partition) => Ok(*partition),
         };
-        let (partition, fence) = match partition.and_then(|p| Ok((p, table.fence_of(p)?))) {
-            Ok(found) => found,
-            // There may be a plan, or a primary, before the deadline.
-            Err(RouteError::NoPlan | RouteError::NoPrimary(_)) => return Err(Failure::NotReady),
-            Err(error) => return Err(Failure::NoPartition(error.to_string())),
-        };
+        let (fence, primary) =
+            match partition.and_then(|p| Ok((table.fence_of(p)?, table.primary_of(p)?.primary))) {
+                Ok(found) => found,
+                // There may be a plan, or a primary, before the deadline.
+                Err(RouteError::NoPlan | RouteError::NoPrimary(_)) => return Err(Failure::NotReady),
+                Err(error) => return Err(Failure::NoPartition(error.to_string())),
+            };
         let header = Header { fence, message };
-        let primary = match table.primary_of(partition) {
-            Ok(located) => located.primary,
-            Err(_) => return Err(Failure::NotReady),
-        };
         if *primary == self.shared.me {
             return self.call_here(header, body, deadline).await;
         }
@@ -347,6 +338,8 @@ pub struct RouterActor {
 pub enum RouterMsg {
     /// A plan was committed. An older one than known is old news.
     Plan(Arc<Snapshot>),
+    /// This node left its cluster.
+    Left,
 }
 
 impl ractor::Message for RouterMsg {}
@@ -373,8 +366,10 @@ impl Actor for RouterActor {
         message: Self::Msg,
         (): &mut (),
     ) -> Result<(), ActorProcessingErr> {
-        let RouterMsg::Plan(plan) = message;
-        self.router.swap(&plan);
+        match message {
+            RouterMsg::Plan(plan) => self.router.swap(&plan),
+            RouterMsg::Left => self.router.clear(),
+        }
         Ok(())
     }
 }

@@ -102,7 +102,6 @@ struct GatewayState {
     known: BTreeMap<NodeName, Arc<Link>>,
 }
 
-#[ractor::async_trait]
 impl Actor for Gateway {
     type Msg = GatewayMsg;
     type State = GatewayState;

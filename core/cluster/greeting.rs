@@ -39,6 +39,38 @@ pub struct Belonging {
     pub acknowledged: bool,
 }
 
+/// What becomes of two nodes that belong, or do not belong, to clusters of one name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meeting {
+    /// They belong together, or one of them to none yet.
+    Together,
+    /// This node drops its own cluster, which nobody relied on, and joins the other's.
+    Yield,
+    /// The other node does.
+    TheyYield,
+    /// Both clusters were relied on: neither can be dropped.
+    Conflict,
+}
+
+impl Belonging {
+    /// Whether this is a cluster of one node on which nobody relied yet.
+    const fn is_lone(&self) -> bool {
+        self.members <= 1 && !self.acknowledged
+    }
+
+    /// What becomes of a node that belongs to `self` when it meets one that belongs to `theirs`. Both come to the
+    /// same answer: the elder of two lone clusters stays, by founding time and then by id.
+    pub fn meet(&self, theirs: &Self) -> Meeting {
+        match (self.is_lone(), theirs.is_lone()) {
+            _ if self.id == theirs.id => Meeting::Together,
+            (true, true) if (self.founded_at, self.id) < (theirs.founded_at, theirs.id) => Meeting::TheyYield,
+            (true, _) => Meeting::Yield,
+            (false, true) => Meeting::TheyYield,
+            (false, false) => Meeting::Conflict,
+        }
+    }
+}
+
 /// Why a node does not take another as its peer. Nothing changed on either side.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {

@@ -18,6 +18,8 @@
 
 mod grantor;
 mod holder;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

@@ -37,7 +37,6 @@ use foca::Member;
 use self::identity::Identity;
 use self::packet::Packet;
 use self::swim::{Chance, Swim};
-use crate::cluster::greeting::Refusal;
 use crate::cluster::member::NodeInfo;
 use crate::ids::{Boot, NodeBoot, NodeName};
 use crate::time::Moment;
@@ -342,23 +341,6 @@ impl Membership {
             self.timers.clear();
         }
         self.finish(now)
-    }
-
-    /// Whether a node that wants to join may have its name: not if another run of that name is alive and
-    /// connected here. One whose session ended a moment ago is on its way out, and does not count.
-    ///
-    /// # Errors
-    /// [`Refusal::NameTaken`].
-    pub fn judge(&self, newcomer: &NodeBoot) -> Result<(), Refusal> {
-        let taken = newcomer.node == *self.name() && newcomer.boot != self.swim.identity().boot()
-            || self.known.get(&newcomer.node).is_some_and(|known| {
-                let connected = self
-                    .sessions
-                    .get(&newcomer.node)
-                    .is_some_and(|session| session.boot == known.identity.boot());
-                known.identity.boot() != newcomer.boot && known.state == State::Alive && connected
-            });
-        if taken { Err(Refusal::NameTaken(newcomer.node.clone())) } else { Ok(()) }
     }
 
     /// What this node holds for true now.

@@ -108,6 +108,15 @@ impl Reconcile {
         effects
     }
 
+    /// This node left its cluster: all that it ran under that cluster's plans is to stop, and the next plan, of
+    /// whatever version, is the first.
+    pub fn handle_left(&mut self) -> Vec<Effect> {
+        self.version = Version::ZERO;
+        self.wanted.clear();
+        self.released.clear();
+        self.stop_extra()
+    }
+
     /// The leader wants the partition back. It is released at once if nothing of it runs, and after its
     /// worker stopped if something does. Asking again changes nothing.
     pub fn handle_release_asked(&mut self, partition: PartitionId, epoch: Epoch) -> Vec<Effect> {

@@ -8,7 +8,7 @@ mod oracle;
 use oracle::Oracle;
 use proptest::prelude::*;
 use tumen_core::NodeName;
-use tumen_core::assignment::{Balanced, Candidate, Layout, Problem, Strategy as _, check};
+use tumen_core::assignment::{Balanced, Candidate, Layout, Problem, Strategy as _, certify, check};
 use tumen_core::cluster::member::Zone;
 
 fn config() -> ProptestConfig {
@@ -110,6 +110,9 @@ fn assert_sound(problem: &Problem<'_>, layout: &Layout) -> Oracle {
         );
     }
     assert_eq!(moved(problem, layout), oracle.moved, "moved, beside the optimum");
+    let certificate = certify(problem, layout);
+    assert_eq!((certificate.moved, certificate.lower_bound), (oracle.moved, oracle.moved));
+    assert!(certificate.is_minimal());
     oracle
 }
 

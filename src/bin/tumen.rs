@@ -1,3 +1,7 @@
-//! The command `tumen`.
+//! The command `tumen`: see `tumen --help`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tumen::cli::main()
+}

@@ -39,8 +39,8 @@ pub(super) struct Origin {
 pub(super) type Origins = BTreeMap<&'static str, Origin>;
 
 /// The variables that are read without being knobs of a node.
-const OTHER_VARIABLES: [&str; 4] =
-    ["TUMEN_CONFIG", "TUMEN_HTTP", "TUMEN_PROPTEST_CASES", "TUMEN_MODEL_DEPTH"];
+const OTHER_VARIABLES: [&str; 5] =
+    ["TUMEN_CONFIG", "TUMEN_HTTP", "TUMEN_PROPTEST_CASES", "TUMEN_MODEL_DEPTH", "TUMEN_STORMS"];
 
 /// What one source says, and what was wrong with it.
 #[derive(Clone, Debug)]

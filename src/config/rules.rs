@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 use tumen_core::NodeName;
-use tumen_core::partitioner::Partitioner;
+use tumen_core::assignment::strategies;
 
 use super::layer::find;
 use super::value::{SECRET_LEN_GOOD, SECRET_LEN_MAX};
@@ -15,9 +15,6 @@ use super::{
     Address, Config, ConfigErrors, Http, KNOBS, Knob, Layer, Listen, Origin, Origins, Partial, Problem,
     Secret, Seed, Source, Value, Warning,
 };
-
-/// The strategies in the box.
-const STRATEGIES: [&str; 4] = ["balanced", "rotation", "consistent-hash", "rendezvous"];
 
 /// How far the cluster port lies above the HTTP port where only that one is told.
 const LISTEN_ABOVE_HTTP: u16 = 10_000;
@@ -27,7 +24,7 @@ const LISTEN_DEFAULT: (&str, u16) = ("127.0.0.1", 7100);
 
 pub(super) fn resolve(mut layers: Vec<Layer>) -> Result<Config, ConfigErrors> {
     layers.sort_by(|a, b| a.source.cmp(&b.source));
-    let strategies: Vec<String> = layers.iter().flat_map(|layer| layer.strategies.clone()).collect();
+    let brought: Vec<String> = layers.iter().flat_map(|layer| layer.strategies.clone()).collect();
     let mut check = Check::default();
     let mut values = check.lay_over_each_other(layers);
     check.bounds(&mut values);
@@ -37,7 +34,7 @@ pub(super) fn resolve(mut layers: Vec<Layer>) -> Result<Config, ConfigErrors> {
     let config = values.complete(check.origins.clone(), Vec::new());
     let mut config = check.addresses(config);
     check.neighbours(&config);
-    check.agreement(&config, &strategies);
+    check.agreement(&config, &brought);
     check.disk_and_log(&config);
     check.expectations(&config);
     if check.problems.is_empty() {
@@ -235,26 +232,25 @@ impl Check {
         self.must(c, max > min, "election_timeout_max", "must exceed", "election_timeout_min");
         self.must(c, c.lease > twice(max), "lease", "must exceed twice", "election_timeout_max");
         self.must(c, c.stop_deadline > c.lease, "stop_deadline", "must exceed", "lease");
-        let (period, rtt) = (c.gossip_period, c.gossip_rtt);
-        self.must(c, period > twice(rtt), "gossip_period", "must exceed twice", "gossip_rtt");
-        self.must(c, c.gossip_suspect >= period, "gossip_suspect", "must be at least", "gossip_period");
+        let (probe, news) = (c.probe_interval, c.gossip_interval.saturating_mul(3));
+        self.must(c, probe >= twice(c.probe_rtt), "probe_interval", "must be at least twice", "probe_rtt");
+        self.must(c, c.suspicion >= probe, "suspicion", "must be at least", "probe_interval");
+        self.must(c, c.suspicion >= news, "suspicion", "must be at least three times", "gossip_interval");
         let (first, busy, most) = (c.join_window, c.join_window_busy, c.join_window_max);
         self.must(c, busy >= first, "join_window_busy", "must be at least", "join_window");
         self.must(c, most >= busy, "join_window_max", "must be at least", "join_window_busy");
     }
 
-    fn agreement(&mut self, config: &Config, strategies: &[String]) {
-        let known = STRATEGIES.iter().copied().chain(strategies.iter().map(String::as_str));
+    fn agreement(&mut self, config: &Config, brought: &[String]) {
+        let known = strategies::NAMES.iter().copied().chain(brought.iter().map(String::as_str));
         if !self.bad.contains(&"strategy") && !known.clone().any(|name| name == config.strategy) {
             let subject = self.subject("strategy", None);
             let known = known.collect::<Vec<_>>().join(", ");
             self.refuse("strategy", format!("{subject} is no strategy here: choose one of {known}"));
         }
-        if let Partitioner::Range { low, high } = config.partitioner {
-            let wide_enough = high >= low && high - low >= u64::from(config.partitions - 1);
-            let relation = "must hold at least as many numbers as there are";
-            self.must(config, wide_enough, "partitioner", relation, "partitions");
-        }
+        let wide_enough = config.partitioner.validate(config.partitions).is_ok();
+        let relation = "must hold at least as many numbers as there are";
+        self.must(config, wide_enough, "partitioner", relation, "partitions");
     }
 
     fn disk_and_log(&mut self, config: &Config) {

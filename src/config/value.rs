@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value as Json;
+use tumen_core::cluster::coordinator::{CrashProof, Create, Rebalance};
 use tumen_core::cluster::member::Zone;
 use tumen_core::cluster::snapshot::Mode;
 use tumen_core::partitioner::Partitioner;
@@ -151,16 +152,11 @@ macro_rules! text_values {
 text_values! {
     NodeName, "NAME";
     ClusterName, "NAME";
-    Mode, "async|sync|strong";
 }
 
-/// A small enum with one word per variant.
+/// Implements [`Value`] for a small enum with one word per variant.
 macro_rules! words {
-    ($(#[$doc:meta])* $type:ident, $shape:literal { $($(#[$vdoc:meta])* $variant:ident = $word:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $type { $($(#[$vdoc])* $variant,)* }
-
+    ($($type:ident, $shape:literal { $($variant:ident = $word:literal,)* })*) => {$(
         impl Value for $type {
             const SHAPE: &'static str = $shape;
             fn parse(text: &str) -> Result<Self, String> {
@@ -173,54 +169,33 @@ macro_rules! words {
                 match self { $(Self::$variant => $word.to_owned(),)* }
             }
         }
-    };
+    )*};
 }
 
 words! {
-    /// Whether something happens by itself, or when an operator asks for it.
-    Trigger, "auto|manual" {
-        /// By itself.
-        Auto = "auto",
-        /// When asked for.
-        Manual = "manual",
-    }
+    Create, "auto|manual" { Auto = "auto", Manual = "manual", }
+    Rebalance, "auto|manual" { Auto = "auto", Manual = "manual", }
+    CrashProof, "loopback|always|never" { Loopback = "loopback", Always = "always", Never = "never", }
+    Mode, "async|sync|strong" { Async = "async", Sync = "sync", Strong = "strong", }
+    LogFormat, "text|json" { Text = "text", Json = "json", }
 }
 
-words! {
-    /// Where a refused connection proves that a process is gone.
-    CrashProof, "loopback|always|never" {
-        /// On addresses of this machine only.
-        Loopback = "loopback",
-        /// Everywhere: only where no firewall or proxy ever refuses for the living.
-        Always = "always",
-        /// Nowhere: every loss waits out the lease.
-        Never = "never",
-    }
-}
-
-words! {
-    /// How log lines are written.
-    LogFormat, "text|json" {
-        /// For people.
-        Text = "text",
-        /// One JSON object a line.
-        Json = "json",
-    }
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 impl Value for Partitioner {
     const SHAPE: &'static str = "hash|range:LOW..HIGH";
 
     fn parse(text: &str) -> Result<Self, String> {
-        if text == "hash" {
-            return Ok(Self::Hash);
-        }
-        let bounds = text.strip_prefix("range:").and_then(|bounds| bounds.split_once(".."));
-        let number = |text: &str| text.parse::<u64>().ok();
-        match bounds.map(|(low, high)| (number(low), number(high))) {
-            Some((Some(low), Some(high))) => Ok(Self::Range { low, high }),
-            _ => Err("is no partitioner: write hash, or range:LOW..HIGH such as range:0..10000".into()),
-        }
+        // What the law says of it would repeat the knob's name.
+        text.parse()
+            .map_err(|_| "is no partitioner: write hash, or range:LOW..HIGH such as range:0..10000".into())
     }
 
     fn show(&self) -> String {

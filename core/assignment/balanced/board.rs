@@ -136,16 +136,22 @@ impl<'a> Board<'a> {
 
     /// Puts `to` where `from` was.
     pub(super) fn replace(&mut self, partition: u32, from: u32, to: u32) {
+        self.hand_over(partition, from, to);
+        let held = &mut self.held[from as usize];
+        if let Some(at) = held.iter().position(|held| *held == partition) {
+            held.swap_remove(at);
+        }
+    }
+
+    /// The same for a caller who strikes the partition from what `from` holds: one that hands over thousands
+    /// would search that list as often.
+    pub(super) fn hand_over(&mut self, partition: u32, from: u32, to: u32) {
         let start = partition as usize * self.width;
         let row = &mut self.rows[start..start + self.lens[partition as usize] as usize];
-        if let Some(slot) = row.iter().position(|node| *node == from) {
-            row[slot] = to;
+        if let Some(slot) = row.iter_mut().find(|node| **node == from) {
+            *slot = to;
             self.load[from as usize] -= 1;
             self.load[to as usize] += 1;
-            let held = &mut self.held[from as usize];
-            if let Some(at) = held.iter().position(|held| *held == partition) {
-                held.swap_remove(at);
-            }
             self.held[to as usize].push(partition);
         }
     }

@@ -75,33 +75,47 @@ fn haunt(board: &mut Board<'_>, roomy: &mut Roomy, roles: &mut Roles) {
 
 /// Takes copies from one node, in the order of its partitions from a hashed place on.
 fn rob(board: &mut Board<'_>, roomy: &mut Roomy, roles: &mut Roles, victim: u32, pass: Pass) {
-    let held = board.held[victim as usize].clone();
+    let mut held = std::mem::take(&mut board.held[victim as usize]);
     let hash = board.hashes[victim as usize];
     let start = ((u128::from(mix(hash, 3)) * held.len() as u128) >> 64) as usize;
-    for partition in held[start..].iter().chain(&held[..start]).copied() {
-        if surplus(board, victim) == 0 || roomy.is_empty() {
-            return;
-        }
-        let primary = roles.primaries[partition as usize];
-        let with_role = match pass {
-            Pass::Led if primary == victim && roles.has_too_many(primary) => true,
-            Pass::LedByOther if primary != victim && roles.has_too_many(primary) => true,
-            Pass::NotLed if primary != victim => false,
-            Pass::Any => false,
-            Pass::Led | Pass::LedByOther | Pass::NotLed => continue,
-        };
-        if with_role && roles.wanted == 0 {
-            return;
-        }
-        let looks = if with_role { LEADER_LOOKS } else { usize::MAX };
-        let fits = |thief: u32| {
-            (!with_role || roles.has_too_few(thief)) && board.is_legal_instead(partition, victim, thief)
-        };
-        let Some(thief) = roomy.pick(mix(hash, u64::from(partition)), looks, fits) else { continue };
-        board.replace(partition, victim, thief);
-        roomy.take(thief);
-        roles.pass_on(partition, if with_role { primary } else { victim }, thief);
+    held.rotate_left(start);
+    held.retain(|partition| !try_rob(board, roomy, roles, victim, *partition, pass));
+    board.held[victim as usize] = held;
+}
+
+/// Whether a thief was found.
+fn try_rob(
+    board: &mut Board<'_>,
+    roomy: &mut Roomy,
+    roles: &mut Roles,
+    victim: u32,
+    partition: u32,
+    pass: Pass,
+) -> bool {
+    if surplus(board, victim) == 0 || roomy.is_empty() {
+        return false;
     }
+    let primary = roles.primaries[partition as usize];
+    let with_role = match pass {
+        Pass::Led if primary == victim && roles.has_too_many(primary) => true,
+        Pass::LedByOther if primary != victim && roles.has_too_many(primary) => true,
+        Pass::NotLed if primary != victim => false,
+        Pass::Any => false,
+        Pass::Led | Pass::LedByOther | Pass::NotLed => return false,
+    };
+    if with_role && roles.wanted == 0 {
+        return false;
+    }
+    let looks = if with_role { LEADER_LOOKS } else { usize::MAX };
+    let fits = |thief: u32| {
+        (!with_role || roles.has_too_few(thief)) && board.is_legal_instead(partition, victim, thief)
+    };
+    let salt = mix(board.hashes[victim as usize], u64::from(partition));
+    let Some(thief) = roomy.pick(salt, looks, fits) else { return false };
+    board.hand_over(partition, victim, thief);
+    roomy.take(thief);
+    roles.pass_on(partition, if with_role { primary } else { victim }, thief);
+    true
 }
 
 /// Who leads what while copies change hands: a forecast, for the primaries are chosen afterwards.

@@ -142,7 +142,7 @@ impl Coordinator {
             return Vec::new();
         }
         let draft = if balancing {
-            match self.balanced(snapshot, members.clone()) {
+            match self.balanced(snapshot, members) {
                 Ok(draft) => draft,
                 Err(error) => {
                     self.rebalance_asked = false;
@@ -204,10 +204,10 @@ impl Coordinator {
             let release = Release { partition: handover.partition, epoch: handover.epoch };
             match effects.last_mut() {
                 Some(Effect::AskRelease { to, partitions }) if *to == handover.from => {
-                    partitions.push(release)
+                    partitions.push(release);
                 }
                 _ => {
-                    effects.push(Effect::AskRelease { to: handover.from.clone(), partitions: vec![release] })
+                    effects.push(Effect::AskRelease { to: handover.from.clone(), partitions: vec![release] });
                 }
             }
         }

@@ -2,7 +2,8 @@
 //! partition back. What was in the net before is lost.
 
 use crate::mutant::Mutant;
-use crate::world::{Action, Budget, LENGTH, Message, State, World, partition};
+use crate::plan::partition;
+use crate::world::{Action, Budget, LENGTH, Message, State, World};
 
 /// Long enough for two leases to run out, and for each partition to be placed once or twice.
 const ROUNDS: u64 = 4 * LENGTH;

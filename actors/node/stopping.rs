@@ -1,0 +1,82 @@
+//! How a node goes: what it serves first, then what it leads, then its lease, then its sessions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tumen_core::cluster::asks::Ask;
+use tumen_core::cluster::coordinator::Departure;
+use tumen_core::cluster::snapshot::Snapshot;
+
+use super::assembly::Parts;
+use crate::cluster::lease_keeper::LeaseKeeperMsg;
+
+/// How long the last lease request may be on its way before the sessions end.
+const LAST_WORD: Duration = Duration::from_millis(50);
+
+/// Stops a node's parts in the reverse order of their start.
+pub(super) async fn stop(parts: &Arc<Parts>) {
+    let deadline = Instant::now() + parts.stop_within;
+    if !parts.begin_stopping() {
+        parts.tasks.wait().await;
+        return;
+    }
+    hand_over(parts, deadline).await;
+    hand_over_leadership(parts, deadline).await;
+    // Nothing leaves from here on, and only then does the lease go back.
+    parts.table.close_all();
+    parts.stop_actor(&parts.ports.manager, deadline).await;
+    parts.ports.lease_keeper.cast(LeaseKeeperMsg::Stopping);
+    tokio::time::sleep(LAST_WORD).await;
+    parts.stop_actor(&parts.ports.router, deadline).await;
+    parts.stop_actor(&parts.ports.coordinator, deadline).await;
+    parts.stop_actor(&parts.ports.lease_keeper, deadline).await;
+    parts.stopping.cancel();
+    parts.stop_council().await;
+    parts.transport.stop().await;
+    parts.tasks.close();
+    drop(tokio::time::timeout_at(deadline, parts.tasks.wait()).await);
+}
+
+/// Asks the leader to take this node's partitions away, and waits until it has.
+async fn hand_over(parts: &Arc<Parts>, deadline: Instant) {
+    let Some(plan) = parts.plans.newest() else { return };
+    if !others_can_serve(parts, &plan) {
+        tracing::info!("nobody is left to hand over to");
+        return;
+    }
+    let how = Departure::Stop { grace: parts.rejoin_grace };
+    let ask = Ask::Depart { node: parts.id.node.clone(), how };
+    let within = deadline.saturating_duration_since(Instant::now());
+    let leader = || parts.leader.borrow().1.clone();
+    if let Err(error) = parts.asking.ask(&parts.transport, leader, ask, within).await {
+        tracing::warn!(%error, "partitions were not handed over; others take them over after this node");
+    }
+}
+
+/// Has another voter lead, if this node does.
+async fn hand_over_leadership(parts: &Arc<Parts>, deadline: Instant) {
+    let consensus = parts.consensus();
+    if !consensus.leadership().borrow().i_lead {
+        return;
+    }
+    let voters = consensus.metrics().borrow().voters.clone();
+    let connected = parts.transport.sessions();
+    let successor =
+        voters.into_values().find(|voter| connected.iter().any(|session| session.peer.node == *voter));
+    let Some(successor) = successor else { return };
+    let within = deadline.saturating_duration_since(Instant::now());
+    if let Err(error) = consensus.step_down(&successor, parts.clock.now() + within).await {
+        tracing::info!(%error, "Raft leadership was not handed over; the others elect a leader");
+    }
+}
+
+fn others_can_serve(parts: &Parts, plan: &Snapshot) -> bool {
+    let sessions = parts.transport.sessions();
+    plan.members.iter().any(|member| {
+        *member.id() != parts.id
+            && member.status.may_lead()
+            && member.info.weight > 0
+            && sessions.iter().any(|session| session.peer == *member.id())
+    })
+}

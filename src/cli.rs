@@ -1,0 +1,88 @@
+//! The command `tumen`: a node, a demonstration, benchmarks, and the operator's questions and orders.
+//!
+//! ```text
+//! tumen node | demo | bench           run here
+//! tumen status | nodes | ...  ──HTTP──▶ any node of a running cluster
+//! ```
+//!
+//! Answers go to stdout and everything else to stderr. The exit code is 0, or 1 if it could not be done, or 2 if it was
+//! asked for wrongly.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod bench;
+mod client;
+mod demo;
+mod doctor;
+mod node;
+mod operator;
+mod watch;
+
+/// Horde/OTP for Rust: an actor-cluster runtime that keeps a cluster's partitions, singletons and names alive.
+#[derive(Debug, Parser)]
+#[command(name = "tumen", version, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node, which hosts the built-in key-value worker.
+    Node(node::NodeArgs),
+    /// Start a cluster of child processes on this machine, kill one, and watch it heal.
+    Demo(demo::DemoArgs),
+    /// Measure something, beside what it is compared with.
+    Bench(bench::BenchArgs),
+    #[command(flatten)]
+    Operator(operator::Command),
+}
+
+/// Reads the command line and does what it says.
+pub fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Node(args) => match args.config(std::env::vars_os()) {
+            Ok(config) => in_runtime(node::run_node(config)),
+            Err(why) => {
+                complain(&why);
+                ExitCode::from(2)
+            }
+        },
+        Command::Demo(args) => in_runtime(demo::run_demo(args)),
+        Command::Bench(args) => in_runtime(bench::run_bench(args)),
+        Command::Operator(command) => match command.run() {
+            Ok(code) => code,
+            Err(why) => {
+                complain(&why);
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+fn in_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(work),
+        Err(why) => {
+            complain(&format!("no threads can be started: {why}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One line, or a few, on stderr.
+fn complain(what: &impl Display) {
+    // Where stderr is closed there is nobody left to tell.
+    let _ = writeln!(io::stderr(), "tumen: {what}");
+}
+
+/// Writes a line to stdout at once.
+fn say(what: impl Display) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{what}")?;
+    out.flush()
+}

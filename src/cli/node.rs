@@ -1,0 +1,128 @@
+//! `tumen node`: one node, told by flags, environment and file; the flags are made from the table of knobs.
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Config, ConfigErrors, KNOBS, Knob, Layer, LogFormat, Source};
+
+/// Where `tumen node` serves HTTP if it is told nothing: where the operator's commands ask if they are told nothing.
+const HTTP_PRESET: &str = "127.0.0.1:8080";
+
+/// What `tumen node` is told by flags. The texts are read together with the other sources, so that all that is wrong is
+/// listed at once.
+#[derive(Clone, Debug)]
+pub(super) struct NodeArgs {
+    flags: Box<Layer>,
+    file: Option<PathBuf>,
+}
+
+impl NodeArgs {
+    /// The configuration from all sources.
+    ///
+    /// # Errors
+    /// All that is wrong in all of them.
+    pub(super) fn config(
+        self,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Config, ConfigErrors> {
+        let mut preset = Layer::new(Source::Preset);
+        preset.say("http", &[HTTP_PRESET.to_owned()]);
+        let file = self.file.map(|path| Layer::file(&path));
+        Config::resolve(
+            [Some(preset), file, Some(Layer::env(environment)), Some(*self.flags)].into_iter().flatten(),
+        )
+    }
+}
+
+/// Runs a node until it is told to stop.
+pub(super) async fn run_node(config: Config) -> ExitCode {
+    init_tracing(&config);
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    // ---- The node is started here, and waited for. ----
+    tracing::error!(node = %config.name, "this build has no node to start");
+    ExitCode::FAILURE
+}
+
+/// Log lines go to stderr: stdout is for the one line that says that the node is ready.
+fn init_tracing(config: &Config) {
+    // The filter was checked when the configuration was resolved.
+    let filter = EnvFilter::builder().parse_lossy(&config.log_filter);
+    let lines = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
+    let begun = match config.log {
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+        LogFormat::Text => {
+            let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            lines.with_ansi(colours).try_init()
+        }
+    };
+    if let Err(why) = begun {
+        super::complain(&format!("log lines go where they went before: {why}"));
+    }
+}
+
+impl Args for NodeArgs {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let config = Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .env("TUMEN_CONFIG")
+            .value_parser(clap::value_parser!(PathBuf))
+            .help("A TOML file with any of the knobs below, named as the flags with _ for -");
+        let flags = KNOBS.iter().filter(|knob| !knob.secret).map(arg);
+        command.arg(config).args(flags).after_help(
+            "Flags overrule the environment, which overrules the file. -h is shorter than --help.",
+        )
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+fn arg(knob: &Knob) -> Arg {
+    let lines: Vec<&str> = knob.doc.iter().map(|line| line.trim()).collect();
+    let doc = lines.join(" ").replace('`', "");
+    let mut notes = vec![format!("env: {}", knob.variable())];
+    notes.extend(knob.also.map(|also| format!("or {also}")));
+    let mut brackets = format!(" [{}]", notes.join(" "));
+    let default = if knob.name == "http" { Some(HTTP_PRESET) } else { knob.default };
+    if let Some(default) = default.filter(|default| !default.is_empty()) {
+        brackets.push_str(&format!(" [default: {default}]"));
+    }
+    if let Some((low, high)) = knob.bounds {
+        brackets.push_str(&format!(" [{low} to {high}]"));
+    }
+    let first = doc.split_inclusive(". ").next().unwrap_or_default().trim_end().to_owned();
+    Arg::new(knob.name)
+        .long(knob.name.replace('_', "-"))
+        .value_name(knob.shape)
+        .action(if knob.list { ArgAction::Append } else { ArgAction::Set })
+        .allow_hyphen_values(true)
+        .help_heading(knob.section)
+        .help(first + &brackets)
+        .long_help(doc + &brackets)
+}
+
+impl FromArgMatches for NodeArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut flags = Layer::new(Source::Flag);
+        for knob in KNOBS.iter().filter(|knob| !knob.secret) {
+            if let Some(texts) = matches.get_many::<String>(knob.name) {
+                flags.say(knob.name, &texts.cloned().collect::<Vec<_>>());
+            }
+        }
+        Ok(Self { flags: Box::new(flags), file: matches.get_one("config").cloned() })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}

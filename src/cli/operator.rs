@@ -1,0 +1,312 @@
+//! The operator's questions and orders, each one request to any node and one table for people.
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use super::client::{Answer, Ask, Client, Failure, encoded};
+use super::{doctor, say, watch};
+use crate::http::shapes::{
+    Cluster, Drain, Draining, Node, Partition, PartitionStats, Partitions, Plan, Ready, Rebalanced,
+};
+
+/// What an operator may ask or order.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Show the cluster in a few lines, and whether the asked node is ready.
+    Status(AskOnly),
+    /// List the nodes with what they hold.
+    Nodes(AskOnly),
+    /// List the partitions with their copies.
+    Partitions {
+        /// Only those of which this node holds a copy.
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Count primaries and replicas by node.
+    Stats(AskOnly),
+    /// Tell which partition a key belongs to, and who holds it.
+    Route {
+        /// The key.
+        key: String,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Give every node its share again, with the fewest moves.
+    Rebalance(AskOnly),
+    /// Show what would move if nodes were added or removed. Nothing is changed.
+    Plan {
+        /// Imagine so many nodes more.
+        #[arg(long, value_name = "N")]
+        add: Option<u32>,
+        /// Imagine this node gone.
+        #[arg(long, value_name = "NODE")]
+        remove: Option<String>,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Move a node's copies away.
+    Drain {
+        /// The node's name.
+        node: String,
+        /// Have it leave the cluster afterwards.
+        #[arg(long)]
+        leave: bool,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Follow the cluster's events until Ctrl-C.
+    Watch {
+        /// End after so many events.
+        #[arg(long, value_name = "N")]
+        count: Option<u64>,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Look for what is wrong, and say what to do. Exit code 1 if anything was found.
+    Doctor(AskOnly),
+}
+
+/// A command that is told nothing but whom to ask.
+#[derive(Debug, Args)]
+pub(super) struct AskOnly {
+    #[command(flatten)]
+    ask: Ask,
+}
+
+impl Command {
+    /// Asks, and shows the answer.
+    pub(super) fn run(&self) -> Result<ExitCode, Failure> {
+        let ask = self.ask();
+        let client = Client::new(ask)?;
+        let done = match self {
+            Self::Status(_) => status(&client, ask.json),
+            Self::Nodes(_) => nodes(&client, ask.json),
+            Self::Partitions { node, .. } => partitions(&client, ask.json, node.as_deref()),
+            Self::Stats(_) => show(&client.get("/partitions/stats")?, ask.json, stats_table),
+            Self::Route { key, .. } => {
+                show(&client.get(&format!("/partitions/key?key={}", encoded(key)))?, ask.json, one_partition)
+            }
+            Self::Rebalance(_) => {
+                show(&client.post("/partitions/rebalance", &serde_json::json!({}))?, ask.json, rebalanced)
+            }
+            Self::Plan { add, remove, .. } => {
+                show(&client.get(&plan_path(*add, remove.as_deref()))?, ask.json, plan)
+            }
+            Self::Drain { node, leave, .. } => {
+                let path = format!("/nodes/{}/drain", encoded(node));
+                let answer = client.post(&path, &Drain { leave: *leave })?;
+                show(&answer, ask.json, |draining| drained(draining, node, *leave))
+            }
+            Self::Watch { count, .. } => return quiet_at_the_end(watch::run(&client, ask.json, *count)),
+            Self::Doctor(_) => return quiet_at_the_end(doctor::run(&client, ask.json)),
+        };
+        quiet_at_the_end(done.map(|()| ExitCode::SUCCESS))
+    }
+
+    const fn ask(&self) -> &Ask {
+        match self {
+            Self::Status(AskOnly { ask })
+            | Self::Nodes(AskOnly { ask })
+            | Self::Stats(AskOnly { ask })
+            | Self::Rebalance(AskOnly { ask })
+            | Self::Doctor(AskOnly { ask })
+            | Self::Partitions { ask, .. }
+            | Self::Route { ask, .. }
+            | Self::Plan { ask, .. }
+            | Self::Drain { ask, .. }
+            | Self::Watch { ask, .. } => ask,
+        }
+    }
+}
+
+/// A reader that has seen enough (`tumen partitions | head`) is no error.
+fn quiet_at_the_end(done: Result<ExitCode, Failure>) -> Result<ExitCode, Failure> {
+    match done {
+        Err(Failure::Output(why)) if why.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        done => done,
+    }
+}
+
+/// Shows an answer: for programs as the node wrote it.
+fn show<T>(answer: &Answer<T>, json: bool, for_people: impl FnOnce(&T) -> String) -> Result<(), Failure> {
+    let shown = if json { answer.raw.trim_end().to_owned() } else { for_people(&answer.value) };
+    Ok(say(shown)?)
+}
+
+/// Columns under headings, without lines, so that `grep` and `awk` can read them too.
+pub(super) fn table<const N: usize>(
+    headings: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(headings);
+    table.add_rows(rows);
+    table.column_iter_mut().for_each(|column| {
+        column.set_padding((0, 2));
+    });
+    table.trim_fmt()
+}
+
+/// The asked node's answer to `GET /ready`: nothing, or why not.
+pub(super) fn unready(client: &Client) -> Result<Option<String>, Failure> {
+    match client.get::<Ready>("/ready") {
+        Ok(_) => Ok(None),
+        Err(Failure::Refused(why)) if why.code == "not_ready" => Ok(Some(why.message)),
+        Err(why) => Err(why),
+    }
+}
+
+fn status(client: &Client, json: bool) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Status<'a> {
+        #[serde(flatten)]
+        cluster: &'a Cluster,
+        ready: bool,
+        not_ready_because: Option<&'a str>,
+    }
+    let cluster = client.get::<Cluster>("/cluster")?.value;
+    let unready = unready(client)?;
+    if json {
+        let because = unready.as_deref();
+        let status = Status { cluster: &cluster, ready: because.is_none(), not_ready_because: because };
+        return Ok(say(serde_json::to_string(&status).map_err(io::Error::from)?)?);
+    }
+    let stats = client.get::<PartitionStats>("/partitions/stats")?.value;
+    let Cluster { name, id, version, term, leader, mode, nodes } = &cluster;
+    let served: u32 = stats.partitions_per_node.values().sum();
+    let lines = [
+        ["cluster", &format!("{name} ({id}), mode {mode}")],
+        ["plan", &format!("version {version}, term {term}")],
+        ["leader", leader.as_deref().unwrap_or("none")],
+        ["nodes", &states(nodes)],
+        ["partitions", &format!("{served} of {} served", stats.total_partitions)],
+        ["this node", &unready.map_or_else(|| "ready".to_owned(), |why| format!("not ready: {why}"))],
+    ];
+    for [what, is] in lines {
+        say(format_args!("{what:<12}{is}"))?;
+    }
+    Ok(())
+}
+
+/// How many nodes are in which state: `3 up, 1 away`.
+fn states(nodes: &[Node]) -> String {
+    let mut states: Vec<(&str, u32)> = Vec::new();
+    for node in nodes {
+        match states.iter_mut().find(|(state, _)| *state == node.state) {
+            Some((_, count)) => *count += 1,
+            None => states.push((&node.state, 1)),
+        }
+    }
+    if states.is_empty() {
+        return "none".into();
+    }
+    states.iter().map(|(state, count)| format!("{count} {state}")).collect::<Vec<_>>().join(", ")
+}
+
+fn nodes(client: &Client, json: bool) -> Result<(), Failure> {
+    let cluster = client.get::<Cluster>("/cluster")?.value;
+    if json {
+        let all = serde_json::json!({ "nodes": cluster.nodes, "count": cluster.nodes.len() });
+        return Ok(say(all)?);
+    }
+    let stats = client.get::<PartitionStats>("/partitions/stats")?.value;
+    let of = |counts: &std::collections::BTreeMap<String, u32>, node: &Node| {
+        counts.get(&node.name).map_or_else(String::new, u32::to_string)
+    };
+    let rows = cluster.nodes.iter().map(|node| {
+        let leads = cluster.leader.as_ref() == Some(&node.name);
+        [
+            node.name.clone(),
+            if leads { format!("{}, leader", node.state) } else { node.state.clone() },
+            of(&stats.partitions_per_node, node),
+            of(&stats.replicas_per_node, node),
+            node.address.clone(),
+            node.http.clone().unwrap_or_else(|| "-".into()),
+            node.zone.clone().unwrap_or_else(|| "-".into()),
+            node.weight.to_string(),
+            node.services.join(","),
+            node.boot.clone(),
+        ]
+    });
+    let headings =
+        ["NODE", "STATE", "PRIMARIES", "REPLICAS", "ADDRESS", "HTTP", "ZONE", "WEIGHT", "SERVICES", "BOOT"];
+    Ok(say(table(headings, rows))?)
+}
+
+fn partitions(client: &Client, json: bool, node: Option<&str>) -> Result<(), Failure> {
+    let path = match node {
+        Some(node) => format!("/nodes/{}/partitions", encoded(node)),
+        None => "/partitions".into(),
+    };
+    show(&client.get::<Partitions>(&path)?, json, |all| partition_table(&all.partitions))
+}
+
+fn partition_table(partitions: &[Partition]) -> String {
+    let rows = partitions.iter().map(|partition| {
+        [
+            partition.id.clone(),
+            partition.primary_node.clone().unwrap_or_else(|| "-".into()),
+            partition.replica_nodes.join(", "),
+            partition.epoch.to_string(),
+        ]
+    });
+    table(["PARTITION", "PRIMARY", "REPLICAS", "EPOCH"], rows)
+}
+
+fn one_partition(partition: &Partition) -> String {
+    partition_table(std::slice::from_ref(partition))
+}
+
+fn stats_table(stats: &PartitionStats) -> String {
+    let PartitionStats { total_partitions, partitions_per_node: primaries, replicas_per_node: replicas } =
+        stats;
+    let mut names: Vec<&String> = primaries.keys().chain(replicas.keys()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let count = |counts: &std::collections::BTreeMap<_, u32>, name| counts.get(name).copied().unwrap_or(0);
+    let rows = names.into_iter().map(|name| {
+        let (primary, replica) = (count(primaries, name), count(replicas, name));
+        [name.clone(), primary.to_string(), replica.to_string(), (primary + replica).to_string()]
+    });
+    format!("{}\n{total_partitions} partitions", table(["NODE", "PRIMARIES", "REPLICAS", "COPIES"], rows))
+}
+
+fn rebalanced(done: &Rebalanced) -> String {
+    let Rebalanced { version, moved, lower_bound, changed } = done;
+    if *changed {
+        format!("version {version}: {moved} copies move; no plan as balanced moves fewer than {lower_bound}")
+    } else {
+        format!("nothing to do: version {version} is balanced")
+    }
+}
+
+fn plan_path(add: Option<u32>, remove: Option<&str>) -> String {
+    let add = add.map(|add| format!("add={add}"));
+    let remove = remove.map(|node| format!("remove={}", encoded(node)));
+    let query: Vec<_> = add.into_iter().chain(remove).collect();
+    if query.is_empty() { "/plan".into() } else { format!("/plan?{}", query.join("&")) }
+}
+
+fn plan(plan: &Plan) -> String {
+    let Plan { moves, moved, lower_bound } = plan;
+    if moves.is_empty() {
+        return "nothing would move".into();
+    }
+    let rows = moves.iter().map(|one| [one.partition.clone(), one.from.join(", "), one.to.join(", ")]);
+    let table = table(["PARTITION", "FROM", "TO"], rows);
+    format!("{table}\n{moved} copies would move; no plan as balanced moves fewer than {lower_bound}")
+}
+
+fn drained(draining: &Draining, node: &str, leave: bool) -> String {
+    let then = if leave { ", and leaves then" } else { "" };
+    format!("version {}: {node} gives its copies away{then}", draining.version)
+}

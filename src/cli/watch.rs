@@ -1,0 +1,86 @@
+//! `tumen watch`: the cluster's events, as they happen.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::client::{Client, Events, Failure};
+use super::{complain, say};
+use crate::config::Value;
+use crate::http::shapes::Event;
+
+/// How long to try to reach the node again before giving up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The longest wait between two tries.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Follows the events until there are `count` of them, or for ever. A connection that is lost is opened again; one that
+/// never came about, or does not come back, is an error.
+pub(super) fn run(client: &Client, json: bool, count: Option<u64>) -> Result<ExitCode, Failure> {
+    let mut left = count;
+    let mut stream = client.events()?;
+    loop {
+        let lost = loop {
+            if left == Some(0) {
+                return Ok(ExitCode::SUCCESS);
+            }
+            match stream.next() {
+                Some(Ok(data)) => {
+                    say(if json { data } else { told(&data) })?;
+                    left = left.map(|left| left - 1);
+                }
+                Some(Err(why)) => break why.to_string(),
+                None => break format!("{} ended the stream", client.base()),
+            }
+        };
+        complain(&format!("{lost}; trying again"));
+        stream = again(client)?;
+    }
+}
+
+fn again(client: &Client) -> Result<Events, Failure> {
+    let begun = Instant::now();
+    let mut wait = Duration::from_millis(250);
+    loop {
+        std::thread::sleep(wait);
+        match client.events() {
+            Ok(stream) => return Ok(stream),
+            Err(why) if begun.elapsed() >= PATIENCE => {
+                complain(&format!("giving up after {}", PATIENCE.show()));
+                return Err(why);
+            }
+            Err(_) => wait = (wait * 2).min(WAIT_MAX),
+        }
+    }
+}
+
+/// One event as a line for people. An event that this version does not know is shown as it came.
+fn told(data: &str) -> String {
+    let event =
+        serde_json::from_str::<Event>(data).map_or_else(|_| data.to_owned(), |event| sentence(&event));
+    format!("{} {event}", time_of_day())
+}
+
+fn sentence(event: &Event) -> String {
+    let node = |name: &Option<String>| name.clone().unwrap_or_else(|| "nobody".into());
+    match event {
+        Event::NodeUp { node, boot } => format!("node up           {node} (boot {boot})"),
+        Event::NodeDown { node, boot } => format!("node down         {node} (boot {boot})"),
+        Event::Snapshot { version, term, leader } => {
+            format!("snapshot          version {version} by {leader} in term {term}")
+        }
+        Event::PartitionMoved { partition, from, to, epoch, version } => {
+            let (from, to) = (node(from), node(to));
+            format!("partition moved   {partition} from {from} to {to} (epoch {epoch}, version {version})")
+        }
+        Event::Leader { leader, term } => format!("leader            {} in term {term}", node(leader)),
+        Event::Missed { count } => format!("missed            {count} events: this listener was too slow"),
+    }
+}
+
+/// Hours, minutes and seconds, UTC.
+fn time_of_day() -> String {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let seconds = since_1970.as_secs() % 86_400;
+    format!("{:02}:{:02}:{:02}Z", seconds / 3_600, seconds / 60 % 60, seconds % 60)
+}
