@@ -37,11 +37,15 @@ pub enum Error {
     /// The cluster's leader refused. Nothing changed.
     #[error(transparent)]
     Refused(#[from] AskError),
-    /// The cluster's leader did not answer in time: there is none at present, or it cannot be reached.
-    #[error(
-        "the cluster's leader did not answer in time; whether it carried the order out is not known: look, then ask again"
-    )]
+    /// Nobody leads the cluster at present, or the leader cannot be reached. Nothing changed.
+    #[error("nobody leads the cluster at present, as far as this node can reach: nothing changed, ask again")]
+    NoLeader,
+    /// The cluster's leader was asked, and did not answer in time.
+    #[error("the leader did not answer in time; it may carry the order out yet: look before you ask again")]
     NoAnswer,
+    /// This node stops, or has stopped.
+    #[error("this node is stopping")]
+    Stopped,
     /// The configuration is refused, for all these reasons. Nothing was started.
     #[error(transparent)]
     Config(#[from] ConfigErrors),

@@ -62,6 +62,7 @@ pub use node::{
 };
 pub use tumen_actors::partitions::router::CallOptions;
 pub use tumen_core::assignment;
+pub use tumen_core::cluster::coordinator::{CrashProof, Create, Rebalance};
 pub use tumen_core::cluster::snapshot::{Mode, Snapshot};
 pub use tumen_core::partitioner::Partitioner;
 pub use tumen_core::partitions::request::Failure;

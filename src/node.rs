@@ -205,7 +205,8 @@ impl Node {
     /// # Errors
     /// If signals cannot be waited for.
     pub async fn run_until_signal(&self) -> Result<()> {
-        let mut signals = Signals::new().map_err(|why| Error::System { what: "signals cannot be received", why })?;
+        let mut signals =
+            Signals::new().map_err(|why| Error::System { what: "signals cannot be received", why })?;
         signals.next().await;
         tracing::info!(node = %self.id(), "stopping");
         tokio::select! {

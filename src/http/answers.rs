@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH};
 use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tumen_core::cluster::coordinator::Preview;
 use tumen_core::cluster::member::{NodeInfo, Status};
-use tumen_core::cluster::membership::View;
 use tumen_core::cluster::snapshot::{Mode, Snapshot};
 use tumen_core::partitioner::Partitioner;
 use tumen_core::wire::stable_hash;
@@ -19,7 +18,11 @@ use crate::node::{Partition, PartitionStats};
 
 /// An answer that follows from the plan alone: its tag is the plan's hash, which is another after any change of
 /// ownership. It is not even made for who has it already.
-pub(super) fn by_plan<T: Serialize>(plan: Option<&Snapshot>, headers: &HeaderMap, answer: impl FnOnce() -> T) -> Response {
+pub(super) fn by_plan<T: Serialize>(
+    plan: Option<&Snapshot>,
+    headers: &HeaderMap,
+    answer: impl FnOnce() -> T,
+) -> Response {
     tagged(plan.map_or(0, |plan| plan.hash), headers, || json(&answer()))
 }
 
@@ -49,7 +52,9 @@ fn tagged(tag: u64, headers: &HeaderMap, body: impl FnOnce() -> Vec<u8>) -> Resp
 /// Whether a list of tags, as a client sends it, names this one. Ours are compared weakly, as is usual for this header.
 fn names(list: &HeaderValue, tag: &str) -> bool {
     let Ok(list) = list.to_str() else { return false };
-    list.split(',').map(str::trim).any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag)
+    list.split(',')
+        .map(str::trim)
+        .any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag)
 }
 
 impl From<Partition> for shapes::Partition {
@@ -71,8 +76,16 @@ impl From<PartitionStats> for shapes::PartitionStats {
     fn from(stats: PartitionStats) -> Self {
         Self {
             total_partitions: stats.total_partitions,
-            partitions_per_node: stats.partitions_per_node.into_iter().map(|(n, count)| (n.to_string(), count)).collect(),
-            replicas_per_node: stats.replicas_per_node.into_iter().map(|(n, count)| (n.to_string(), count)).collect(),
+            partitions_per_node: stats
+                .partitions_per_node
+                .into_iter()
+                .map(|(n, count)| (n.to_string(), count))
+                .collect(),
+            replicas_per_node: stats
+                .replicas_per_node
+                .into_iter()
+                .map(|(n, count)| (n.to_string(), count))
+                .collect(),
         }
     }
 }
@@ -81,7 +94,8 @@ impl From<PartitionStats> for shapes::PartitionStats {
 pub(super) struct Known<'a> {
     pub(super) name: &'a str,
     pub(super) plan: Option<&'a Snapshot>,
-    pub(super) view: &'a View,
+    /// Whom the node sees, itself among them.
+    pub(super) seen: &'a [NodeInfo],
     pub(super) leader: Option<NodeName>,
     pub(super) term: Term,
     pub(super) mode: Mode,
@@ -91,10 +105,11 @@ pub(super) struct Known<'a> {
 pub(super) fn cluster(known: &Known<'_>) -> shapes::Cluster {
     let members = known.plan.map(|plan| &plan.members[..]).unwrap_or_default();
     let committed: BTreeSet<&NodeName> = members.iter().map(|member| member.name()).collect();
-    let joining = known.view.alive().filter(|seen| !committed.contains(seen.name()));
-    let mut nodes: Vec<shapes::Node> = (members.iter().map(|member| node(&member.info, state(member.status))))
-        .chain(joining.map(|seen| node(&seen.info, "joining")))
-        .collect();
+    let joining = known.seen.iter().filter(|seen| !committed.contains(seen.name()));
+    let mut nodes: Vec<shapes::Node> =
+        (members.iter().map(|member| node(&member.info, state(member.status))))
+            .chain(joining.map(|seen| node(seen, "joining")))
+            .collect();
     nodes.sort_by(|a, b| a.name.cmp(&b.name));
     shapes::Cluster {
         name: known.name.to_owned(),
@@ -153,9 +168,6 @@ fn texts(names: &[NodeName]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use tumen_core::Moment;
     use tumen_core::cluster::snapshot::Assignment;
 
     use super::*;
@@ -187,7 +199,7 @@ mod tests {
         let changes: [fn(&mut Assignment); 3] = [
             |assignment| assignment.copies.swap(0, 1),
             |assignment| assignment.copies[1] = 3,
-            |assignment| drop(assignment.copies.pop()),
+            |assignment| assignment.copies.truncate(1),
         ];
         // The counts stay the same where two partitions swap: the hash does not.
         for change in changes {
@@ -200,11 +212,15 @@ mod tests {
     #[test]
     fn a_cluster_lists_members_and_newcomers() {
         let plan = plan(Partitioner::Hash);
-        let mut view = View::alone(Arc::new(member("node-2", 12, Status::Up).info), Moment::ZERO);
-        let newcomer = View::alone(Arc::new(member("node-11", 99, Status::Up).info), Moment::ZERO);
-        view.nodes.insert(0, newcomer.nodes[0].clone());
-        let known =
-            Known { name: "shop", plan: Some(&plan), view: &view, leader: None, term: Term(2), mode: Mode::Sync };
+        let seen = [member("node-11", 99, Status::Up).info, member("node-2", 12, Status::Up).info];
+        let known = Known {
+            name: "shop",
+            plan: Some(&plan),
+            seen: &seen,
+            leader: None,
+            term: Term(2),
+            mode: Mode::Sync,
+        };
         let shown = cluster(&known);
         let listed: Vec<_> = shown.nodes.iter().map(|node| (&*node.name, &*node.state)).collect();
         let up = |name| (name, "up");

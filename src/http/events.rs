@@ -10,7 +10,6 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 
-use super::news::Listener;
 use super::refusal::Refusal;
 use super::routes::App;
 use super::shapes;
@@ -28,16 +27,15 @@ pub(super) async fn events(State(app): State<App>, headers: HeaderMap) -> Result
     })?;
     let boot = format!("{:x}", app.node.id().boot.0);
     let listener = app.news.listen(last_heard(&headers, &boot));
-    let next = move |mut listener: Listener| {
-        let (stopping, boot, held) = (app.stopping.clone(), boot.clone(), &slot);
-        let _ = held;
+    // The slot is given back with the stream.
+    let stream = stream::unfold((listener, slot), move |(mut listener, slot)| {
+        let (stopping, boot) = (app.stopping.clone(), boot.clone());
         async move {
-            let (number, event) = stopping.run_until_cancelled_owned(listener.next()).await??;
-            Some((Ok::<_, Infallible>(sent(&boot, number, &event)), listener))
+            let (number, event) = stopping.run_until_cancelled(listener.next()).await??;
+            Some((Ok::<_, Infallible>(sent(&boot, number, &event)), (listener, slot)))
         }
-    };
-    let stream = Sse::new(stream::unfold(listener, next)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
-    Ok(stream.into_response())
+    });
+    Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
 }
 
 /// The number after which a client that comes back wants to read on. A former boot's numbers say nothing here.

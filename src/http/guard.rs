@@ -8,9 +8,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
+use axum::http::StatusCode;
 use axum::http::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN};
 use axum::http::uri::Authority;
-use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use subtle::ConstantTimeEq;
@@ -99,11 +99,16 @@ mod tests {
         let guard = Guard::new(Some(Secret::parse("swordfish").unwrap()));
         let with = |value: &str| guard.check("/cluster", &headers(&[(AUTHORIZATION, value)])).is_ok();
         assert!(with("Bearer swordfish") && with("bearer swordfish") && with("Bearer swordfish "));
-        for wrong in ["", "swordfish", "Basic swordfish", "Bearer", "Bearer ", "Bearer swordfis", "Bearer swordfishh"] {
+        for wrong in
+            ["", "swordfish", "Basic swordfish", "Bearer", "Bearer ", "Bearer swordfis", "Bearer swordfishh"]
+        {
             assert!(!with(wrong), "{wrong}");
         }
         assert!(guard.check("/cluster", &HeaderMap::new()).is_err());
-        assert!(guard.check("/health", &HeaderMap::new()).is_ok() && guard.check("/ready", &HeaderMap::new()).is_ok());
+        assert!(
+            guard.check("/health", &HeaderMap::new()).is_ok()
+                && guard.check("/ready", &HeaderMap::new()).is_ok()
+        );
         assert!(guard.check("/ready/", &HeaderMap::new()).is_err());
     }
 

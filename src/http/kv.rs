@@ -13,7 +13,9 @@ use futures_util::StreamExt;
 
 use super::refusal::Refusal;
 use super::routes::App;
-use crate::kv::{CONTENT_TYPE_DEFAULT, CONTENT_TYPE_LEN_MAX, Delete, Get, Kv, Put, VALUE_LEN_MAX, Value, check_key};
+use crate::kv::{
+    CONTENT_TYPE_DEFAULT, CONTENT_TYPE_LEN_MAX, Delete, Get, Kv, Put, VALUE_LEN_MAX, Value, check_key,
+};
 use crate::worker::Worker;
 
 /// What stands before the key.
@@ -64,7 +66,8 @@ fn key(app: &App, uri: &Uri) -> Result<Bytes, Refusal> {
     }
     let encoded = uri.path().strip_prefix(PREFIX).unwrap_or_default();
     let key = percent_decoded(encoded.as_bytes(), false);
-    let key = key.ok_or_else(|| Refusal::bad_request("the key holds a % without two hexadecimal digits after it"))?;
+    let key =
+        key.ok_or_else(|| Refusal::bad_request("the key holds a % without two hexadecimal digits after it"))?;
     check_key(&key)?;
     Ok(key)
 }
@@ -113,7 +116,8 @@ pub(super) async fn read(body: Body, len_max: usize, what: &str) -> Result<Bytes
         let mut chunks = body.into_data_stream();
         let mut bytes = BytesMut::new();
         while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.map_err(|why| Refusal::bad_request(format!("the body cannot be read: {why}")))?;
+            let chunk =
+                chunk.map_err(|why| Refusal::bad_request(format!("the body cannot be read: {why}")))?;
             if bytes.len() + chunk.len() > len_max {
                 return Err(too_long());
             }

@@ -67,7 +67,9 @@ impl News {
                     Ok(NodeEvent::Leader { leader, term }) => writer.handle_leader(leader, term),
                     Ok(_) => {}
                     // What was missed shows in the difference to the plan in force.
-                    Err(RecvError::Lagged(_)) => node.snapshot().into_iter().for_each(|plan| writer.handle_plan(plan)),
+                    Err(RecvError::Lagged(_)) => {
+                        node.snapshot().into_iter().for_each(|plan| writer.handle_plan(plan))
+                    }
                     Err(RecvError::Closed) => return,
                 }
             }
@@ -163,7 +165,11 @@ fn differences(before: Option<&Snapshot>, after: &Snapshot) -> Vec<Event> {
         plan.member(id.node.as_str()).is_some_and(|member| member.id() == id && member.status.may_serve())
     };
     let serving = |plan: &'_ Snapshot| -> Vec<NodeBoot> {
-        plan.members.iter().filter(|member| member.status.may_serve()).map(|member| Member::id(member).clone()).collect()
+        plan.members
+            .iter()
+            .filter(|member| member.status.may_serve())
+            .map(|member| Member::id(member).clone())
+            .collect()
     };
     for id in before.map(serving).unwrap_or_default().into_iter().filter(|id| !serves(after, id)) {
         events.push(Event::NodeDown { node: id.node.to_string(), boot: format!("{:x}", id.boot.0) });
@@ -175,7 +181,9 @@ fn differences(before: Option<&Snapshot>, after: &Snapshot) -> Vec<Event> {
     // The first plan moves nothing: it is what there is.
     let Some(before) = before else { return events };
     for index in 0..after.users().spec.partitions {
-        let (Some(was), Some(is)) = (Partition::of(before, index), Partition::of(after, index)) else { continue };
+        let (Some(was), Some(is)) = (Partition::of(before, index), Partition::of(after, index)) else {
+            continue;
+        };
         // The same node may come back under a new epoch: its worker is another.
         if was.primary_node != is.primary_node || was.epoch != is.epoch {
             events.push(Event::PartitionMoved {
@@ -214,7 +222,10 @@ mod tests {
     #[test]
     fn a_plan_is_told_by_what_it_changed() {
         let first = plan(Partitioner::Hash);
-        assert_eq!(names(&differences(None, &first)), ["node_up", "node_up", "node_up", "node_up", "snapshot"]);
+        assert_eq!(
+            names(&differences(None, &first)),
+            ["node_up", "node_up", "node_up", "node_up", "snapshot"]
+        );
         let same = next(&first, |_| {});
         assert_eq!(names(&differences(Some(&first), &same)), ["snapshot"]);
         let lost = next(&first, |plan| {

@@ -1,8 +1,8 @@
 //! Every answer that is no success: its status, and its error as JSON.
 
 use axum::Json;
-use axum::http::header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::StatusCode;
+use axum::http::header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::response::{IntoResponse, Response};
 use tumen_core::cluster::coordinator::AskError;
 use tumen_core::partitions::request::Failure;
@@ -51,8 +51,12 @@ impl IntoResponse for Refusal {
         let mut response = (self.status, Json(self.body)).into_response();
         let headers = response.headers_mut();
         match self.status {
-            StatusCode::SERVICE_UNAVAILABLE => drop(headers.insert(RETRY_AFTER, HeaderValue::from_static("1"))),
-            StatusCode::UNAUTHORIZED => drop(headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+            StatusCode::SERVICE_UNAVAILABLE => {
+                drop(headers.insert(RETRY_AFTER, HeaderValue::from_static("1")))
+            }
+            StatusCode::UNAUTHORIZED => {
+                drop(headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")))
+            }
             _ => {}
         }
         response
@@ -73,7 +77,9 @@ fn status(error: &Error) -> StatusCode {
             Failure::Rejected(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Failure::WorkerFailed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         },
-        Error::Key { .. } | Error::Route(RouteError::Key(_) | RouteError::KeyTooLong(_)) => StatusCode::BAD_REQUEST,
+        Error::Key { .. } | Error::Route(RouteError::Key(_) | RouteError::KeyTooLong(_)) => {
+            StatusCode::BAD_REQUEST
+        }
         Error::NotFound(_) | Error::Refused(AskError::NoSuchNode(_)) => StatusCode::NOT_FOUND,
         Error::Refused(AskError::TooFewNodes { .. }) => StatusCode::CONFLICT,
         Error::Route(RouteError::NoPlan | RouteError::NoPrimary(_))
@@ -107,13 +113,22 @@ mod tests {
             (Error::Key { len: 0 }, 400, "bad_key", Some(false)),
             (Error::NotFound("?".into()), 404, "not_found", Some(false)),
             (Error::Route(RouteError::NoPlan), 503, "no_plan", Some(false)),
-            (Error::Refused(AskError::TooFewNodes { present: 1, wanted: 3 }), 409, "too_few_nodes", Some(false)),
+            (
+                Error::Refused(AskError::TooFewNodes { present: 1, wanted: 3 }),
+                409,
+                "too_few_nodes",
+                Some(false),
+            ),
             (Error::NoLeader, 503, "no_leader", Some(false)),
             (Error::NoAnswer, 504, "timeout", None),
         ] {
             let refusal = Refusal::from(error);
             assert_eq!(refusal.status.as_u16(), status, "{refusal:?}");
-            assert_eq!((&*refusal.body.error.code, refusal.body.error.changed), (code, changed), "{refusal:?}");
+            assert_eq!(
+                (&*refusal.body.error.code, refusal.body.error.changed),
+                (code, changed),
+                "{refusal:?}"
+            );
         }
     }
 }

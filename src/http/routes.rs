@@ -1,14 +1,13 @@
 //! Which path answers what.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::middleware::from_fn_with_state;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use tokio::sync::Semaphore;
@@ -79,11 +78,10 @@ async fn ready(State(app): State<App>) -> Result<Json<shapes::Ready>, Refusal> {
 
 async fn cluster(State(app): State<App>, headers: HeaderMap) -> Response {
     let (runtime, plan) = (app.node.runtime(), app.node.snapshot());
-    let view = Arc::clone(&runtime.view().borrow());
     let known = Known {
         name: app.node.config().cluster.as_str(),
         plan: plan.as_deref(),
-        view: &view,
+        seen: &app.node.seen(),
         leader: runtime.leader(),
         term: plan.as_ref().map_or(Term::ZERO, |plan| plan.term).max(runtime.leadership().borrow().term),
         mode: app.node.replication_mode(),
@@ -103,8 +101,10 @@ async fn plan(
     let remove = query.remove.as_deref().map(node_name).transpose()?;
     let preview = app.node.preview(query.add.unwrap_or(0), remove.into_iter().collect()).await?;
     let spec = app.node.snapshot().map(|plan| plan.users().spec.clone());
-    let (partitioner, partitions) =
-        spec.map_or_else(|| (app.node.config().partitioner.clone(), 0), |spec| (spec.partitioner, spec.partitions));
+    let (partitioner, partitions) = spec.map_or_else(
+        || (app.node.config().partitioner.clone(), 0),
+        |spec| (spec.partitioner, spec.partitions),
+    );
     Ok(Json(answers::plan(preview, &partitioner, partitions)))
 }
 
@@ -122,7 +122,11 @@ async fn stats(State(app): State<App>, headers: HeaderMap) -> Response {
     })
 }
 
-async fn partition_for_key(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Result<Response, Refusal> {
+async fn partition_for_key(
+    State(app): State<App>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
     let pairs = uri.query().unwrap_or_default().split('&');
     let Some(encoded) = pairs.filter_map(|pair| pair.strip_prefix("key=")).next() else {
         return Err(Refusal::bad_request("which key? Ask for /partitions/key?key=KEY"));

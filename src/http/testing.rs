@@ -4,7 +4,8 @@ use tumen_core::cluster::member::{Member, NodeInfo, Status, WEIGHT_DEFAULT};
 use tumen_core::cluster::snapshot::{Assignment, GroupPlan, GroupSpec, Mode, Snapshot};
 use tumen_core::partitioner::Partitioner;
 use tumen_core::{
-    Boot, ClusterId, ClusterName, Epoch, Generation, GroupId, NodeBoot, NodeName, Revision, Term, UnixMillis, Version,
+    Boot, ClusterId, ClusterName, Epoch, Generation, GroupId, NodeBoot, NodeName, Revision, Term, UnixMillis,
+    Version,
 };
 
 pub(crate) fn member(name: &str, boot: u64, status: Status) -> Member {

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use tumen_actors::partitions::Place;
 use tumen_core::assignment::{AssignError, Layout, Problem, Strategy};
+use tumen_core::cluster::coordinator::{CrashProof, Create, Rebalance};
 use tumen_core::cluster::snapshot::Mode;
 use tumen_core::partitioner::Partitioner;
 
 use super::Node;
-use crate::config::{Config, CrashProof, Layer, Source, Trigger, Value};
+use crate::config::{Config, Layer, Source, Value};
 use crate::error::Result;
 use crate::kv::Kv;
 use crate::worker::{Handlers, Hosting, Worker, hosting};
@@ -120,8 +121,8 @@ impl Builder {
         partitioner(Partitioner) |partitioner| partitioner.show();
         bootstrap_expect(u32) |n| n.show();
         min_nodes(u32) |n| n.show();
-        create(Trigger) |trigger| trigger.show();
-        rebalance(Trigger) |trigger| trigger.show();
+        create(Create) |when| when.show();
+        rebalance(Rebalance) |when| when.show();
         rebuild_after(Duration) |time| time.show();
         rejoin_grace(Duration) |time| time.show();
         lease(Duration) |time| time.show();
@@ -174,6 +175,7 @@ impl Builder {
     pub async fn start(self) -> Result<Node> {
         let Self { config: Knobs { code, others }, kinds, strategies } = self;
         let config = Config::resolve(std::iter::once(code).chain(others))?;
+        config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
         Builder { config, kinds, strategies }.start().await
     }
 }
@@ -183,7 +185,7 @@ impl Builder<Config> {
         Self { config, kinds: Vec::new(), strategies: Vec::new() }
     }
 
-    /// Starts the node; see [`Builder::start`].
+    /// Starts the node; see [`Builder::start`]. The configuration's warnings were logged by whoever resolved it.
     ///
     /// # Errors
     /// A port that is in use; a second node in one process. Nothing runs then.
@@ -243,7 +245,10 @@ impl<C> Builder<C> {
 
 impl<C: fmt::Debug> fmt::Debug for Builder<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder").field("config", &self.config).field("kinds", &self.kinds).finish_non_exhaustive()
+        f.debug_struct("Builder")
+            .field("config", &self.config)
+            .field("kinds", &self.kinds)
+            .finish_non_exhaustive()
     }
 }
 

@@ -19,7 +19,8 @@ const ANSWER_LEN_MAX: u64 = 4 << 20;
 pub(super) fn discover(config: &Config, own: Option<&str>) -> Option<Discover> {
     let own: Option<Address> = own.and_then(|own| crate::config::Value::parse(own).ok());
     let known = config.known_nodes.iter().map(|seed| &seed.0);
-    let others: Arc<[Address]> = known.filter(|seed| !own.as_ref().is_some_and(|own| same(own, seed))).cloned().collect();
+    let others: Arc<[Address]> =
+        known.filter(|seed| !own.as_ref().is_some_and(|own| same(own, seed))).cloned().collect();
     if others.is_empty() {
         return None;
     }

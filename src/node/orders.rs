@@ -47,7 +47,9 @@ impl Node {
     /// There are no partitions yet, the strategy failed, or nobody leads.
     pub async fn rebalance_partitions(&self) -> Result<Rebalanced> {
         match self.ask(Ask::Rebalance, ORDER_WITHIN).await? {
-            Answer::Rebalanced { version, changed, certificate } => Ok(Rebalanced { version, changed, certificate }),
+            Answer::Rebalanced { version, changed, certificate } => {
+                Ok(Rebalanced { version, changed, certificate })
+            }
             other => Err(strange(&other)),
         }
     }

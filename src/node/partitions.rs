@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tumen_core::cluster::member::NodeInfo;
 use tumen_core::cluster::snapshot::{Mode, Snapshot};
 use tumen_core::partitions::routing::RouteError;
-use tumen_core::{Epoch, NodeName, PartitionId, Version};
+use tumen_core::{Epoch, GroupId, NodeName, PartitionId, Version};
 
 use super::Node;
 use crate::error::{Error, Result};
@@ -78,7 +79,8 @@ impl Partition {
     pub(crate) fn named(plan: &Snapshot, name: &str) -> Result<Self> {
         let spec = &plan.users().spec;
         let by_name = spec.partitioner.parse_name(name, spec.partitions);
-        let by_id = || name.parse().ok().filter(|id| *id == PartitionId::user(id.index)).map(|id| id.index);
+        let users = |id: &PartitionId| id.group == GroupId::Users;
+        let by_id = || name.parse().ok().filter(users).map(|id| id.index);
         let index = by_name.or_else(|unknown| by_id().ok_or(unknown));
         let index = index.map_err(|unknown| Error::NotFound(unknown.to_string()))?;
         Self::of(plan, index).ok_or_else(|| Error::NotFound(format!("there is no partition {name:?}")))
@@ -151,7 +153,8 @@ impl Node {
     /// # Errors
     /// No member has this name, or there is no plan yet.
     pub fn partitions_for_node(&self, node: &str) -> Result<Vec<Partition>> {
-        Partition::on(&*self.plan()?, node).ok_or_else(|| Error::NotFound(format!("no member is named {node:?}")))
+        Partition::on(&*self.plan()?, node)
+            .ok_or_else(|| Error::NotFound(format!("no member is named {node:?}")))
     }
 
     /// All partitions, by index; none before the first plan.
@@ -176,13 +179,23 @@ impl Node {
             let alone = Replicas { primary_node, replica_nodes: Vec::new(), provisional: true };
             return if index < partitions { Ok(alone) } else { Err(missing()) };
         };
-        let Partition { primary_node, replica_nodes, .. } = Partition::of(&plan, index).ok_or_else(missing)?;
+        let Partition { primary_node, replica_nodes, .. } =
+            Partition::of(&plan, index).ok_or_else(missing)?;
         Ok(Replicas { primary_node, replica_nodes, provisional: false })
     }
 
     /// The nodes that this node holds for alive, sorted. This node is always among them.
     pub fn live_nodes(&self) -> Vec<NodeName> {
-        self.runtime().view().borrow().live_nodes()
+        let peers = self.runtime().transport().sessions().into_iter().map(|session| session.peer.node);
+        let mut live: Vec<NodeName> = peers.chain([self.name().clone()]).collect();
+        live.sort();
+        live.dedup();
+        live
+    }
+
+    /// What the nodes say of themselves that this node sees, sorted by name. This node is always among them.
+    pub(crate) fn seen(&self) -> Vec<NodeInfo> {
+        vec![self.runtime().info().clone()]
     }
 
     /// What a write's acknowledgement promises in this cluster.
@@ -210,7 +223,8 @@ mod tests {
         assert_eq!(all.len(), 4);
         assert_eq!(names(&all[0]), (Some("node-1"), vec!["node-2"]));
         assert_eq!(names(&all[3]), (None, vec![]), "nobody is left to serve it");
-        let on = |node| Partition::on(&plan, node).map(|held| held.iter().map(|p| p.id.index).collect::<Vec<_>>());
+        let on =
+            |node| Partition::on(&plan, node).map(|held| held.iter().map(|p| p.id.index).collect::<Vec<_>>());
         assert_eq!(on("node-2"), Some(vec![0, 1]));
         assert_eq!(on("node-4"), Some(vec![]), "a member that holds nothing");
         assert_eq!(on("node-9"), None);
@@ -236,7 +250,9 @@ mod tests {
         assert_eq!(of("100").unwrap().name, "p-00100-00199");
         assert_eq!(Partition::named(&plan_by_range, "p-00100-00199").unwrap().id.index, 1);
         assert_eq!(Partition::named(&plan_by_range, "partition-1").unwrap().id.index, 1);
-        for (key, code) in [("", "bad_key"), ("400", "bad_key"), ("x", "bad_key"), (&*"1".repeat(1 << 20), "bad_key")] {
+        for (key, code) in
+            [("", "bad_key"), ("400", "bad_key"), ("x", "bad_key"), (&*"1".repeat(1 << 20), "bad_key")]
+        {
             assert_eq!(of(key).unwrap_err().code(), code);
         }
     }

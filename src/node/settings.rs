@@ -10,19 +10,14 @@ use tumen_actors::node::{Connect, Settings};
 use tumen_actors::transport::{self, Cookie};
 use tumen_core::GroupId;
 use tumen_core::assignment::Strategy;
-use tumen_core::cluster::coordinator::{self, Create, CrashProof, Rebalance, WindowConfig};
 use tumen_core::cluster::snapshot::GroupSpec;
-use tumen_core::cluster::{lease, membership};
 
 use super::builder::Shared;
 use super::discover;
-use crate::config::{self, Config, Trigger};
+use crate::config::{Config, Value};
 
-/// How many times `lease` a majority is asked whether it still follows.
+/// How often during a lease a majority is asked whether it still follows.
 const ACKS_PER_LEASE: u32 = 6;
-/// How many times gossip is passed on while a suspicion lasts.
-const GOSSIP_PER_SUSPICION: u32 = 3;
-
 /// The knobs on which all nodes of a cluster must agree.
 const AGREED: [&str; 5] = ["partitions", "replication", "strategy", "mode", "partitioner"];
 
@@ -50,12 +45,12 @@ pub(super) fn settings(
         zone: config.zone.clone(),
         weight: config.weight,
         groups: groups(config, founds),
-        seeds: config.join.iter().map(config::Value::show).collect(),
+        seeds: config.join.iter().map(Value::show).collect(),
         discover,
         founds,
         bootstrap_expect: config.bootstrap_expect.map_or(1, |expect| expect as usize),
-        coordinator: coordinator(config),
-        membership: membership(config),
+        coordinator: config.coordinator(),
+        membership: config.membership(),
         consensus: consensus::Settings {
             election_timeout_min: config.election_timeout_min,
             election_timeout_max: config.election_timeout_max,
@@ -80,63 +75,12 @@ fn groups(config: &Config, founds: bool) -> Vec<(GroupId, GroupSpec)> {
     if !founds && !AGREED.iter().any(|knob| config.is_given(knob)) {
         return Vec::new();
     }
-    let users = GroupSpec {
-        partitions: config.partitions,
-        replication: config.replication,
-        strategy: config.strategy.clone(),
-        mode: config.mode,
-        partitioner: config.partitioner.clone(),
-    };
-    vec![(GroupId::Users, users)]
-}
-
-fn coordinator(config: &Config) -> coordinator::Config {
-    coordinator::Config {
-        min_nodes: config.min_nodes as usize,
-        create: match config.create {
-            Trigger::Auto => Create::Auto,
-            Trigger::Manual => Create::Manual,
-        },
-        rebalance: match config.rebalance {
-            Trigger::Auto => Rebalance::Auto,
-            Trigger::Manual => Rebalance::Manual,
-        },
-        crash_proof: match config.crash_proof {
-            config::CrashProof::Loopback => CrashProof::Loopback,
-            config::CrashProof::Always => CrashProof::Always,
-            config::CrashProof::Never => CrashProof::Never,
-        },
-        window: WindowConfig {
-            quiet: config.join_window,
-            quiet_again: config.join_window_busy,
-            longest: config.join_window_max,
-            ..WindowConfig::default()
-        },
-        rebuild_after: config.rebuild_after,
-        lease: lease::Config {
-            length: config.lease,
-            election_timeout_max: config.election_timeout_max,
-            ..lease::Config::default()
-        },
-        ..coordinator::Config::default()
-    }
-}
-
-fn membership(config: &Config) -> membership::Config {
-    let preset = membership::Config::default();
-    let gossip_interval = preset.gossip_interval.min(config.gossip_suspect / GOSSIP_PER_SUSPICION);
-    membership::Config {
-        probe_interval: config.gossip_period,
-        probe_rtt: config.gossip_rtt,
-        suspicion: config.gossip_suspect,
-        news_window: preset.news_window.min(gossip_interval),
-        gossip_interval,
-        ..preset
-    }
+    vec![(GroupId::Users, config.group_spec())]
 }
 
 fn connect(config: &Config, listener: TcpListener) -> Connect {
-    let cookie = config.cookie.as_ref().map_or_else(Cookie::none, |secret| Cookie::new(secret.expose().as_bytes()));
+    let cookie =
+        config.cookie.as_ref().map_or_else(Cookie::none, |secret| Cookie::new(secret.expose().as_bytes()));
     Box::new(move |greet| {
         Box::pin(async move {
             let settings = transport::Settings::default();
