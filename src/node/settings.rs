@@ -1,0 +1,90 @@
+//! From what people set to what the runtime is told.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tumen_actors::clock::Clock;
+use tumen_actors::cluster::consensus;
+use tumen_actors::node::{Connect, Settings};
+use tumen_actors::transport::{self, Cookie};
+use tumen_core::GroupId;
+use tumen_core::assignment::Strategy;
+use tumen_core::cluster::snapshot::GroupSpec;
+
+use super::builder::Shared;
+use super::discover;
+use crate::config::{Config, Value};
+
+/// How often during a lease a majority is asked whether it still follows.
+const ACKS_PER_LEASE: u32 = 6;
+/// The knobs on which all nodes of a cluster must agree.
+const AGREED: [&str; 5] = ["partitions", "replication", "strategy", "mode", "partitioner"];
+
+/// Where a node's two ports are, as it tells others.
+pub(super) struct Addresses {
+    pub(super) cluster: String,
+    pub(super) http: Option<String>,
+}
+
+/// The runtime's settings. `listener` is the cluster port, bound already.
+pub(super) fn settings(
+    config: &Config,
+    addresses: Addresses,
+    listener: TcpListener,
+    strategies: Vec<Arc<dyn Strategy>>,
+) -> Settings {
+    let discover = discover::discover(config, addresses.http.as_deref());
+    let told_of_others = !config.join.is_empty() || discover.is_some();
+    let founds = !told_of_others || config.bootstrap_expect.is_some();
+    Settings {
+        name: config.name.clone(),
+        cluster: config.cluster.clone(),
+        address: addresses.cluster,
+        http: addresses.http,
+        zone: config.zone.clone(),
+        weight: config.weight,
+        groups: groups(config, founds),
+        seeds: config.join.iter().map(Value::show).collect(),
+        discover,
+        founds,
+        bootstrap_expect: config.bootstrap_expect.map_or(1, |expect| expect as usize),
+        coordinator: config.coordinator(),
+        membership: config.membership(),
+        consensus: consensus::Settings {
+            election_timeout_min: config.election_timeout_min,
+            election_timeout_max: config.election_timeout_max,
+            heartbeat: config.heartbeat,
+            ack_every: (config.lease / ACKS_PER_LEASE).max(Duration::from_millis(1)),
+            ..consensus::Settings::default()
+        },
+        data_dir: config.data_dir.clone(),
+        rejoin_grace: config.rejoin_grace,
+        stop_within: config.stop_deadline,
+        strategies: Arc::new(move || {
+            strategies.iter().map(|own| Box::new(Shared(Arc::clone(own))) as Box<dyn Strategy>).collect()
+        }),
+        clock: Clock::system(),
+        connect: connect(config, listener),
+    }
+}
+
+/// What the cluster is founded with, and what it is compared with later. A node that joins and was told nothing about it
+/// takes what the others have.
+fn groups(config: &Config, founds: bool) -> Vec<(GroupId, GroupSpec)> {
+    if !founds && !AGREED.iter().any(|knob| config.is_given(knob)) {
+        return Vec::new();
+    }
+    vec![(GroupId::Users, config.group_spec())]
+}
+
+fn connect(config: &Config, listener: TcpListener) -> Connect {
+    let cookie =
+        config.cookie.as_ref().map_or_else(Cookie::none, |secret| Cookie::new(secret.expose().as_bytes()));
+    Box::new(move |greet| {
+        Box::pin(async move {
+            let settings = transport::Settings::default();
+            transport::network::open(&listener, greet, cookie, settings).await.map_err(|why| why.to_string())
+        })
+    })
+}
