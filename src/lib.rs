@@ -1,8 +1,10 @@
 //! Horde/OTP for Rust: an actor-cluster runtime that keeps a cluster's partitions, singletons and names alive.
 
+mod children;
 #[doc(hidden)]
 pub mod cli;
 pub mod config;
+mod demo;
 pub mod error;
 pub mod http;
 pub mod kv;
