@@ -10,8 +10,6 @@
 //! ```
 
 pub mod assignment_coordinator;
+pub mod consensus;
 pub mod lease_keeper;
 pub mod plans;
-//! How many nodes act as one: the residents that obey `tumen_core::cluster`.
-
-pub mod consensus;

@@ -75,6 +75,12 @@ pub fn encode_into<T: Serialize>(value: &T, frame: &mut BytesMut) -> Result<(), 
     encode_body_into(value, frame).inspect_err(|_| frame.truncate(start))
 }
 
+/// How many bytes `value` takes as a frame.
+pub fn encoded_len<T: Serialize>(value: &T) -> usize {
+    let body = options(usize::MAX).serialized_size(value).unwrap_or(u64::MAX);
+    usize::try_from(body).unwrap_or(usize::MAX).saturating_add(HEADER_LEN)
+}
+
 /// Decodes a whole frame, which may not be larger than `limit` bytes.
 pub fn decode<T: DeserializeOwned>(frame: &[u8], limit: usize) -> Result<T, DecodeError> {
     if frame.len() > limit {

@@ -16,7 +16,8 @@
 pub mod clock;
 pub mod cluster;
 pub mod codec;
+pub mod node;
 pub mod partitions;
 pub mod port;
-pub mod transport;
 pub mod store;
+pub mod transport;

@@ -170,7 +170,8 @@ impl Runtime {
     /// Why it does not.
     pub fn ready(&self) -> Result<(), NotReady> {
         let parts = &self.parts;
-        let refusal = || parts.lease.refusal().map_or_else(|| "no answer yet".to_owned(), |why| why.to_string());
+        let refusal =
+            || parts.lease.refusal().map_or_else(|| "no answer yet".to_owned(), |why| why.to_string());
         if parts.stopping.is_cancelled() {
             return Err(NotReady::Stopping);
         }

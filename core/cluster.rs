@@ -11,6 +11,7 @@
 //! coordinator   when to plan anew, and what must be released first
 //! control       the replicated state and its commands
 //! voters        which nodes vote on it
+//! election      when a voter stands to lead them
 //! transport     when to dial again, how much may be under way, who has waited too long
 //! topics        publish and subscribe: retained values, order per publisher
 //! ```
@@ -18,6 +19,7 @@
 pub mod asks;
 pub mod control;
 pub mod coordinator;
+pub mod election;
 pub mod greeting;
 pub mod lease;
 pub mod member;

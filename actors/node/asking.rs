@@ -121,7 +121,9 @@ impl Serve for Asking {
                         codec::encode_into(&answered, buffer).expect("an answer fits a frame");
                     }),
                     Err(AskFailure::NoLeader) => incoming.reply.fail(Failure::NotServed),
-                    Err(AskFailure::Timeout | AskFailure::Refused(_)) => incoming.reply.fail(Failure::Dropped),
+                    Err(AskFailure::Timeout | AskFailure::Refused(_)) => {
+                        incoming.reply.fail(Failure::Dropped)
+                    }
                 }
             });
         }

@@ -13,6 +13,7 @@ use ractor::{Actor, ActorRef};
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tumen_core::UnixMillis;
 use tumen_core::cluster::asks::{Answer, Ask};
 use tumen_core::cluster::control::{Command, Outcome};
 use tumen_core::cluster::coordinator::{self, Coordinator, CrashProof};
@@ -21,7 +22,6 @@ use tumen_core::cluster::lease::{Release, Reply};
 use tumen_core::cluster::member::NodeInfo;
 use tumen_core::cluster::snapshot::{GroupSpec, Snapshot};
 use tumen_core::ids::{ClusterId, ClusterName, GroupId, NodeBoot, NodeName, Term, Version};
-use tumen_core::UnixMillis;
 use tumen_core::wire::{CoordinatorFrame, LeaseFrame, PROTOCOL};
 
 use super::asking::{self, Asking};
@@ -117,9 +117,14 @@ impl Parts {
     }
 
     /// Ends an actor after its present message, or at the deadline in the middle of it.
-    pub(super) async fn stop_actor<M: ractor::Message>(&self, port: &Port<M>, deadline: tokio::time::Instant) {
+    pub(super) async fn stop_actor<M: ractor::Message>(
+        &self,
+        port: &Port<M>,
+        deadline: tokio::time::Instant,
+    ) {
         let Some(actor) = port.current() else { return };
-        let within = deadline.saturating_duration_since(tokio::time::Instant::now()).max(Duration::from_millis(100));
+        let within =
+            deadline.saturating_duration_since(tokio::time::Instant::now()).max(Duration::from_millis(100));
         if actor.stop_and_wait(None, Some(within)).await.is_err() {
             drop(actor.kill_and_wait(Some(within)).await);
         }
@@ -133,7 +138,8 @@ impl Parts {
     /// Whether this node belongs to a cluster, or carries the memory of one.
     pub(super) fn belongs_somewhere(&self) -> bool {
         let consensus = self.consensus();
-        let remembers = consensus.state().borrow().state.founding.is_some() || consensus.metrics().borrow().running;
+        let remembers =
+            consensus.state().borrow().state.founding.is_some() || consensus.metrics().borrow().running;
         remembers || self.greeter.belonging().is_some()
     }
 
@@ -203,13 +209,19 @@ impl Parts {
 
     fn note_session(&self, id: &NodeBoot, up: bool) {
         let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        if up { connected.insert(id.clone()) } else { connected.remove(id) };
+        if up {
+            connected.insert(id.clone())
+        } else {
+            connected.remove(id)
+        };
     }
 
     /// The leader's session ended: if its process is surely gone, this voter need not wait for its silence.
     fn look_for_crash(self: &Arc<Self>, node: NodeBoot) {
         let Some(plan) = self.plans.newest() else { return };
-        let Some(member) = plan.member(node.node.as_str()).filter(|member| *member.id() == node) else { return };
+        let Some(member) = plan.member(node.node.as_str()).filter(|member| *member.id() == node) else {
+            return;
+        };
         let address = member.info.address.clone();
         let leads = self.consensus().leadership().borrow().leader.as_ref() == Some(&node.node);
         if !leads || !self.crash_proof.holds_for(&address) {
@@ -257,7 +269,8 @@ impl Parts {
 
     /// Pulls the newest plan from whoever may have it, one pull at a time.
     pub(super) fn catch_up(self: &Arc<Self>, version: Version) {
-        if version <= self.plans.version() || self.behind.fetch_max(version.0, Ordering::SeqCst) >= version.0 {
+        if version <= self.plans.version() || self.behind.fetch_max(version.0, Ordering::SeqCst) >= version.0
+        {
             return;
         }
         let parts = Arc::clone(self);
@@ -273,7 +286,9 @@ impl Parts {
         for node in leader.into_iter().chain(others).filter(|node| *node != self.id.node) {
             let deadline = tokio::time::Instant::now() + PULL_WITHIN;
             let ask = Ask::Pull { known: self.plans.version() };
-            if let Ok(Ok(Answer::Newer(Some(plan)))) = asking::ask_there(&self.transport, &node, &ask, deadline).await {
+            if let Ok(Ok(Answer::Newer(Some(plan)))) =
+                asking::ask_there(&self.transport, &node, &ask, deadline).await
+            {
                 self.plans.take(plan);
             }
             if self.plans.version() >= version {
@@ -294,7 +309,11 @@ enum PlanFrame {
 
 fn announcement(plan: &Arc<Snapshot>) -> Bytes {
     let whole = codec::encode(&PlanFrame::Whole(Arc::clone(plan)));
-    if whole.len() <= transport::CONTROL_LEN_MAX / 4 { whole } else { codec::encode(&PlanFrame::Version(plan.version)) }
+    if whole.len() <= transport::CONTROL_LEN_MAX / 4 {
+        whole
+    } else {
+        codec::encode(&PlanFrame::Version(plan.version))
+    }
 }
 
 /// Starts a node's parts. What was started before an error is stopped again.
@@ -364,11 +383,8 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
     parts.transport.start();
     settings.seeds.iter().for_each(|seed| parts.transport.meet(seed));
     if settings.founds {
-        let founder = Founder {
-            cluster: settings.cluster,
-            groups: settings.groups,
-            expect: settings.bootstrap_expect,
-        };
+        let founder =
+            Founder { cluster: settings.cluster, groups: settings.groups, expect: settings.bootstrap_expect };
         parts.tasks.spawn(until_stopping(&parts, founding::found(Arc::clone(&parts), founder)));
     }
     Ok(parts)
@@ -419,47 +435,59 @@ fn wire_transport(parts: &Arc<Parts>) {
         }
     }));
     let ports = parts.ports.clone();
-    transport.on_control(Channel::Lease, Arc::new(move |session, body| {
-        match lease_keeper::read_frame(&session.peer, &body) {
-            // Who asks is who speaks: nobody asks in another's name.
-            Some(LeaseFrame::Request(request)) if request.from == session.peer => {
-                ports.coordinator.cast(AssignmentCoordinatorMsg::LeaseRequest(request));
+    transport.on_control(
+        Channel::Lease,
+        Arc::new(move |session, body| {
+            match lease_keeper::read_frame(&session.peer, &body) {
+                // Who asks is who speaks: nobody asks in another's name.
+                Some(LeaseFrame::Request(request)) if request.from == session.peer => {
+                    ports.coordinator.cast(AssignmentCoordinatorMsg::LeaseRequest(request));
+                }
+                Some(LeaseFrame::Reply(reply)) => {
+                    ports.lease_keeper.cast(LeaseKeeperMsg::Reply(reply));
+                }
+                Some(LeaseFrame::Request(_)) | None => {}
             }
-            Some(LeaseFrame::Reply(reply)) => {
-                ports.lease_keeper.cast(LeaseKeeperMsg::Reply(reply));
-            }
-            Some(LeaseFrame::Request(_)) | None => {}
-        }
-    }));
+        }),
+    );
     let here = Arc::downgrade(parts);
-    transport.on_control(Channel::Coordinator, Arc::new(move |session, body| {
-        let Some(parts) = here.upgrade() else { return };
-        match codec::decode(&body, transport::CONTROL_LEN_MAX) {
-            Ok(CoordinatorFrame::AskRelease(releases)) => {
-                parts.ports.manager.cast(PartitionManagerMsg::AskRelease(releases));
+    transport.on_control(
+        Channel::Coordinator,
+        Arc::new(move |session, body| {
+            let Some(parts) = here.upgrade() else { return };
+            match codec::decode(&body, transport::CONTROL_LEN_MAX) {
+                Ok(CoordinatorFrame::AskRelease(releases)) => {
+                    parts.ports.manager.cast(PartitionManagerMsg::AskRelease(releases));
+                }
+                Ok(CoordinatorFrame::Leads { leader, term }) => {
+                    parts.learn_leader(Some(&leader), term);
+                    parts.ports.lease_keeper.cast(LeaseKeeperMsg::Leader(leader));
+                }
+                Err(error) => tracing::warn!(from = %session.peer, %error, "a message is dropped"),
             }
-            Ok(CoordinatorFrame::Leads { leader, term }) => {
-                parts.learn_leader(Some(&leader), term);
-                parts.ports.lease_keeper.cast(LeaseKeeperMsg::Leader(leader));
+        }),
+    );
+    let here = Arc::downgrade(parts);
+    transport.on_control(
+        Channel::Sync,
+        Arc::new(move |session, body| {
+            let Some(parts) = here.upgrade() else { return };
+            match codec::decode(&body, transport::CONTROL_LEN_MAX) {
+                Ok(PlanFrame::Whole(plan)) => parts.take_plan(plan),
+                Ok(PlanFrame::Version(version)) => parts.catch_up(version),
+                Err(error) => tracing::warn!(from = %session.peer, %error, "a plan is dropped"),
             }
-            Err(error) => tracing::warn!(from = %session.peer, %error, "a message is dropped"),
-        }
-    }));
+        }),
+    );
     let here = Arc::downgrade(parts);
-    transport.on_control(Channel::Sync, Arc::new(move |session, body| {
-        let Some(parts) = here.upgrade() else { return };
-        match codec::decode(&body, transport::CONTROL_LEN_MAX) {
-            Ok(PlanFrame::Whole(plan)) => parts.take_plan(plan),
-            Ok(PlanFrame::Version(version)) => parts.catch_up(version),
-            Err(error) => tracing::warn!(from = %session.peer, %error, "a plan is dropped"),
-        }
-    }));
-    let here = Arc::downgrade(parts);
-    transport.on_control(Channel::Raft, Arc::new(move |session, body| {
-        if let Some(parts) = here.upgrade() {
-            parts.consensus().deliver(&session.peer.node, &body);
-        }
-    }));
+    transport.on_control(
+        Channel::Raft,
+        Arc::new(move |session, body| {
+            if let Some(parts) = here.upgrade() {
+                parts.consensus().deliver(&session.peer.node, &body);
+            }
+        }),
+    );
     asking::serve(transport, &parts.asking);
 }
 
@@ -502,7 +530,9 @@ async fn start_actors(
     strategies: &MakeStrategies,
     kinds: &Kinds,
 ) -> Result<(), StartError> {
-    let failed = |actor: &'static str| move |error: ractor::SpawnErr| StartError::Actor { actor, why: error.to_string() };
+    let failed = |actor: &'static str| {
+        move |error: ractor::SpawnErr| StartError::Actor { actor, why: error.to_string() }
+    };
     let around = Arc::new(Around { parts: Arc::downgrade(parts) });
     let ports = &parts.ports;
 
@@ -544,7 +574,8 @@ async fn start_actors(
         around,
         parts.progress.clone(),
     );
-    let (manager, _) = PartitionManager::spawn(None, manager, ()).await.map_err(failed("PartitionManager"))?;
+    let (manager, _) =
+        PartitionManager::spawn(None, manager, ()).await.map_err(failed("PartitionManager"))?;
     ports.manager.lead_to(manager);
 
     let router = RouterActor::new(parts.router.clone());
@@ -622,7 +653,9 @@ impl consensus::RaftPort for RaftOver {
     fn send(&self, to: &NodeName, body: Bytes) -> Result<(), consensus::PortError> {
         self.0.cast(to, Channel::Raft, &body).map_err(|error| match error {
             transport::SendError::NoSession => consensus::PortError::Unreachable,
-            transport::SendError::Overloaded | transport::SendError::TooLong { .. } => consensus::PortError::Overloaded,
+            transport::SendError::Overloaded | transport::SendError::TooLong { .. } => {
+                consensus::PortError::Overloaded
+            }
         })
     }
 }

@@ -108,4 +108,3 @@ async fn leave_own(parts: &Arc<Parts>) {
     parts.ports.router.cast(RouterMsg::Left);
     parts.ports.coordinator.cast(AssignmentCoordinatorMsg::Left);
 }
-

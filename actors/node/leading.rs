@@ -36,26 +36,23 @@ const LIFE_WITHIN: Duration = Duration::from_millis(500);
 pub(super) async fn follow_consensus(parts: Arc<Parts>, consensus: consensus::Handle) {
     let mut leadership = consensus.leadership();
     let mut state = consensus.state();
-    leadership.mark_changed();
-    state.mark_changed();
+    let mut known = None;
     loop {
+        // The leadership is read first: what was applied by then is in the state that is read after it, and the
+        // coordinator must know all of that before it hears that it may act.
+        let news = leadership.borrow_and_update().clone();
+        let control = Arc::clone(&state.borrow_and_update().state);
+        handle_state(&parts, &consensus, &control);
+        if known.as_ref() != Some(&news) {
+            handle_leadership(&parts, &news);
+            known = Some(news);
+        }
         let changed = tokio::select! {
-            // The state first: the coordinator must know all that was applied before it hears that it may act.
-            biased;
             changed = state.changed() => changed,
             changed = leadership.changed() => changed,
         };
         if changed.is_err() {
             return;
-        }
-        // The leadership is read first: what is applied by then is in the state that is read after it.
-        let news = leadership.has_changed().unwrap_or(false).then(|| leadership.borrow_and_update().clone());
-        if state.has_changed().unwrap_or(false) || news.is_some() {
-            let control = Arc::clone(&state.borrow_and_update().state);
-            handle_state(&parts, &consensus, &control);
-        }
-        if let Some(news) = news {
-            handle_leadership(&parts, &news);
         }
     }
 }
@@ -131,7 +128,12 @@ struct Lives(BTreeMap<NodeBoot, Life>);
 
 impl Lives {
     /// How each member stands as a voter, as this node sees it.
-    async fn standings(&mut self, parts: &Parts, consensus: &consensus::Handle, plan: &Snapshot) -> Vec<Standing> {
+    async fn standings(
+        &mut self,
+        parts: &Parts,
+        consensus: &consensus::Handle,
+        plan: &Snapshot,
+    ) -> Vec<Standing> {
         self.0.retain(|id, _| plan.members.iter().any(|member| member.id() == id));
         let mut standings = Vec::with_capacity(plan.members.len());
         for member in &plan.members {

@@ -9,8 +9,8 @@ use tumen_core::ClusterName;
 use tumen_core::assignment::Strategy;
 use tumen_core::cluster::coordinator;
 use tumen_core::cluster::member::Zone;
-use tumen_core::cluster::snapshot::GroupSpec;
 use tumen_core::cluster::membership;
+use tumen_core::cluster::snapshot::GroupSpec;
 use tumen_core::ids::{GroupId, NodeName};
 
 use crate::clock::Clock;

@@ -62,7 +62,8 @@ async fn hand_over_leadership(parts: &Arc<Parts>, deadline: Instant) {
     }
     let voters = consensus.metrics().borrow().voters.clone();
     let connected = parts.transport.sessions();
-    let successor = voters.into_values().find(|voter| connected.iter().any(|session| session.peer.node == *voter));
+    let successor =
+        voters.into_values().find(|voter| connected.iter().any(|session| session.peer.node == *voter));
     let Some(successor) = successor else { return };
     let within = deadline.saturating_duration_since(Instant::now());
     if let Err(error) = consensus.step_down(&successor, parts.clock.now() + within).await {

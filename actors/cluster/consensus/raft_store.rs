@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedMutexGuard, watch};
 use tumen_core::cluster::control::{ControlState, Outcome};
 
+use super::status::Applied;
 use super::types::{
     Entry, LogId, Proposal, Seat, StorageError, StoredMembership, TypeConfig, Vote, command_of,
 };
@@ -237,13 +238,6 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
             .remove(Space::RaftLog, keys(&(..=log_id.index)));
         self.store().write(batch).await.map_err(write_logs)
     }
-}
-
-/// The control state as far as it is applied, for others to see.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Applied {
-    pub(crate) state: Arc<ControlState>,
-    pub(crate) last: Option<LogId>,
 }
 
 /// The control state, changed by agreed commands.

@@ -11,7 +11,7 @@ use tumen_core::ids::{Life, NodeName};
 
 openraft::declare_raft_types!(
     /// A voter's id is the life of its store, so that bytes that were lost never vote again.
-    pub TypeConfig:
+    pub(crate) TypeConfig:
         D = Proposal,
         R = Outcome,
         NodeId = u64,
@@ -32,11 +32,11 @@ pub(crate) type RaftMetrics = openraft::RaftMetrics<u64, Seat>;
 
 /// A command on its way to being agreed on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Proposal {
+pub(crate) struct Proposal {
     /// Which call proposed it: that call learns by it whether the command ever reached the log.
-    pub id: u64,
+    pub(crate) id: u64,
     /// What is to be agreed on.
-    pub command: Arc<Command>,
+    pub(crate) command: Arc<Command>,
 }
 
 /// A voter's seat: which node's store has the life that votes. openraft wants an empty one to exist.
