@@ -28,11 +28,6 @@ impl Child {
         Ok(Self { process: command.spawn()? })
     }
 
-    /// What its process is called by the system.
-    pub(crate) fn id(&self) -> u32 {
-        self.process.id()
-    }
-
     /// How it ended, if it has.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.process.try_wait().ok().flatten()

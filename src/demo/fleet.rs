@@ -144,11 +144,6 @@ impl Fleet {
         &self.nodes
     }
 
-    /// Which node has this name.
-    pub(crate) fn find(&self, name: &str) -> Option<usize> {
-        self.nodes.iter().position(|node| node.name == name)
-    }
-
     /// Whether this node's process was started and not killed.
     pub(crate) fn is_running(&self, node: usize) -> bool {
         self.lock().get(node).is_some_and(Option::is_some)
@@ -171,8 +166,12 @@ impl Fleet {
         for Address { http, .. } in running.into_iter().map(|node| &self.nodes[node]) {
             asker.json::<Ready>(http, "/ready")?;
             let cluster: Cluster = asker.json(http, "/cluster")?;
-            let up: BTreeSet<&str> =
-                cluster.nodes.iter().filter(|node| node.state == "up").map(|node| node.name.as_str()).collect();
+            let up: BTreeSet<&str> = cluster
+                .nodes
+                .iter()
+                .filter(|node| node.state == "up")
+                .map(|node| node.name.as_str())
+                .collect();
             if up != names {
                 return Err(format!("{http} holds {up:?} for up"));
             }

@@ -29,7 +29,7 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(crate) struct Load {
     shared: Arc<Shared>,
-    clients: Vec<JoinHandle<()>>,
+    clients: Mutex<Vec<JoinHandle<()>>>,
 }
 
 #[derive(Debug)]
@@ -83,7 +83,7 @@ impl Load {
             std::thread::Builder::new().name(format!("client-{number}")).spawn(move || shared.run(number))
         };
         let clients = (0..CLIENTS).map(start).collect::<std::io::Result<_>>()?;
-        Ok(Self { shared, clients })
+        Ok(Self { shared, clients: Mutex::new(clients) })
     }
 
     /// A node is there again: clients may ask it.
@@ -103,14 +103,15 @@ impl Load {
     }
 
     /// Stops sending, waits for the requests that are under way, and says what became of all.
-    pub(crate) fn stop(mut self) -> Counts {
+    pub(crate) fn stop(&self) -> Counts {
         self.end();
         self.counts()
     }
 
-    fn end(&mut self) {
+    fn end(&self) {
         self.shared.stopping.store(true, Ordering::Relaxed);
-        for client in self.clients.drain(..) {
+        let clients = std::mem::take(&mut *self.clients.lock().unwrap_or_else(PoisonError::into_inner));
+        for client in clients {
             if client.join().is_err() {
                 self.shared.note_failure("a client panicked".into());
             }

@@ -121,11 +121,17 @@ impl Pace {
 
 fn drawn(fleet: &Fleet, seen: Option<&Seen>, rate: f64, counts: &Counts) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
     table.set_header(["node", "state", "primaries", "copies", "http"]);
     for node in fleet.nodes() {
         let (state, (led, held)) = shown(seen, &node.name);
-        table.add_row([node.name.clone(), state, led.to_string(), (led + held).to_string(), node.http.clone()]);
+        table.add_row([
+            node.name.clone(),
+            state,
+            led.to_string(),
+            (led + held).to_string(),
+            node.http.clone(),
+        ]);
     }
     let version = seen.map_or_else(|| "-".into(), |seen| seen.cluster.version.to_string());
     format!("{table}\nversion {version}   {}", numbers(rate, counts))
@@ -143,7 +149,9 @@ fn told(fleet: &Fleet, seen: Option<&Seen>, rate: f64, counts: &Counts) -> Strin
 
 fn numbers(rate: f64, counts: &Counts) -> String {
     let Counts { ok, failed, repeated, redirected, .. } = counts;
-    format!("{rate:.0} requests/s, {ok} answered, {repeated} repeated, {redirected} redirected, {failed} failed")
+    format!(
+        "{rate:.0} requests/s, {ok} answered, {repeated} repeated, {redirected} redirected, {failed} failed"
+    )
 }
 
 /// A node's state, its primaries and its other copies.
