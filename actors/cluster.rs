@@ -12,4 +12,6 @@
 pub mod assignment_coordinator;
 pub mod consensus;
 pub mod lease_keeper;
+pub mod membership;
 pub mod plans;
+pub mod pubsub;

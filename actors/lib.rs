@@ -17,6 +17,7 @@ pub mod clock;
 pub mod cluster;
 pub mod codec;
 pub mod node;
+pub mod node_supervisor;
 pub mod partitions;
 pub mod port;
 pub mod store;

@@ -30,7 +30,7 @@ use self::assembly::Parts;
 pub use self::assembly::StartError;
 pub use self::events::Event;
 pub use self::settings::{Connect, Discover, MakeStrategies, Settings};
-use crate::cluster::consensus::Leadership;
+use crate::cluster::consensus::{Leadership, Metrics};
 use crate::cluster::plans::Plans;
 use crate::partitions::partition_manager::Progress;
 use crate::partitions::{Gate, Kinds, ReadTable, Router};
@@ -112,6 +112,11 @@ impl Runtime {
     /// Who leads, as this node's own Raft knows it; only a voter's does.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.parts.consensus().leadership()
+    }
+
+    /// Raft's figures on this node: who votes, among others.
+    pub fn consensus(&self) -> watch::Receiver<Metrics> {
+        self.parts.consensus().metrics()
     }
 
     /// Who leads, as far as this node was told.

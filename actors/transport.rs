@@ -336,7 +336,8 @@ impl Transport {
         self.port.start();
     }
 
-    /// Ends every session and dials no more. The listening socket stays with its owner.
+    /// Ends every session and dials no more. What was cast before still reaches every peer that listens. The
+    /// listening socket stays with its owner.
     pub async fn stop(&self) {
         self.port.stop().await;
     }

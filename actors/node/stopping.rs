@@ -21,8 +21,10 @@ pub(super) async fn stop(parts: &Arc<Parts>) {
         parts.tasks.wait().await;
         return;
     }
+    tracing::info!(node = %parts.id, "stopping: handing over");
     hand_over(parts, deadline).await;
     hand_over_leadership(parts, deadline).await;
+    tracing::debug!("stopping: closing");
     // Nothing leaves from here on, and only then does the lease go back.
     parts.table.close_all();
     parts.stop_actor(&parts.ports.manager, deadline).await;
@@ -31,11 +33,14 @@ pub(super) async fn stop(parts: &Arc<Parts>) {
     parts.stop_actor(&parts.ports.router, deadline).await;
     parts.stop_actor(&parts.ports.coordinator, deadline).await;
     parts.stop_actor(&parts.ports.lease_keeper, deadline).await;
+    tracing::debug!("stopping: leaving consensus");
     parts.stopping.cancel();
     parts.stop_council().await;
+    tracing::debug!("stopping: ending the sessions");
     parts.transport.stop().await;
     parts.tasks.close();
     drop(tokio::time::timeout_at(deadline, parts.tasks.wait()).await);
+    tracing::info!(node = %parts.id, "stopped");
 }
 
 /// Asks the leader to take this node's partitions away, and waits until it has.

@@ -124,6 +124,14 @@ async fn all_ready(nodes: &[Runtime]) {
     until("all nodes are ready", || nodes.iter().all(|node| node.ready().is_ok())).await;
 }
 
+async fn three_vote(nodes: &[Runtime]) {
+    let settled = |node: &Runtime| {
+        let metrics = node.consensus().borrow().clone();
+        metrics.voters.len() == 3 && !metrics.joint
+    };
+    until("three nodes vote", || nodes.iter().all(settled)).await;
+}
+
 async fn call(node: &Runtime, key: &str) -> Reply {
     let options = CallOptions { within: Duration::from_secs(10), idempotent: true };
     node.router().call(key.as_bytes(), message(), Bytes::new(), options).await
@@ -156,10 +164,7 @@ async fn three_nodes_route_each_others_keys() {
     }
     let plan = nodes[0].plans().newest().unwrap();
     assert_eq!(plan.members.len(), 3);
-    until("three nodes vote", || {
-        nodes.iter().filter(|n| n.leadership().borrow().leader.is_some()).count() == 3
-    })
-    .await;
+    three_vote(&nodes).await;
     for node in &nodes {
         node.stop().await;
     }
@@ -169,10 +174,7 @@ async fn three_nodes_route_each_others_keys() {
 async fn a_crashed_followers_partitions_are_answered_by_others() {
     let world = World::new(3, Weather::default());
     let nodes = cluster(&world, 3).await;
-    until("three nodes vote", || {
-        nodes.iter().filter(|n| n.leadership().borrow().leader.is_some()).count() == 3
-    })
-    .await;
+    three_vote(&nodes).await;
     let leader = nodes[0].leader().unwrap();
     let victim = nodes.iter().position(|node| node.id().node != leader).unwrap();
     let other = nodes.iter().position(|node| node.id().node == leader).unwrap();
@@ -186,10 +188,7 @@ async fn a_crashed_followers_partitions_are_answered_by_others() {
 async fn a_crashed_leaders_partitions_are_answered_by_others() {
     let world = World::new(4, Weather::default());
     let nodes = cluster(&world, 3).await;
-    until("three nodes vote", || {
-        nodes.iter().filter(|n| n.leadership().borrow().leader.is_some()).count() == 3
-    })
-    .await;
+    three_vote(&nodes).await;
     let leader = nodes[0].leader().unwrap();
     let victim = nodes.iter().position(|node| node.id().node == leader).unwrap();
     world.crash(nodes[victim].id());
@@ -219,10 +218,7 @@ async fn a_worker_that_panics_is_started_again_and_others_do_not_notice() {
 async fn a_node_that_stops_hands_over_and_nothing_fails() {
     let world = World::new(6, Weather::default());
     let nodes = cluster(&world, 3).await;
-    until("three nodes vote", || {
-        nodes.iter().filter(|n| n.leadership().borrow().leader.is_some()).count() == 3
-    })
-    .await;
+    three_vote(&nodes).await;
     nodes[0].stop().await;
     call_all(&nodes[1]).await;
     until("two members", || nodes[1].plans().newest().is_some_and(|plan| plan.members.len() == 2)).await;

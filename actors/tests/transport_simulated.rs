@@ -74,6 +74,7 @@ stories! {
     strangers_are_refused_with_the_reason_on_both_sides,
     a_living_node_keeps_its_name,
     a_session_that_was_ended_is_followed_by_a_new_one,
+    who_stops_is_heard_to_the_last_word,
 }
 
 async fn pair(world: &mut Simulated) {

@@ -14,7 +14,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tumen_core::cluster::transport::Window;
@@ -48,8 +48,8 @@ pub(super) async fn open(
     };
     let mut socket = network.dial_lane(&link, Lane::Bulk, pass, &token).await.map_err(lost)?;
     link.adopt(&socket);
-    socket.write_u8(service as u8).await.map_err(|_| LaneError::Lost { maybe_delivered: false })?;
-    write_bytes(&mut socket, &header).await.map_err(|_| LaneError::Lost { maybe_delivered: true })?;
+    let begun = write_frame(&mut socket, service as u8, &header).await;
+    begun.map_err(|_| LaneError::Lost { maybe_delivered: true })?;
     let (chunks, queue) = mpsc::channel(QUEUE);
     let (outcome, answer) = oneshot::channel();
     let window = network.settings.bulk_window as u64;
@@ -85,11 +85,10 @@ async fn send(
                     let kind = hearing.read_u8().await.map_err(lost)?;
                     hear(&mut hearing, kind, &mut window).await?;
                 }
-                socket.write_u8(DATA).await.map_err(lost)?;
-                write_bytes(socket, &bytes).await.map_err(lost)?;
+                write_frame(socket, DATA, &bytes).await.map_err(lost)?;
             }
             Chunk::End => {
-                socket.write_all(&[END, 0, 0, 0, 0]).await.map_err(lost)?;
+                write_frame(socket, END, &[]).await.map_err(lost)?;
                 loop {
                     let kind = hearing.read_u8().await.map_err(lost)?;
                     if let Some(answer) = hear(&mut hearing, kind, &mut window).await? {
@@ -162,13 +161,13 @@ async fn take(network: &Network, link: &Link, socket: &mut Socket) -> Result<(),
         }
     }
     let answer = answered.await.map_err(|_| Failure::Dropped)?;
-    socket.write_u8(ANSWER).await.map_err(dropped)?;
-    write_bytes(socket, &answer).await.map_err(dropped)
+    write_frame(socket, ANSWER, &answer).await.map_err(dropped)
 }
 
-async fn write_bytes(socket: &mut Socket, bytes: &[u8]) -> io::Result<()> {
-    socket.write_u32_le(u32::try_from(bytes.len()).unwrap_or(u32::MAX)).await?;
-    socket.write_all(bytes).await
+async fn write_frame(socket: &mut Socket, kind: u8, bytes: &[u8]) -> io::Result<()> {
+    let mut head = [kind; 5];
+    head[1..].copy_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
+    socket.write_all_buf(&mut Buf::chain(head.as_slice(), bytes)).await
 }
 
 async fn read_bytes(socket: &mut Socket) -> io::Result<Bytes> {
@@ -176,7 +175,12 @@ async fn read_bytes(socket: &mut Socket) -> io::Result<Bytes> {
     if len > CHUNK_LEN_MAX {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    let mut bytes = vec![0; len];
-    socket.read_exact(&mut bytes).await?;
-    Ok(bytes.into())
+    let mut bytes = BytesMut::with_capacity(len);
+    while bytes.len() < len {
+        let missing = len - bytes.len();
+        if socket.read_buf(&mut (&mut bytes).limit(missing)).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(bytes.freeze())
 }

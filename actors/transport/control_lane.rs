@@ -53,6 +53,8 @@ pub(super) enum System {
     Pass { ask: u64, pass: Pass },
     /// The dialler's end of both lanes is ready.
     Ready,
+    /// The speaker stops. This was the last that it had to say.
+    Goodbye,
 }
 
 /// What the gateway takes: batches from other nodes, and news from this one.
@@ -176,6 +178,7 @@ impl GatewayState {
             Ok(System::Pass { ask, pass }) => link.handle_pass(ask, pass),
             // The dialler says so only once this side has taken its data connection.
             Ok(System::Ready) if link.dialled.is_none() && link.lane.get().is_some() => self.handle_up(link),
+            Ok(System::Goodbye) => link.close(DownReason::Closed),
             Ok(System::Ready) => link.close(DownReason::Broken("it was ready too early".to_owned())),
             Err(error) => link.close(DownReason::Broken(error.to_string())),
         }
@@ -188,6 +191,7 @@ impl GatewayState {
         }
         self.known.insert(link.session.peer.node.clone(), Arc::clone(link));
         network.handle_up(link);
+        tracing::info!(peer = %link.session.peer, session = link.session.number, "a session is up");
         self.tell(up(link));
         link.up.cancel();
     }
@@ -198,7 +202,9 @@ impl GatewayState {
             return;
         }
         self.known.remove(&peer.node);
-        self.tell(Event::SessionDown { peer, session: link.session.number, reason: link.reason() });
+        let (session, reason) = (link.session.number, link.reason());
+        tracing::info!(%peer, session, %reason, "a session is over");
+        self.tell(Event::SessionDown { peer, session, reason });
     }
 
     fn handle_subscribe(&mut self, subscriber: Subscriber) {

@@ -13,8 +13,10 @@
 //! takes the buffer, so that one write carries what many have to say; the reader takes every frame of one read
 //! before it lets others run; a reply completes its caller there, without a task or a timer of its own.
 
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -24,8 +26,7 @@ use tokio::time::Instant;
 use tumen_core::Moment;
 use tumen_core::cluster::transport::waiting::Waiting;
 
-use super::network::Network;
-use super::request::{Failure, Incoming, ReplyTo, Responder};
+use super::request::{Failure, Incoming, ReplyTo, Responder, Serve};
 use super::socket::Socket;
 use super::{DATA_LEN_MAX, Done, DownReason, LaneError, SERVICES, SendError, Service, Session};
 
@@ -40,8 +41,15 @@ const REQUEST_LEN: usize = 5;
 const FRAME_LEN_MAX: usize = HEADER_LEN + REQUEST_LEN + DATA_LEN_MAX;
 /// How much is read at once, if there is so much.
 const READ_LEN: usize = 64 << 10;
+/// How often it is read before what was written in the meantime goes out.
+const READS_AT_ONCE: u32 = 8;
 /// A buffer that grew beyond this is given back once it is written.
 const BUFFER_KEPT: usize = 1 << 20;
+
+/// Knows who serves what.
+pub(super) trait Servers: Send + Sync {
+    fn server(&self, service: Service) -> Option<Arc<dyn Serve>>;
+}
 
 /// One session's data lane.
 pub(super) struct DataLane {
@@ -51,8 +59,6 @@ pub(super) struct DataLane {
     requests_max: usize,
     window: usize,
     out: Mutex<Out>,
-    /// There is something to write.
-    written: Notify,
     /// Somebody waits for less long than the deadlines' task sleeps.
     hurried: Notify,
 }
@@ -64,9 +70,20 @@ struct Out {
     waiting_bytes: usize,
     /// When the deadlines' task wakes by itself.
     wakes_at: Moment,
+    /// Wakes the writer, if it waits for something to write.
+    writer: Option<Waker>,
+    /// The writer looks into the buffer in any case, as soon as the reader has had its turn.
+    writes_soon: bool,
     /// How many of the peer's requests are being served.
     serving: usize,
     closed: bool,
+}
+
+impl Out {
+    /// Who is to be woken now that something is in the buffer, which was empty (`idle`) before.
+    fn writer(&mut self, idle: bool) -> Option<Waker> {
+        if idle && !self.writes_soon { self.writer.take() } else { None }
+    }
 }
 
 struct Waiter {
@@ -81,20 +98,13 @@ impl DataLane {
             waiting: Waiting::new(),
             waiting_bytes: 0,
             wakes_at: Moment::MAX,
+            writer: None,
+            writes_soon: false,
             serving: 0,
             closed: false,
         };
-        let (written, hurried) = (Notify::new(), Notify::new());
-        Self {
-            session,
-            socket,
-            origin: Instant::now(),
-            requests_max,
-            window,
-            out: Mutex::new(out),
-            written,
-            hurried,
-        }
+        let hurried = Notify::new();
+        Self { session, socket, origin: Instant::now(), requests_max, window, out: Mutex::new(out), hurried }
     }
 
     /// Sends a request; see [`super::Transport::request`]. Gives `done` back if nothing was sent.
@@ -131,9 +141,10 @@ impl DataLane {
         if hurried {
             out.wakes_at = due;
         }
+        let writer = out.writer(idle);
         drop(guard);
-        if idle {
-            self.written.notify_one();
+        if let Some(writer) = writer {
+            writer.wake();
         }
         if hurried {
             self.hurried.notify_one();
@@ -161,10 +172,12 @@ impl DataLane {
         let mut socket = self.socket.clone();
         let mut full = BytesMut::with_capacity(READ_LEN);
         loop {
-            self.written.notified().await;
+            let busy = poll_fn(|cx| self.poll_buffer(cx)).await;
             // Whoever is about to send may do so first: without this there is one write for every call, with it one
-            // for fifty.
-            tokio::task::yield_now().await;
+            // for fifty. Where nobody else is under way, it would only cost the one call a detour by the scheduler.
+            if busy {
+                tokio::task::yield_now().await;
+            }
             loop {
                 std::mem::swap(&mut self.lock().buffer, &mut full);
                 if full.is_empty() {
@@ -181,23 +194,39 @@ impl DataLane {
         }
     }
 
+    /// Waits until there is something to write; then tells whether more is likely to follow at once.
+    fn poll_buffer(&self, cx: &Context<'_>) -> Poll<bool> {
+        let mut out = self.lock();
+        out.writes_soon = false;
+        if out.buffer.is_empty() {
+            out.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(out.waiting.len() > 1 || out.serving > 0)
+    }
+
     /// Reads frames, and hands on all of one read before it lets others run.
-    async fn read(self: &Arc<Self>, network: &Network) -> DownReason {
+    async fn read(self: &Arc<Self>, servers: &impl Servers) -> DownReason {
         let mut socket = self.socket.clone();
         let mut buffer = BytesMut::with_capacity(READ_LEN);
         let mut harvest = Harvest::default();
-        loop {
+        for reads in 1_u32.. {
+            // While more and more comes, the writer, which is of the same task, is to have its turn.
+            if reads % READS_AT_ONCE == 0 {
+                tokio::task::yield_now().await;
+            }
             buffer.reserve(READ_LEN);
             match socket.read_buf(&mut buffer).await {
                 Ok(0) | Err(_) => return DownReason::Closed,
                 Ok(_) => {}
             }
             let outcome = self.harvest(&mut buffer, &mut harvest);
-            self.hand_on(network, &mut harvest);
+            self.hand_on(servers, &mut harvest);
             if let Err(why) = outcome {
                 return DownReason::Broken(why);
             }
         }
+        DownReason::Closed
     }
 
     /// Takes every whole frame out of the buffer.
@@ -239,7 +268,7 @@ impl DataLane {
         Ok(())
     }
 
-    fn hand_on(&self, network: &Network, harvest: &mut Harvest) {
+    fn hand_on(&self, servers: &impl Servers, harvest: &mut Harvest) {
         if !harvest.replies.is_empty() {
             let mut out = self.lock();
             for (id, reply) in harvest.replies.drain(..) {
@@ -258,6 +287,7 @@ impl DataLane {
         }
         let serving = {
             let mut out = self.lock();
+            out.writes_soon = true;
             out.serving += std::mem::take(&mut harvest.asked);
             out.serving
         };
@@ -265,7 +295,7 @@ impl DataLane {
         let overrun = serving > self.requests_max.saturating_mul(2);
         for (service, batch) in harvest.requests.iter_mut().enumerate().filter(|(_, batch)| !batch.is_empty())
         {
-            let server = Service::from_wire(service as u8).and_then(|service| network.server(service));
+            let server = Service::from_wire(service as u8).and_then(|service| servers.server(service));
             match server {
                 _ if overrun => batch.drain(..).for_each(|incoming| incoming.reply.fail(Failure::Overloaded)),
                 None => batch.drain(..).for_each(|incoming| incoming.reply.fail(Failure::NotServed)),
@@ -326,9 +356,10 @@ impl DataLane {
             frame.buffer.put_u8(Failure::ReplyLost as u8);
         }
         frame.finish(id);
+        let writer = out.writer(idle);
         drop(guard);
-        if idle {
-            self.written.notify_one();
+        if let Some(writer) = writer {
+            writer.wake();
         }
     }
 
@@ -357,9 +388,13 @@ impl ReplyTo for DataLane {
 }
 
 /// Runs the lane until its connection ends, and says why.
-pub(super) async fn run(network: &Network, lane: &Arc<DataLane>) -> DownReason {
+///
+/// It is one task, and reads before it writes: a request that is served at once is answered in the same turn,
+/// without a detour by the scheduler.
+pub(super) async fn run(servers: &impl Servers, lane: &Arc<DataLane>) -> DownReason {
     tokio::select! {
-        reason = lane.read(network) => reason,
+        biased;
+        reason = lane.read(servers) => reason,
         reason = lane.write() => reason,
         () = lane.expire() => DownReason::Closed,
     }
@@ -417,3 +452,6 @@ impl Drop for Frame<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 use tumen_core::cluster::greeting::Refusal;
 use tumen_core::cluster::transport::Connection;
 use tumen_core::cluster::transport::dialling::{Dial, Target};
+use tumen_core::ids::NodeName;
 
 use super::network::{Admission, Holder, Network};
 use super::preface::{
@@ -58,11 +59,10 @@ async fn dial_one(network: Arc<Network>, dial: Dial) {
     };
     let now = network.now();
     match outcome {
-        Ok(Ok(())) => network.dialling().handle_met(now, &dial.target),
+        Ok(Ok(node)) => network.dialling().handle_met(now, &dial.target, &node),
         Ok(Err(PrefaceError::Refused { refusal, by_us })) => {
-            // A list of seeds may name the node itself. Once is enough to know.
             if refusal == Refusal::Itself {
-                network.dialling().handle_met(now, &dial.target);
+                network.dialling().handle_itself(&dial.target);
             } else {
                 network.dialling().handle_failed(now, &dial.target);
             }
@@ -86,8 +86,8 @@ fn handle_failed(network: &Network, dial: Dial, probe: Probe) {
     network.tell(Event::DialFailed { address: dial.address, node, probe, attempt });
 }
 
-/// The dialler's part of the preface. `Ok` if somebody is known there now.
-async fn speak(network: &Arc<Network>, stream: TcpStream, address: &str) -> Result<(), PrefaceError> {
+/// The dialler's part of the preface. Returns who is there, if it is a peer now or was one before.
+async fn speak(network: &Arc<Network>, stream: TcpStream, address: &str) -> Result<NodeName, PrefaceError> {
     let mut socket = Socket::new(stream)?;
     let greeting = Box::new((network.greet)());
     let nonce = draw_secret();
@@ -121,13 +121,14 @@ async fn speak(network: &Arc<Network>, stream: TcpStream, address: &str) -> Resu
         socket.shut_writing();
         return Err(PrefaceError::Refused { refusal, by_us: true });
     }
+    let node = peer.info.id.node.clone();
     let connection = Connection { dialler: network.local.node.clone(), id: number };
     if let Holder::Itself(held) = network.holder(&peer.info.id) {
         let both_hold = current.as_ref() == Some(&held.connection);
         if both_hold || !connection.outranks(&held.connection) {
             proofs.say(&mut socket, Role::Dialler, &Decision::Already).await?;
             socket.shut_writing();
-            return Ok(());
+            return Ok(node);
         }
     }
     proofs.say(&mut socket, Role::Dialler, &Decision::Peers).await?;
@@ -137,5 +138,5 @@ async fn speak(network: &Arc<Network>, stream: TcpStream, address: &str) -> Resu
     if !network.admit(Admission { socket, greeting: peer, connection, key, dialled }, None) {
         closing.shut();
     }
-    Ok(())
+    Ok(node)
 }

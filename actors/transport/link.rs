@@ -184,8 +184,9 @@ pub(super) async fn run(network: Arc<Network>, link: Arc<Link>, predecessor: Opt
             () = link.closing.cancelled() => {}
         }
         tokio::select! {
-            () = live(&network, &link) => {}
+            biased;
             () = link.closing.cancelled() => {}
+            () = live(&network, &link) => {}
         }
     }
     end(&network, &link, given).await;
@@ -220,7 +221,7 @@ async fn open(network: &Arc<Network>, link: &Arc<Link>) {
 async fn live(network: &Arc<Network>, link: &Arc<Link>) {
     let Some(lane) = link.lane.get() else { return };
     let reason = tokio::select! {
-        reason = data_lane::run(network, lane) => reason,
+        reason = data_lane::run(&**network, lane) => reason,
         () = beat(network, link) => DownReason::Silence,
     };
     link.close(reason);

@@ -1,7 +1,6 @@
 //! Takes calls: gives every stranger a few seconds to say who it is, and few of them at once.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,6 +26,8 @@ use super::{Event, bulk};
 const WELCOME: u8 = 1;
 /// How long a peer that was not understood is left alone by the log.
 const GRUMBLE_EVERY: Duration = Duration::from_secs(10);
+/// How many refusals of callers the subscriber is told of in a second: a stranger can call as often as it likes.
+const TOLD_MAX: u32 = 32;
 /// How many peers the log remembers.
 const GRUMBLES_MAX: usize = 256;
 /// How long a name is observed before a sign of life counts: a process that was killed a moment ago leaves bytes
@@ -64,13 +65,13 @@ pub(super) async fn accept(network: &Arc<Network>, listener: TcpListener) {
                         if by_us {
                             network.counts.refused.fetch_add(1, Ordering::Relaxed);
                         }
-                        network.tell(Event::Refused { address: caller, refusal, by_us });
+                        if grumbles.may_tell() {
+                            network.tell(Event::Refused { address: caller, refusal, by_us });
+                        }
                         return;
                     }
-                    // A probe connects and says nothing. That is no offence.
-                    Ok(Err(PrefaceError::Io(error))) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                        return;
-                    }
+                    // A probe connects and says nothing. That is no offence, nor is a caller that went away.
+                    Ok(Err(PrefaceError::Io(_))) => return,
                     Ok(Err(error)) => error.to_string(),
                     Err(_) => format!("it did not say who it is within {within:?}"),
                 };
@@ -238,9 +239,20 @@ async fn lives(link: &Link) {
 #[derive(Default)]
 struct Grumbles {
     last: Mutex<BTreeMap<IpAddr, (Instant, u64)>>,
+    told: Mutex<Option<(Instant, u32)>>,
 }
 
 impl Grumbles {
+    /// Whether the subscriber is to be told of one more refusal.
+    fn may_tell(&self) -> bool {
+        let now = Instant::now();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, count) =
+            told.filter(|(since, _)| now - *since < Duration::from_secs(1)).unwrap_or((now, 0));
+        *told = Some((since, count + 1));
+        count < TOLD_MAX
+    }
+
     fn grumble(&self, peer: IpAddr, why: &str) {
         let now = Instant::now();
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);

@@ -19,8 +19,8 @@ use tumen_core::cluster::transport::Connection;
 use tumen_core::cluster::transport::dialling::Dialling;
 use tumen_core::ids::{NodeBoot, NodeName};
 
-use super::control_lane::ControlLane;
-use super::data_lane::DataLane;
+use super::control_lane::{ControlLane, System};
+use super::data_lane::{DataLane, Servers};
 use super::link::{self, Link};
 use super::preface::{Lane, Opening, PrefaceError, Secret, draw_secret, pass_proof, same};
 use super::socket::Socket;
@@ -30,6 +30,9 @@ use super::{
     Transport,
 };
 use super::{bulk, dialler, listener};
+
+/// How long the peers may take to hear the last that this node has to say.
+const GOODBYE_WITHIN: Duration = Duration::from_millis(500);
 
 /// Why a node could not get onto the network. Nothing was started.
 #[derive(Debug, thiserror::Error)]
@@ -338,10 +341,6 @@ impl Network {
         self.handlers.read().unwrap_or_else(PoisonError::into_inner)[channel as usize].clone()
     }
 
-    pub(super) fn server(&self, service: Service) -> Option<Arc<dyn Serve>> {
-        self.servers.read().unwrap_or_else(PoisonError::into_inner)[service as usize].clone()
-    }
-
     pub(super) fn bulk_server(&self, service: Service) -> Option<Arc<dyn ServeBulk>> {
         self.bulk_servers.read().unwrap_or_else(PoisonError::into_inner)[service as usize].clone()
     }
@@ -386,6 +385,12 @@ impl Network {
     }
 }
 
+impl Servers for Network {
+    fn server(&self, service: Service) -> Option<Arc<dyn Serve>> {
+        self.servers.read().unwrap_or_else(PoisonError::into_inner)[service as usize].clone()
+    }
+}
+
 /// A connection that two nodes have decided for.
 pub(super) struct Admission {
     pub(super) socket: Socket,
@@ -424,8 +429,19 @@ impl Port for Arc<Network> {
     fn stop(&self) -> BoxFuture<'_, ()> {
         async {
             self.stopping.cancel();
-            let links = self.close_all();
-            for link in links {
+            // Whoever reads on hears everything that was said, and then ends the session by itself.
+            let goodbyes: Vec<_> = self.routes.load().values().cloned().collect();
+            for link in &goodbyes {
+                link.say(&System::Goodbye);
+            }
+            let heard = async {
+                for link in &goodbyes {
+                    link.closing.cancelled().await;
+                }
+            };
+            // Those who do not are left alone.
+            drop(tokio::time::timeout(GOODBYE_WITHIN, heard).await);
+            for link in self.close_all() {
                 link.gone.cancelled().await;
             }
             self.control().stop().await;

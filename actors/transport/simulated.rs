@@ -186,6 +186,11 @@ impl World {
         drop(self.inner.change(|state| state.crash(node)));
     }
 
+    /// Ends every node. Nodes whose handlers hold their transports live until then.
+    pub fn end(&self) {
+        drop(self.inner.change(State::end_all));
+    }
+
     /// Breaks the session between two nodes, if there is one; they find each other again.
     pub fn break_session(&self, one: &NodeName, other: &NodeName) {
         self.inner.change(|state| state.break_session(one, other));

@@ -150,13 +150,15 @@ enum Cause<'a> {
 impl Membership {
     /// The membership of a node that knows nobody yet; its view is the node itself.
     ///
-    /// Of the same run's membership, one that is made later is the newer: `now` must not go back.
+    /// Of the same run's membership, one that is made later is the newer: `now` must not go back. It takes over the nodes that
+    /// `former`, the last view of the one before it, held for alive, until they say otherwise or stay silent.
     ///
     /// # Errors
     /// A knob is out of range, or `info` has more than [`IDENTITY_LEN_MAX`] bytes.
     pub fn new(
         config: Config,
         info: NodeInfo,
+        former: Option<&View>,
         seed: u64,
         now: Moment,
     ) -> Result<(Self, Vec<Effect>), ConfigError> {
@@ -194,6 +196,9 @@ impl Membership {
         };
         law.digest.0 = law.swim.identity().hash();
         law.schedule_sync(now);
+        if let Some(former) = former {
+            law.take_over(now, former);
+        }
         let effects = law.finish(now);
         Ok((law, effects))
     }
@@ -268,6 +273,8 @@ impl Membership {
 
     /// The moment of an [`Effect::WakeAt`] has come. Too early, or once too often, does no harm.
     pub fn handle_timer(&mut self, now: Moment) -> Vec<Effect> {
+        // If it came too early, it is asked for again.
+        self.wake = None;
         self.thaw(now);
         while let Some(entry) = self.timers.first_entry()
             && entry.key().0 <= now

@@ -365,7 +365,9 @@ pub async fn a_node_restarted_ten_times_is_found_each_time(lab: &mut impl Lab) {
         let (node, others) = if round % 2 == 0 { ("a", ["b", "c"]) } else { ("c", ["a", "b"]) };
         lab.kill(node).await;
         lab.start(Start::new(node)).await;
+        let begun = tokio::time::Instant::now();
         lab.connected(node, &others).await;
+        assert!(begun.elapsed() < Duration::from_secs(3), "{node} was found late: {:?}", begun.elapsed());
         for other in others {
             let all: Vec<&str> = ["a", "b", "c"].into_iter().filter(|name| *name != other).collect();
             lab.connected(other, &all).await;
@@ -449,4 +451,15 @@ pub async fn a_session_that_was_ended_is_followed_by_a_new_one(lab: &mut impl La
     lab.until("b", "log", |log| log.contains("up a 1") && log.contains("down a 1 Disconnected, up a 2"))
         .await;
     lab.until("a", "log", |log| log.contains("down b 1 Closed, up b 2")).await;
+}
+
+pub async fn who_stops_is_heard_to_the_last_word(lab: &mut impl Lab) {
+    let a = lab.start(Start::new("a")).await;
+    lab.start(Start::new("b")).await;
+    lab.order("b", &format!("meet {a}")).await;
+    lab.connected("b", &["a"]).await;
+    lab.order("b", "casts a 500").await;
+    lab.order("b", "stop").await;
+    lab.until("a", "log", |log| log.ends_with("heard b 499, down b 1 Closed")).await;
+    assert_eq!(lab.order("b", "cast a more").await, SendError::NoSession.to_string());
 }

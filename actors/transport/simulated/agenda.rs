@@ -179,14 +179,12 @@ impl State {
             return;
         };
         match self.judge(node, other) {
-            Ok(Verdict::Peers) => {
-                let now = self.moment();
-                self.nodes[node].dialling.handle_met(now, &dial.target);
-                self.link(node, other);
-            }
-            Ok(Verdict::PeersAlready) => {
-                let now = self.moment();
-                self.nodes[node].dialling.handle_met(now, &dial.target);
+            Ok(verdict @ (Verdict::Peers | Verdict::PeersAlready)) => {
+                if verdict == Verdict::Peers {
+                    self.link(node, other);
+                }
+                let (now, met) = (self.moment(), self.nodes[other].local.node.clone());
+                self.nodes[node].dialling.handle_met(now, &dial.target, &met);
             }
             Ok(Verdict::Wait) => self.handle_dial_failed(node, dial, Probe::Accepted),
             Err((refusal, by_dialler)) => self.refuse(node, other, dial, refusal, by_dialler),
@@ -196,9 +194,8 @@ impl State {
 
     fn refuse(&mut self, node: usize, other: usize, dial: Dial, refusal: Refusal, by_dialler: bool) {
         let now = self.moment();
-        // A list of seeds may name the node itself. Once is enough to know.
         if refusal == Refusal::Itself {
-            self.nodes[node].dialling.handle_met(now, &dial.target);
+            self.nodes[node].dialling.handle_itself(&dial.target);
             self.tell(node, Event::Refused { address: dial.address, refusal, by_us: true });
             return;
         }

@@ -168,6 +168,10 @@ impl State {
         self.end(index, true)
     }
 
+    pub(super) fn end_all(&mut self) -> Vec<Done> {
+        (0..self.nodes.len()).flat_map(|index| self.end(index, false)).collect()
+    }
+
     fn end(&mut self, index: usize, told: bool) -> Vec<Done> {
         let it = &mut self.nodes[index];
         it.frozen = false;

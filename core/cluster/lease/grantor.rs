@@ -286,16 +286,16 @@ impl Grantor {
             return Err(Refusal::NotMember);
         }
         *news = office.note(request, plan);
-        let newest = PlanId::from(plan);
-        office.check_outcome(request, newest)?;
+        office.check_outcome(request)?;
         let length = office
             .ack
             .map(|ack| (ack + self.config.length).since(now))
             .filter(|length| !length.is_zero())
             .ok_or(Refusal::NoQuorum)?;
         let end = office.ends.entry(from.clone()).or_default();
+        // An earlier grant was longer, and so is what its clock may drift.
         *end = (*end).max(now + self.config.with_drift(length));
-        Ok(Answer::Granted { term: office.term, length, newest })
+        Ok(Answer::Granted { term: office.term, length, newest: PlanId::from(plan) })
     }
 
     fn is_released(&self, former: &NodeBoot, partition: PartitionId, epoch: Epoch) -> bool {
@@ -334,14 +334,13 @@ impl Office {
         news
     }
 
-    /// Whoever was counted out gets nothing until the plan made of it is committed and acted on: that plan
-    /// may already be giving its partitions to others.
-    fn check_outcome(&mut self, request: &Request, newest: PlanId) -> Result<(), Refusal> {
+    /// Whoever was counted out gets nothing until it has acted on the plan made of it, or on one that took that
+    /// plan's place: until then, its partitions may already be another's.
+    fn check_outcome(&mut self, request: &Request) -> Result<(), Refusal> {
         if self.gone.contains(&request.from) {
             return Err(Refusal::Ended { after: None });
         }
-        let open = |plan: &PlanId| newest < *plan || request.acted_on < *plan;
-        self.ended.retain(|(boot, _), plan| *boot != request.from || open(plan));
+        self.ended.retain(|(boot, _), plan| *boot != request.from || request.acted_on < *plan);
         match self.ended.iter().find(|((boot, _), _)| *boot == request.from) {
             Some((_, plan)) => Err(Refusal::Ended { after: Some(*plan) }),
             None => Ok(()),

@@ -7,6 +7,19 @@ use crate::cluster::membership::identity::Identity;
 use foca::Member;
 
 impl Membership {
+    /// Takes over what was known before this law was made. Which revival the others are in is not known any more: the
+    /// lowest one stands in until they tell.
+    pub(super) fn take_over(&mut self, now: Moment, former: &View) {
+        let others = former.alive().filter(|seen| seen.name() != self.name());
+        let members = others.map(|seen| Member::alive(Identity::new(seen.info.clone(), 0))).collect();
+        let mut view = (*self.view).clone();
+        view.number = former.number;
+        self.view = Arc::new(view);
+        // Encoding is all that could fail, and these were encoded before.
+        let _ = self.swim.apply(members, false);
+        self.follow_swim(now, Cause::Session);
+    }
+
     /// This node was frozen or starved if its timers come much too late. Nobody could answer it meanwhile, so
     /// everything that it waits for gets the lost time back.
     pub(super) fn thaw(&mut self, now: Moment) {

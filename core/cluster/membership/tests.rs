@@ -233,8 +233,8 @@ fn the_same_seed_takes_the_same_course() {
 
 #[test]
 fn a_membership_that_starts_anew_in_the_same_run_is_taken_for_the_newer() {
-    let (mut a, _) = Membership::new(Config::default(), info(0, 1), 1, at(0)).unwrap();
-    let (mut b, _) = Membership::new(Config::default(), info(1, 1), 2, at(0)).unwrap();
+    let (mut a, _) = Membership::new(Config::default(), info(0, 1), None, 1, at(0)).unwrap();
+    let (mut b, _) = Membership::new(Config::default(), info(1, 1), None, 2, at(0)).unwrap();
     meet(at(1), &mut a, &mut b);
     // It was held for down, and came back, as often as it likes.
     for second in 0..3 {
@@ -244,8 +244,13 @@ fn a_membership_that_starts_anew_in_the_same_run_is_taken_for_the_newer() {
         meet(at(second * 1000 + 901), &mut a, &mut b);
         assert_eq!(b.view().live_nodes().len(), 2);
     }
-    let (mut a, _) = Membership::new(Config::default(), info(0, 1), 3, at(4000)).unwrap();
+    let former = a.view().clone();
+    let (mut a, effects) =
+        Membership::new(Config::default(), info(0, 1), Some(&former), 3, at(4000)).unwrap();
+    assert_eq!(a.view().live_nodes(), former.live_nodes(), "who was there is there still");
+    assert!(a.view().number > former.number && effects.contains(&Effect::ViewChanged(a.view().clone())));
     meet(at(4001), &mut a, &mut b);
+    run_timers(&mut a, 4001, 4500);
     assert_eq!(
         (a.view().live_nodes(), b.view().live_nodes()),
         (vec![name(0), name(1)], vec![name(0), name(1)])
@@ -255,7 +260,7 @@ fn a_membership_that_starts_anew_in_the_same_run_is_taken_for_the_newer() {
 #[test]
 fn two_processes_of_one_name_are_told_apart_and_the_older_hears_of_it() {
     let newcomer = NodeBoot::new(name(1), Boot(9));
-    let law = |info: NodeInfo| Membership::new(Config::default(), info, 3, at(0)).unwrap().0;
+    let law = |info: NodeInfo| Membership::new(Config::default(), info, None, 3, at(0)).unwrap().0;
     let (mut old, mut new, mut b, mut c) =
         (law(info(1, 1)), law(info(1, 9)), law(info(2, 1)), law(info(3, 1)));
     meet(at(1), &mut old, &mut b);
@@ -285,12 +290,12 @@ fn the_dead_are_forgotten_and_make_room() {
     assert_eq!((world.view(0).nodes.len(), world.view(1).nodes.len()), (2, 2));
 
     let config = Config { nodes_max: 3, ..Config::default() };
-    let (mut law, _) = Membership::new(config, info(0, 1), 1, at(0)).unwrap();
+    let (mut law, _) = Membership::new(config, info(0, 1), None, 1, at(0)).unwrap();
     for peer in 1..3 {
-        let (mut other, _) = Membership::new(Config::default(), info(peer, 1), 1, at(0)).unwrap();
+        let (mut other, _) = Membership::new(Config::default(), info(peer, 1), None, 1, at(0)).unwrap();
         meet(at(1), &mut law, &mut other);
     }
-    let (mut third, _) = Membership::new(Config::default(), info(3, 1), 1, at(0)).unwrap();
+    let (mut third, _) = Membership::new(Config::default(), info(3, 1), None, 1, at(0)).unwrap();
     let hello = packets(&third.handle_session_up(at(2), &info(0, 1)));
     law.handle_session_up(at(2), &info(3, 1));
     assert_eq!(law.handle_packet(at(2), &name(3), &hello[0]), Err(PacketError::TooManyNodes { max: 3 }));
@@ -304,8 +309,8 @@ fn the_dead_are_forgotten_and_make_room() {
 
 #[test]
 fn impostors_strangers_and_chatterers_are_refused() {
-    let (mut a, _) = Membership::new(Config::default(), info(0, 1), 1, at(0)).unwrap();
-    let (mut b, _) = Membership::new(Config::default(), info(1, 1), 2, at(0)).unwrap();
+    let (mut a, _) = Membership::new(Config::default(), info(0, 1), None, 1, at(0)).unwrap();
+    let (mut b, _) = Membership::new(Config::default(), info(1, 1), None, 2, at(0)).unwrap();
     let hello = packets(&b.handle_session_up(at(1), &info(0, 1)));
     assert_eq!(a.handle_packet(at(1), &name(1), &hello[0]), Err(PacketError::NoSession(name(1))));
     a.handle_session_up(at(1), &info(2, 1));
@@ -321,7 +326,7 @@ fn impostors_strangers_and_chatterers_are_refused() {
     let long = vec![2; PACKET_LEN_MAX + 1];
     assert_eq!(a.handle_packet(at(5000), &name(2), &long), Err(PacketError::TooLong { len: long.len() }));
     let fat = NodeInfo { services: vec!["x".repeat(100); 50], ..info(0, 1) };
-    assert!(Membership::new(Config::default(), fat, 1, at(0)).is_err(), "too much to say");
+    assert!(Membership::new(Config::default(), fat, None, 1, at(0)).is_err(), "too much to say");
 }
 
 fn at(millis: u64) -> Moment {
@@ -367,10 +372,10 @@ fn meet(now: Moment, a: &mut Membership, b: &mut Membership) {
 
 /// A node among others, and packets that the others sent it.
 fn talk() -> (Membership, Vec<Bytes>) {
-    let mut a = Membership::new(Config::default(), info(0, 1), 1, at(0)).unwrap().0;
+    let mut a = Membership::new(Config::default(), info(0, 1), None, 1, at(0)).unwrap().0;
     let mut heard = Vec::new();
     for peer in 1..4 {
-        let mut b = Membership::new(Config::default(), info(peer, 1), 2, at(0)).unwrap().0;
+        let mut b = Membership::new(Config::default(), info(peer, 1), None, 2, at(0)).unwrap().0;
         meet(at(1), &mut a, &mut b);
         for millis in [50, 120, 251, 400, 502, 760] {
             heard.extend(packets(&b.handle_timer(at(millis))));
@@ -386,7 +391,7 @@ proptest! {
 
     #[test]
     fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), kind in 0_u8..5) {
-        let mut law = Membership::new(Config::default(), info(0, 1), 1, at(0)).unwrap().0;
+        let mut law = Membership::new(Config::default(), info(0, 1), None, 1, at(0)).unwrap().0;
         law.handle_session_up(at(0), &info(1, 1));
         let _ = law.handle_packet(at(1), &name(1), &bytes);
         let packet = [&[kind][..], &bytes].concat();

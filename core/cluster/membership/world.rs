@@ -92,7 +92,8 @@ impl World {
     /// A process starts; it dials its seeds for ever.
     pub(super) fn start(&mut self, at: usize, boot: u64, seeds: &[usize]) {
         let seed = self.chance.draw();
-        let (law, effects) = Membership::new(self.config.clone(), info(at, boot), seed, self.now).unwrap();
+        let (law, effects) =
+            Membership::new(self.config.clone(), info(at, boot), None, seed, self.now).unwrap();
         let view = law.view().clone();
         assert_eq!(view.live_nodes(), [name(at)], "alone, and never empty");
         let node = Node { law, boot, dialled: BTreeSet::new(), frozen_until: Moment::ZERO, view };

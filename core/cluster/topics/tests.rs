@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -231,14 +233,19 @@ fn the_current_values_of_who_is_gone_are_gone() {
     net.publish(1, "t", Keep::Own, "one").unwrap();
     net.subscribe(2, 1, "t");
     assert_eq!(net.heard(2, 1), ["zero", "one"]);
-    net.nodes[2].1.handle_view(|_| false);
+    net.nodes[2].1.handle_view(|_| Presence::Gone);
     assert_eq!(net.nodes[2].1.current(&topic("t")).count(), 2, "they have sessions");
     net.disconnect(0, 2);
-    net.nodes[2].1.handle_view(|_| true);
+    net.nodes[2].1.handle_view(|_| Presence::Alive);
     assert_eq!(net.nodes[2].1.current(&topic("t")).count(), 2, "it is held for alive");
-    net.nodes[2].1.handle_view(|_| false);
+    net.nodes[2].1.handle_view(|_| Presence::Gone);
     assert_eq!(net.nodes[2].1.current(&topic("t")).count(), 1);
     assert!(!net.nodes[2].1.retained.contains_key(&id(0, 1).node));
+    net.connect_one_way(0, 2);
+    assert_eq!(net.heard(2, 1), ["zero"], "who is back is current again");
+    net.disconnect(0, 2);
+    net.nodes[2].1.handle_view(|_| Presence::Unknown);
+    assert!(!net.nodes[2].1.publishers.contains_key(&id(0, 1).node));
 
     // A new run, or a new life in the same run, begins with nothing.
     net.restart(1, 1, 2);
@@ -272,7 +279,7 @@ fn the_cluster_has_one_ranked_value_and_it_never_goes_back() {
     assert_eq!(net.heard(0, 2), ["v6 by 1"]);
     // It outlives its publisher.
     net.disconnect(1, 2);
-    net.nodes[2].1.handle_view(|_| false);
+    net.nodes[2].1.handle_view(|_| Presence::Gone);
     net.subscribe(2, 2, "plans");
     assert_eq!(net.heard(2, 2), ["v6 by 1"]);
     net.nodes[1].1.handle_release(&topic("plans"));

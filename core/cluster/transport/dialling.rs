@@ -1,8 +1,8 @@
 //! Whom to dial, and when.
 //!
 //! ```text
-//!  seed:  Due ─dial─▶ Dialling ─somebody is known there─▶ forgotten
-//!          ▲              │
+//!  seed:  Due ─dial─▶ Dialling ─met somebody─▶ session with that node ─▶ forgotten
+//!          ▲              │                     or none after a while: Due again
 //!          └──── wait ────┘ failed: each wait twice the last
 //!
 //!  known: Connected ─session ends─▶ Due ─dial─▶ Dialling ─session─▶ Connected
@@ -50,6 +50,14 @@ struct Entry {
     address: String,
     failures: u32,
     state: State,
+    /// Who was met there last, for seeds.
+    met: Option<NodeName>,
+}
+
+impl Entry {
+    fn new(address: &str, state: State) -> Self {
+        Self { address: address.to_owned(), failures: 0, state, met: None }
+    }
 }
 
 /// What one node knows of whom to dial.
@@ -71,11 +79,8 @@ impl Dialling {
 
     /// Somebody is to be met at `address`.
     pub fn handle_meet(&mut self, now: Moment, address: &str) {
-        self.entries.entry(Target::Seed(address.to_owned())).or_insert_with(|| Entry {
-            address: address.to_owned(),
-            failures: 0,
-            state: State::Due(now),
-        });
+        let seed = || Entry::new(address, State::Due(now));
+        self.entries.entry(Target::Seed(address.to_owned())).or_insert_with(seed);
     }
 
     /// `node` is known to be at `address`.
@@ -92,7 +97,7 @@ impl Dialling {
         } else {
             State::Due(self.first_dial(now, node))
         };
-        self.entries.insert(target, Entry { address: address.to_owned(), failures: 0, state });
+        self.entries.insert(target, Entry::new(address, state));
     }
 
     /// `node` is of no interest any more.
@@ -103,6 +108,8 @@ impl Dialling {
     /// There is a session with `node`.
     pub fn handle_session_up(&mut self, node: &NodeName) {
         self.connected.insert(node.clone());
+        // Their part is done. Who the node is, is known now.
+        self.entries.retain(|_, entry| entry.met.as_ref() != Some(node));
         if let Some(entry) = self.entries.get_mut(&Target::Node(node.clone())) {
             (entry.state, entry.failures) = (State::Connected, 0);
         }
@@ -117,14 +124,24 @@ impl Dialling {
         }
     }
 
-    /// A dial found somebody who is, or is becoming, a peer: a seed has done its part. For a known node that is told
-    /// by [`Dialling::handle_session_up`]; until then it is dialled again after a while.
-    pub fn handle_met(&mut self, now: Moment, target: &Target) {
+    /// A dial found `node`, which is, or is becoming, a peer. A seed has done its part once there is a session; if there is
+    /// none after a while, or for a node that was expected elsewhere, it is dialled again.
+    pub fn handle_met(&mut self, now: Moment, target: &Target, node: &NodeName) {
         match target {
-            Target::Seed(_) => drop(self.entries.remove(target)),
-            Target::Node(node) if self.connected.contains(node) => {}
+            Target::Seed(_) if self.connected.contains(node) => drop(self.entries.remove(target)),
+            Target::Seed(_) => {
+                if let Some(entry) = self.entries.get_mut(target) {
+                    entry.met = Some(node.clone());
+                }
+                self.retry(target, now + self.patience);
+            }
             Target::Node(_) => self.retry(target, now + self.patience),
         }
+    }
+
+    /// A dial found this very node. A list of seeds may name it; once is enough to know.
+    pub fn handle_itself(&mut self, target: &Target) {
+        self.entries.remove(target);
     }
 
     /// A dial came to nothing. Returns how often in a row.
@@ -208,7 +225,9 @@ mod tests {
         assert_eq!(law.plan_dials(at(10)).len(), 1);
         assert_eq!(law.handle_failed(at(10), &dials[0].target), 2);
         assert_eq!(law.plan_dials(at(30)).len(), 1);
-        law.handle_met(at(30), &dials[0].target);
+        law.handle_met(at(30), &dials[0].target, &name("a"));
+        assert_eq!(law.next_due(), Some(at(330)), "whoever was met may vanish before there is a session");
+        law.handle_session_up(&name("a"));
         assert_eq!(law.next_due(), None);
     }
 
@@ -222,7 +241,7 @@ mod tests {
             law.handle_session_down(at(5), &name("b"));
             assert_eq!(law.next_due(), Some(at(due)));
             let dials = law.plan_dials(at(due));
-            law.handle_met(at(due), &dials[0].target);
+            law.handle_met(at(due), &dials[0].target, &name("b"));
             law.handle_session_up(&name("b"));
             assert_eq!(law.next_due(), None);
         }

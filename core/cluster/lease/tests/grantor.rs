@@ -130,6 +130,7 @@ fn a_release_frees_one_epoch_of_one_boot() {
     assert!(!grantor.handle_request(at(4), &ask, Some(&now)).news, "known");
     assert!(grantor.is_free(at(5), &boot("b", 1), P, Epoch(3)));
     assert!(!grantor.is_free(at(5), &boot("b", 1), P, Epoch(2)));
+    assert!(!grantor.is_free(Moment::from_millis(2), &boot("a", 1), P, Epoch(3)), "it was not its word");
     assert!(!grantor.is_over(at(5), &boot("b", 1)), "its lease goes on");
     let standing: Vec<_> = grantor.standing_releases().collect();
     assert_eq!(standing, [(&boot("b", 1), release(3))]);
@@ -208,4 +209,51 @@ fn nobody_is_free_before_a_leader_has_settled() {
     assert!(grantor.handle_proposed(at(90_000), &before, &after).is_ok());
     grantor.handle_follows(None);
     assert!(!grantor.is_free(at(90_000), &boot("b", 1), P, Epoch(1)));
+}
+
+#[test]
+fn an_earlier_grant_may_end_later() {
+    let mut grantor = leading();
+    let now = plan(1, [1, 1], "b", 1);
+    let ask = request(boot("b", 1), 1);
+    answer(&mut grantor, at(100), &ask, &now);
+    answer(&mut grantor, at(1400), &ask, &now);
+    assert_eq!(grantor.lease_end(&boot("b", 1)), Some(at(1640)));
+    // And one of an earlier leader later still.
+    grantor.handle_elected(at(2000), Term(2));
+    grantor.handle_first_entry_applied(Term(2), plan_id(1));
+    grantor.handle_quorum_ack(Term(2), at(2010));
+    answer(&mut grantor, at(3400), &ask, &now);
+    assert_eq!(grantor.lease_end(&boot("b", 1)), Some(at(2000 + 1650)));
+}
+
+#[test]
+fn who_is_removed_waits_for_the_outcome_too() {
+    let mut grantor = leading();
+    let now = plan(1, [1, 1], "a", 1);
+    answer(&mut grantor, at(0), &request(boot("a", 1), 1), &now);
+    let mut lost = plan(2, [1, 1], "a", 1);
+    lost.members[1].status = Status::Lost;
+    grantor.handle_proposed(at(1), &now, &lost).unwrap();
+    let ended = Answer::Refused(Refusal::Ended { after: Some(plan_id(2)) });
+    assert_eq!(answer(&mut grantor, at(2), &request(boot("b", 1), 1), &now), ended);
+    assert!(matches!(answer(&mut grantor, at(2), &request(boot("a", 1), 1), &now), Answer::Granted { .. }));
+}
+
+#[test]
+fn a_newer_epoch_for_the_same_primary_needs_its_release_too() {
+    let mut grantor = leading();
+    let now = plan(1, [1, 1], "b", 1);
+    answer(&mut grantor, at(0), &request(boot("b", 1), 1), &now);
+    let held = StillHeld::Partition { holder: boot("b", 1), partition: P, epoch: Epoch(1) };
+    assert_eq!(grantor.handle_proposed(at(1), &now, &plan(2, [1, 1], "b", 2)), Err(held));
+}
+
+#[test]
+fn a_release_of_another_generation_is_none() {
+    let mut grantor = leading();
+    let forced = Snapshot { generation: Generation(1), ..plan(1, [1, 1], "b", 1) };
+    let ask = Request { releases: vec![release(1)], ..request(boot("b", 1), 7) };
+    assert!(!grantor.handle_request(at(1), &ask, Some(&forced)).news);
+    assert_eq!(grantor.standing_releases().count(), 0);
 }
