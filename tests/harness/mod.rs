@@ -267,9 +267,9 @@ impl Cluster {
         &mut self.nodes[number]
     }
 
-    /// The numbers of the nodes whose processes run, frozen ones too.
-    pub fn running(&self) -> Vec<usize> {
-        (0..self.nodes.len()).filter(|number| self.nodes[*number].is_running()).collect()
+    /// The numbers of the nodes whose processes run and are not frozen.
+    pub fn awake(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|number| self.nodes[*number].is_awake()).collect()
     }
 
     /// Which node has this name.
@@ -304,7 +304,7 @@ impl Cluster {
         self.number_of(shown["leader"].as_str().unwrap_or_else(|| panic!("nobody leads: {shown}")))
     }
 
-    /// Waits until all nodes that run serve all that they should, by one plan in which exactly they are up, and agree
+    /// Waits until all nodes that are awake serve all that they should, by one plan in which exactly they are up, and agree
     /// on who leads. Answers with that plan as `GET /cluster` shows it.
     pub fn wait_until_settled(&self) -> Json {
         self.wait_until_settled_within(PATIENCE)
@@ -316,12 +316,12 @@ impl Cluster {
             self.look_for_ended();
             let names: Vec<&str> = {
                 let mut names: Vec<&str> =
-                    self.running().into_iter().map(|number| self.nodes[number].name.as_str()).collect();
+                    self.awake().into_iter().map(|number| self.nodes[number].name.as_str()).collect();
                 names.sort_unstable();
                 names
             };
             let mut first: Option<Json> = None;
-            for number in self.running() {
+            for number in self.awake() {
                 self.try_get(number, "/ready")?;
                 let shown = self.try_get(number, "/cluster")?;
                 let up = up(&shown);

@@ -32,6 +32,7 @@ pub struct Node {
     pub by_flags: bool,
     dir: PathBuf,
     runs: Vec<Run>,
+    frozen: bool,
     process: Mutex<Option<Child>>,
 }
 
@@ -66,6 +67,7 @@ impl Node {
             by_flags: true,
             dir: dir.to_owned(),
             runs: Vec::new(),
+            frozen: false,
             process: Mutex::default(),
         }
     }
@@ -110,11 +112,17 @@ impl Node {
         command.stdout(File::create(&run.stdout).unwrap()).stderr(File::create(&run.log).unwrap());
         *self.process.lock().unwrap() = Some(command.spawn().unwrap());
         self.runs.push(run);
+        self.frozen = false;
     }
 
     /// Whether its process was started and is not known to have ended.
     pub fn is_running(&self) -> bool {
         self.process.lock().unwrap().is_some()
+    }
+
+    /// Whether its process runs and is not frozen.
+    pub fn is_awake(&self) -> bool {
+        self.is_running() && !self.frozen
     }
 
     /// Its process, as the system calls it.
@@ -137,8 +145,9 @@ impl Node {
     }
 
     /// Stops its process in its tracks.
-    pub fn freeze(&self) {
+    pub fn freeze(&mut self) {
         self.signal(Signal::STOP);
+        self.frozen = true;
         // The signal is on its way; until it came the process may still do things.
         let id = self.id().unwrap();
         wait_until("the process is stopped", Duration::from_secs(10), || {
@@ -149,7 +158,8 @@ impl Node {
     }
 
     /// Lets its process run on.
-    pub fn thaw(&self) {
+    pub fn thaw(&mut self) {
+        self.frozen = false;
         self.signal(Signal::CONT);
     }
 
