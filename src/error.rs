@@ -1,7 +1,9 @@
 //! The one error that users meet: what happened, whether anything changed, and what to do next.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
+use std::io;
 
+use tumen_actors::node::{AskFailure, StartError};
 use tumen_actors::partitions::host::KindsError;
 use tumen_core::cluster::coordinator::AskError;
 use tumen_core::partitions::request::Failure;
@@ -14,7 +16,7 @@ use crate::worker::WorkerError;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why something was not done. [`Error::changed`] tells whether anything may have changed all the same.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A call has no reply.
@@ -49,6 +51,44 @@ pub enum Error {
     /// The kinds of worker cannot live on one node. Nothing was started.
     #[error("{0}; nothing was started")]
     Kinds(#[from] KindsError),
+    /// A port cannot be listened at. Nothing was started.
+    #[error("{what} {address} cannot be listened at: {why}; nothing was started")]
+    Bind {
+        /// Which port.
+        what: &'static str,
+        /// Where it was to be.
+        address: String,
+        /// What the system says.
+        why: io::Error,
+    },
+    /// The runtime did not start. Nothing runs.
+    #[error("the node did not start: {0}")]
+    Start(#[from] StartError),
+    /// The system refused something.
+    #[error("{what}: {why}")]
+    System {
+        /// What.
+        what: &'static str,
+        /// What the system says.
+        why: io::Error,
+    },
+}
+
+impl From<AskFailure> for Error {
+    fn from(failure: AskFailure) -> Self {
+        match failure {
+            AskFailure::Refused(why) => Self::Refused(why),
+            AskFailure::NoLeader => Self::NoLeader,
+            AskFailure::Timeout => Self::NoAnswer,
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    /// As `Display`, with the code before it: it is what a `main` that returns an error prints.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {self}", self.code())
+    }
 }
 
 impl Error {
@@ -92,6 +132,7 @@ impl Error {
                 waits || failure.is_safe_to_retry()
             }
             Self::Route(why) => matches!(why, RouteError::NoPlan | RouteError::NoPrimary(_)),
+            Self::NoLeader => true,
             Self::Refused(why) => matches!(why, AskError::NotLeader { .. } | AskError::TooFewNodes { .. }),
             _ => false,
         }
@@ -105,11 +146,16 @@ impl Error {
             Self::Route(RouteError::NoPrimary(_)) => "no_primary",
             Self::Key { .. } | Self::Route(RouteError::Key(_) | RouteError::KeyTooLong(_)) => "bad_key",
             Self::NotFound(_) | Self::Refused(AskError::NoSuchNode(_)) => "not_found",
-            Self::Refused(AskError::NotLeader { .. }) | Self::NoAnswer => "no_leader",
+            Self::Refused(AskError::NotLeader { .. }) | Self::NoLeader => "no_leader",
+            Self::NoAnswer => "timeout",
+            Self::Stopped => "stopping",
             Self::Refused(AskError::TooFewNodes { .. }) => "too_few_nodes",
             Self::Refused(AskError::Strategy { .. }) => "strategy",
             Self::Config(_) => "config",
             Self::Worker(_) | Self::Kinds(_) => "workers",
+            Self::Bind { .. } => "bind",
+            Self::Start(_) => "start",
+            Self::System { .. } => "system",
         }
     }
 
@@ -151,6 +197,7 @@ mod tests {
             (Failure::Fenced { changed: false }.into(), Some(false), true),
             (Failure::Timeout { maybe_applied: false }.into(), Some(false), true),
             (RouteError::NoPlan.into(), Some(false), true),
+            (Error::NoLeader, Some(false), true),
             (Error::NoAnswer, None, false),
             (AskError::TooFewNodes { present: 1, wanted: 3 }.into(), Some(false), true),
         ] {

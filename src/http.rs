@@ -1,3 +1,44 @@
 //! The node's HTTP interface: what people and other programs ask a node.
+//!
+//! ```text
+//!  Server ─▶ guard ─▶ routes ─▶ Node ─▶ shapes ─▶ JSON
+//!    │       who may    │                 kv ─▶ the bytes as they were put
+//!    bounds             └─ events ◀─ News ◀─ plans, leaders
+//! ```
+//!
+//! Every answer that is no success is JSON and says whether anything changed; see [`shapes::ErrorBody`].
 
+mod answers;
+mod events;
+mod guard;
+mod kv;
+mod news;
+mod refusal;
+mod routes;
+mod server;
 pub mod shapes;
+mod socket;
+#[cfg(test)]
+pub(crate) mod testing;
+
+use std::io;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use server::Server;
+
+use crate::node::Node;
+use news::News;
+use server::Limits;
+
+/// Serves a node's HTTP interface at a port that is bound already.
+///
+/// # Errors
+/// If the listener does not know where it listens.
+pub(crate) fn serve(node: &Node, listener: TcpListener) -> io::Result<Server> {
+    let stopping = CancellationToken::new();
+    let news = News::follow(node, stopping.clone());
+    let routes = routes::routes(node.clone(), news, stopping.clone());
+    Server::start(listener, routes, Limits::default(), stopping)
+}

@@ -1,4 +1,50 @@
 //! Horde/OTP for Rust: an actor-cluster runtime that keeps a cluster's partitions, singletons and names alive.
+//!
+//! ```no_run
+//! use tumen::prelude::*;
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Add { n: u32 }
+//! impl Message for Add { type Reply = u32; }
+//!
+//! #[derive(Default)]
+//! struct Counter { total: u32 }
+//!
+//! impl Worker for Counter {
+//!     const KIND: &'static str = "counter";
+//! }
+//!
+//! impl Handle<Add> for Counter {
+//!     async fn handle(&mut self, add: Add, _: &mut Context<Self>) -> Result<u32> {
+//!         self.total = self.total.checked_add(add.n).ok_or_else(|| Error::rejected("the counter is full"))?;
+//!         Ok(self.total)
+//!     }
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<()> {
+//!     let node = Node::builder("shop", "node-1")
+//!         .listen("127.0.0.1:7100")
+//!         .partitions(64)
+//!         .worker::<Counter>(|w| w.handles::<Add>())
+//!         .start()
+//!         .await?;
+//!     node.ready().await?;
+//!
+//!     // Every node of the cluster finds the one worker that serves this key, and the calls come to it one by one.
+//!     let total = node.call("user:1001", Add { n: 2 }).await?;
+//!     assert_eq!(total, 2);
+//!
+//!     node.stop().await;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! ```text
+//! worker   what you write: messages, workers, handlers        node     a running node: calls, partitions, orders, news
+//! error    the one error, and what to do next                 config   everything that can be set, from five sources
+//! kv       a worker in the box: bytes by key                  http     what people and other programs ask a node
+//! ```
 
 mod children;
 #[doc(hidden)]
@@ -8,9 +54,18 @@ mod demo;
 pub mod error;
 pub mod http;
 pub mod kv;
+pub mod node;
 pub mod prelude;
 pub mod worker;
 
 pub use error::{Error, Result};
+pub use node::{
+    AssignmentsUpdated, Builder, Node, Partition, PartitionStats, Rebalanced, Replicas, Subscription,
+};
+pub use tumen_actors::partitions::router::CallOptions;
+pub use tumen_core::assignment;
+pub use tumen_core::cluster::snapshot::{Mode, Snapshot};
+pub use tumen_core::partitioner::Partitioner;
 pub use tumen_core::partitions::request::Failure;
+pub use tumen_core::{Epoch, NodeName, PartitionId, Version};
 pub use worker::{Context, Handle, Handlers, Message, Place, Worker, WorkerError};

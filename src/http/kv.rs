@@ -1,0 +1,144 @@
+//! `PUT`, `GET` and `DELETE /kv/{key}`: the bytes as they were put, never wrapped.
+
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use axum::extract::{Request, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::http::header::{HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+
+use super::refusal::Refusal;
+use super::routes::App;
+use crate::kv::{CONTENT_TYPE_DEFAULT, CONTENT_TYPE_LEN_MAX, Delete, Get, Kv, Put, VALUE_LEN_MAX, Value, check_key};
+use crate::worker::Worker;
+
+/// What stands before the key.
+const PREFIX: &str = "/kv/";
+
+/// How long a request's body may take to come.
+const BODY_WITHIN: Duration = Duration::from_secs(30);
+
+pub(super) async fn put(State(app): State<App>, request: Request) -> Result<StatusCode, Refusal> {
+    let key = key(&app, request.uri())?;
+    let content_type = content_type(request.headers())?;
+    let bytes = read(request.into_body(), VALUE_LEN_MAX, "a value").await?;
+    let value = Value { bytes, content_type };
+    let created = app.node.call(key.clone(), Put { key, value }).await?;
+    Ok(if created { StatusCode::CREATED } else { StatusCode::NO_CONTENT })
+}
+
+pub(super) async fn get(State(app): State<App>, uri: Uri) -> Result<Response, Refusal> {
+    let key = key(&app, &uri)?;
+    let Some(Value { bytes, content_type }) = app.node.call(key.clone(), Get { key }).await? else {
+        return Err(nothing());
+    };
+    let content_type =
+        HeaderValue::from_str(&content_type).unwrap_or(HeaderValue::from_static(CONTENT_TYPE_DEFAULT));
+    // Whoever may put a value could else put a page that acts for whoever looks at it.
+    let harmless = [
+        (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox")),
+        (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    Ok((harmless, [(CONTENT_TYPE, content_type)], Body::from(bytes)).into_response())
+}
+
+pub(super) async fn delete(State(app): State<App>, uri: Uri) -> Result<StatusCode, Refusal> {
+    let key = key(&app, &uri)?;
+    let existed = app.node.call(key.clone(), Delete { key }).await?;
+    if existed { Ok(StatusCode::NO_CONTENT) } else { Err(nothing()) }
+}
+
+fn nothing() -> Refusal {
+    Refusal::not_found("there is nothing under this key")
+}
+
+/// The key: whatever stands behind the prefix, with `%XX` as the byte that it means.
+fn key(app: &App, uri: &Uri) -> Result<Bytes, Refusal> {
+    if !app.node.hosts(Kv::KIND) {
+        return Err(Refusal::not_found("this node does not host kv: its builder did not say .kv()"));
+    }
+    let encoded = uri.path().strip_prefix(PREFIX).unwrap_or_default();
+    let key = percent_decoded(encoded.as_bytes(), false);
+    let key = key.ok_or_else(|| Refusal::bad_request("the key holds a % without two hexadecimal digits after it"))?;
+    check_key(&key)?;
+    Ok(key)
+}
+
+/// Text with `%XX` replaced, and in queries `+` too. `None`: a `%` stands alone.
+pub(super) fn percent_decoded(encoded: &[u8], query: bool) -> Option<Bytes> {
+    let mut decoded = Vec::with_capacity(encoded.len());
+    let mut rest = encoded;
+    while let Some((&first, after)) = rest.split_first() {
+        rest = after;
+        decoded.push(match first {
+            b'%' => {
+                let (digits, after) = rest.split_at_checked(2)?;
+                rest = after;
+                let digit = |byte: u8| char::from(byte).to_digit(16);
+                u8::try_from(digit(digits[0])? * 16 + digit(digits[1])?).ok()?
+            }
+            b'+' if query => b' ',
+            other => other,
+        });
+    }
+    Some(decoded.into())
+}
+
+fn content_type(headers: &HeaderMap) -> Result<String, Refusal> {
+    let Some(given) = headers.get(CONTENT_TYPE) else { return Ok(CONTENT_TYPE_DEFAULT.to_owned()) };
+    match given.to_str() {
+        Ok(text) if text.len() <= CONTENT_TYPE_LEN_MAX => Ok(text.to_owned()),
+        _ => Err(Refusal::bad_request(format!(
+            "a content type is at most {CONTENT_TYPE_LEN_MAX} bytes of plain text"
+        ))),
+    }
+}
+
+/// A request's body, bounded in length and time.
+pub(super) async fn read(body: Body, len_max: usize, what: &str) -> Result<Bytes, Refusal> {
+    let too_long = || {
+        let message = format!("{what} has at most {len_max} bytes");
+        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+    };
+    // What announces itself as too long is refused before it is sent.
+    if body.size_hint().lower() > len_max as u64 {
+        return Err(too_long());
+    }
+    let reading = async {
+        let mut chunks = body.into_data_stream();
+        let mut bytes = BytesMut::new();
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|why| Refusal::bad_request(format!("the body cannot be read: {why}")))?;
+            if bytes.len() + chunk.len() > len_max {
+                return Err(too_long());
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes.freeze())
+    };
+    let late = || Refusal::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the body did not come in time");
+    tokio::time::timeout(BODY_WITHIN, reading).await.map_err(|_| late())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_decoded_byte_by_byte() {
+        let path = |text: &str| percent_decoded(text.as_bytes(), false).map(|bytes| bytes.to_vec());
+        assert_eq!(path("user:1001").unwrap(), b"user:1001");
+        assert_eq!(path("a%2Fb/c%2f+%25%00%FF").unwrap(), b"a/b/c/+%\0\xff");
+        assert_eq!(path("%E2%82%AC").unwrap(), "€".as_bytes());
+        assert_eq!(path("").unwrap(), b"");
+        for bad in ["%", "%1", "%zz", "a%+1", "%%20"] {
+            assert_eq!(path(bad), None, "{bad}");
+        }
+        assert_eq!(percent_decoded(b"a+b%2B", true).unwrap(), "a b+");
+    }
+}

@@ -1,0 +1,119 @@
+//! Every answer that is no success: its status, and its error as JSON.
+
+use axum::Json;
+use axum::http::header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use tumen_core::cluster::coordinator::AskError;
+use tumen_core::partitions::request::Failure;
+use tumen_core::partitions::routing::RouteError;
+
+use super::shapes::{self, ErrorBody};
+use crate::error::Error;
+
+/// An answer that is no success.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    body: ErrorBody,
+}
+
+impl Refusal {
+    /// One after which nothing is changed.
+    pub(super) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+        Self { status, body: ErrorBody::unchanged(code, message) }
+    }
+
+    /// What was asked for does not exist.
+    pub(super) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    /// The request makes no sense.
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        let error_json = shapes::Error {
+            code: error.code().to_owned(),
+            message: error.to_string(),
+            changed: error.changed(),
+        };
+        Self { status: status(&error), body: ErrorBody { error: error_json } }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.body)).into_response();
+        let headers = response.headers_mut();
+        match self.status {
+            StatusCode::SERVICE_UNAVAILABLE => drop(headers.insert(RETRY_AFTER, HeaderValue::from_static("1"))),
+            StatusCode::UNAUTHORIZED => drop(headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+            _ => {}
+        }
+        response
+    }
+}
+
+fn status(error: &Error) -> StatusCode {
+    match error {
+        Error::Call(failure) => match failure {
+            Failure::Stale { .. }
+            | Failure::NotReady
+            | Failure::NoQuorum
+            | Failure::Fenced { .. }
+            | Failure::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            // It is the key that leads nowhere.
+            Failure::NoPartition(_) => StatusCode::BAD_REQUEST,
+            Failure::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Failure::Rejected(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Failure::WorkerFailed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        },
+        Error::Key { .. } | Error::Route(RouteError::Key(_) | RouteError::KeyTooLong(_)) => StatusCode::BAD_REQUEST,
+        Error::NotFound(_) | Error::Refused(AskError::NoSuchNode(_)) => StatusCode::NOT_FOUND,
+        Error::Refused(AskError::TooFewNodes { .. }) => StatusCode::CONFLICT,
+        Error::Route(RouteError::NoPlan | RouteError::NoPrimary(_))
+        | Error::Refused(AskError::NoPlan | AskError::NotLeader { .. })
+        | Error::NoLeader
+        | Error::Stopped => StatusCode::SERVICE_UNAVAILABLE,
+        Error::NoAnswer => StatusCode::GATEWAY_TIMEOUT,
+        Error::Refused(AskError::Strategy { .. })
+        | Error::Config(_)
+        | Error::Worker(_)
+        | Error::Kinds(_)
+        | Error::Bind { .. }
+        | Error::Start(_)
+        | Error::System { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_has_a_fitting_status_and_tells_whether_anything_changed() {
+        for (error, status, code, changed) in [
+            (Error::Call(Failure::NoQuorum), 503, "no_quorum", Some(false)),
+            (Error::Call(Failure::Overloaded), 503, "overloaded", Some(false)),
+            (Error::Call(Failure::Fenced { changed: true }), 503, "fenced", None),
+            (Error::Call(Failure::Timeout { maybe_applied: true }), 504, "timeout", None),
+            (Error::rejected("no"), 422, "rejected", Some(false)),
+            (Error::failed("half"), 500, "worker_failed", None),
+            (Error::Key { len: 0 }, 400, "bad_key", Some(false)),
+            (Error::NotFound("?".into()), 404, "not_found", Some(false)),
+            (Error::Route(RouteError::NoPlan), 503, "no_plan", Some(false)),
+            (Error::Refused(AskError::TooFewNodes { present: 1, wanted: 3 }), 409, "too_few_nodes", Some(false)),
+            (Error::NoLeader, 503, "no_leader", Some(false)),
+            (Error::NoAnswer, 504, "timeout", None),
+        ] {
+            let refusal = Refusal::from(error);
+            assert_eq!(refusal.status.as_u16(), status, "{refusal:?}");
+            assert_eq!((&*refusal.body.error.code, refusal.body.error.changed), (code, changed), "{refusal:?}");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Which path answers what.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tumen_core::{NodeName, Term};
+
+use super::answers::{self, Known, by_contents, by_plan, count};
+use super::events::{self, LISTENERS_MAX};
+use super::guard::{Guard, guard};
+use super::kv;
+use super::news::News;
+use super::refusal::Refusal;
+use super::shapes;
+use crate::error::Error;
+use crate::node::{Node, Partition, PartitionStats};
+
+/// The longest JSON that is read.
+const JSON_LEN_MAX: usize = 64 << 10;
+
+/// What every route may use.
+#[derive(Clone)]
+pub(super) struct App {
+    pub(super) node: Node,
+    pub(super) news: News,
+    pub(super) stopping: CancellationToken,
+    pub(super) listeners: Arc<Semaphore>,
+}
+
+/// All routes of a node.
+pub(super) fn routes(node: Node, news: News, stopping: CancellationToken) -> Router {
+    let who_may = Guard::new(node.config().http_token.clone());
+    let kv = || get(kv::get).put(kv::put).delete(kv::delete);
+    Router::new()
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .route("/cluster", get(cluster))
+        .route("/config", get(config))
+        .route("/plan", get(plan))
+        .route("/partitions", get(partitions).post(create))
+        .route("/partitions/stats", get(stats))
+        .route("/partitions/key", get(partition_for_key))
+        .route("/partitions/rebalance", post(rebalance))
+        .route("/partitions/{id}", get(partition))
+        .route("/nodes/{name}/partitions", get(partitions_for_node))
+        .route("/nodes/{name}/drain", post(drain))
+        .route("/events", get(events::events))
+        .route("/kv", kv())
+        .route("/kv/", kv())
+        .route("/kv/{*key}", kv())
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(who_may, guard))
+        .with_state(App { node, news, stopping, listeners: Arc::new(Semaphore::new(LISTENERS_MAX)) })
+}
+
+async fn health(State(app): State<App>) -> Json<shapes::Health> {
+    let id = app.node.id();
+    let (name, boot) = (id.node.to_string(), format!("{:x}", id.boot.0));
+    Json(shapes::Health { status: "alive".into(), name, boot })
+}
+
+async fn ready(State(app): State<App>) -> Result<Json<shapes::Ready>, Refusal> {
+    match app.node.not_ready() {
+        None => Ok(Json(shapes::Ready { ready: true })),
+        Some(why) => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", why.to_string())),
+    }
+}
+
+async fn cluster(State(app): State<App>, headers: HeaderMap) -> Response {
+    let (runtime, plan) = (app.node.runtime(), app.node.snapshot());
+    let view = Arc::clone(&runtime.view().borrow());
+    let known = Known {
+        name: app.node.config().cluster.as_str(),
+        plan: plan.as_deref(),
+        view: &view,
+        leader: runtime.leader(),
+        term: plan.as_ref().map_or(Term::ZERO, |plan| plan.term).max(runtime.leadership().borrow().term),
+        mode: app.node.replication_mode(),
+    };
+    by_contents(&headers, &answers::cluster(&known))
+}
+
+async fn config(State(app): State<App>, headers: HeaderMap) -> Response {
+    by_contents(&headers, &app.node.config().effective())
+}
+
+async fn plan(
+    State(app): State<App>,
+    query: Result<Query<shapes::PlanQuery>, QueryRejection>,
+) -> Result<Json<shapes::Plan>, Refusal> {
+    let Query(query) = query.map_err(|why| Refusal::bad_request(why.body_text()))?;
+    let remove = query.remove.as_deref().map(node_name).transpose()?;
+    let preview = app.node.preview(query.add.unwrap_or(0), remove.into_iter().collect()).await?;
+    let spec = app.node.snapshot().map(|plan| plan.users().spec.clone());
+    let (partitioner, partitions) =
+        spec.map_or_else(|| (app.node.config().partitioner.clone(), 0), |spec| (spec.partitioner, spec.partitions));
+    Ok(Json(answers::plan(preview, &partitioner, partitions)))
+}
+
+async fn partitions(State(app): State<App>, headers: HeaderMap) -> Response {
+    let plan = app.node.snapshot();
+    by_plan(plan.as_deref(), &headers, || {
+        answers::partitions(plan.as_deref().map(Partition::all).unwrap_or_default())
+    })
+}
+
+async fn stats(State(app): State<App>, headers: HeaderMap) -> Response {
+    let plan = app.node.snapshot();
+    by_plan(plan.as_deref(), &headers, || -> shapes::PartitionStats {
+        plan.as_deref().map(PartitionStats::of).unwrap_or_default().into()
+    })
+}
+
+async fn partition_for_key(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Result<Response, Refusal> {
+    let pairs = uri.query().unwrap_or_default().split('&');
+    let Some(encoded) = pairs.filter_map(|pair| pair.strip_prefix("key=")).next() else {
+        return Err(Refusal::bad_request("which key? Ask for /partitions/key?key=KEY"));
+    };
+    let key = kv::percent_decoded(encoded.as_bytes(), true)
+        .ok_or_else(|| Refusal::bad_request("the key holds a % without two hexadecimal digits after it"))?;
+    let partition = app.node.partition_for_key(&key)?;
+    Ok(by_plan(app.node.snapshot().as_deref(), &headers, || shapes::Partition::from(partition)))
+}
+
+async fn partition(
+    State(app): State<App>,
+    id: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let Path(id) = id.map_err(|why| Refusal::bad_request(why.body_text()))?;
+    let plan = app.node.snapshot().ok_or_else(no_plan)?;
+    let partition = Partition::named(&plan, &id)?;
+    Ok(by_plan(Some(&plan), &headers, || shapes::Partition::from(partition)))
+}
+
+async fn partitions_for_node(
+    State(app): State<App>,
+    name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let Path(name) = name.map_err(|why| Refusal::bad_request(why.body_text()))?;
+    let plan = app.node.snapshot().ok_or_else(no_plan)?;
+    let held = Partition::on(&plan, &name).ok_or_else(|| no_member(&name))?;
+    Ok(by_plan(Some(&plan), &headers, || answers::partitions(held)))
+}
+
+async fn create(State(app): State<App>) -> Result<Json<shapes::Created>, Refusal> {
+    let changed = app.node.snapshot().is_none();
+    let version = app.node.create_partitions().await?.0;
+    let count = app.node.snapshot().map_or(app.node.config().partitions, |plan| plan.users().spec.partitions);
+    Ok(Json(shapes::Created { version, count, changed }))
+}
+
+async fn rebalance(State(app): State<App>) -> Result<Json<shapes::Rebalanced>, Refusal> {
+    let done = app.node.rebalance_partitions().await?;
+    Ok(Json(shapes::Rebalanced {
+        version: done.version.0,
+        moved: count(done.certificate.moved),
+        lower_bound: count(done.certificate.lower_bound),
+        changed: done.changed,
+    }))
+}
+
+async fn drain(
+    State(app): State<App>,
+    name: Result<Path<String>, PathRejection>,
+    body: Body,
+) -> Result<Json<shapes::Draining>, Refusal> {
+    let Path(name) = name.map_err(|why| Refusal::bad_request(why.body_text()))?;
+    let body = kv::read(body, JSON_LEN_MAX, "this order").await?;
+    let shapes::Drain { leave } = if body.is_empty() {
+        shapes::Drain::default()
+    } else {
+        serde_json::from_slice(&body)
+            .map_err(|why| Refusal::bad_request(format!("the body is not as {{\"leave\":false}}: {why}")))?
+    };
+    let version = app.node.drain_node(node_name(&name)?, leave).await?.0;
+    Ok(Json(shapes::Draining { version }))
+}
+
+fn node_name(name: &str) -> Result<NodeName, Refusal> {
+    NodeName::new(name).map_err(|_| no_member(name))
+}
+
+fn no_member(name: &str) -> Refusal {
+    Error::NotFound(format!("no member is named {name:?}")).into()
+}
+
+fn no_plan() -> Refusal {
+    Error::Route(tumen_core::partitions::routing::RouteError::NoPlan).into()
+}
+
+async fn unknown(uri: Uri) -> Refusal {
+    let path: String = uri.path().chars().take(64).collect();
+    Refusal::not_found(format!("there is no {path}"))
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Refusal {
+    let path: String = uri.path().chars().take(64).collect();
+    let message = format!("{path} does not take {method}: the header Allow lists what it takes");
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+}

@@ -1,0 +1,273 @@
+//! One node of a cluster, as users hold it.
+//!
+//! ```text
+//!  Node::builder ─▶ Config ─▶ ports bound ─▶ runtime ─▶ HTTP ─▶ Node
+//!                                                                │ call · partitions · subscribe · stop
+//!                                                                ▼
+//!                                                         drop: nothing stops, `stop` does
+//! ```
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tumen_actors::codec;
+use tumen_actors::node::{NotReady, Runtime};
+use tumen_actors::partitions::router::CallOptions;
+use tumen_core::cluster::asks::{Answer, Ask};
+use tumen_core::partitions::request::{Failure, MessageId};
+use tumen_core::{NodeBoot, NodeName, PartitionId};
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::http::Server;
+use crate::kv::check_key;
+use crate::worker::{Message, encode};
+
+mod builder;
+mod discover;
+mod orders;
+mod partitions;
+mod settings;
+mod start;
+mod subscription;
+
+pub use builder::{Builder, Knobs};
+pub use orders::Rebalanced;
+pub use partitions::{Partition, PartitionStats, Replicas};
+pub use subscription::{AssignmentsUpdated, News, Subscription};
+
+/// How often readiness is looked at while it is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// The least time that HTTP answers under way have to end, however long the node took to hand over.
+const HTTP_STOP_MIN: Duration = Duration::from_millis(500);
+
+/// A running node. Cheap to clone. It runs until [`Node::stop`], not until its last handle is dropped.
+///
+/// A process has at most one node on the real network.
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Config,
+    runtime: Runtime,
+    /// The cluster port: opened first and closed last, so that an address that refuses proves that its process is gone.
+    listener: Mutex<Option<std::net::TcpListener>>,
+    http: OnceLock<Server>,
+}
+
+impl Node {
+    /// A node of the cluster `cluster` that is called `name`. The name survives restarts; no two living nodes of a
+    /// cluster have the same. What is wrong with either is told by [`Builder::start`], as with all knobs.
+    ///
+    /// ```no_run
+    /// # use tumen::prelude::*;
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<()> {
+    /// let node = Node::builder("shop", "node-1").listen("127.0.0.1:7100").partitions(64).start().await?;
+    /// node.ready().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder(cluster: impl Into<String>, name: impl Into<String>) -> Builder {
+        Builder::new(cluster.into(), name.into())
+    }
+
+    /// A node whose configuration was resolved elsewhere. Only its workers are left to be told.
+    pub const fn configured(config: Config) -> Builder<Config> {
+        Builder::configured(config)
+    }
+
+    /// Which run of which node this is.
+    pub fn id(&self) -> &NodeBoot {
+        self.inner.runtime.id()
+    }
+
+    /// The node's name.
+    pub fn name(&self) -> &NodeName {
+        &self.id().node
+    }
+
+    /// Everything that was set about this node.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// Where other nodes reach its cluster port, as `host:port`.
+    pub fn address(&self) -> &str {
+        &self.inner.runtime.info().address
+    }
+
+    /// Where its HTTP interface listens, if it has one.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.inner.http.get().map(Server::address)
+    }
+
+    /// Whether the node hosts workers of this kind.
+    pub fn hosts(&self, kind: &str) -> bool {
+        self.runtime().info().services.iter().any(|hosted| hosted == kind)
+    }
+
+    pub(crate) fn runtime(&self) -> &Runtime {
+        &self.inner.runtime
+    }
+
+    /// Waits until the node is a member, has a plan and a lease, and runs all its partitions. There is no deadline: a
+    /// node that was told of seeds waits for them. [`Node::not_ready`] tells what it waits for.
+    ///
+    /// # Errors
+    /// When the node stops meanwhile.
+    pub async fn ready(&self) -> Result<()> {
+        let mut progress = self.runtime().progress();
+        loop {
+            match self.runtime().ready() {
+                Ok(()) => return Ok(()),
+                Err(NotReady::Stopping) => return Err(Error::Stopped),
+                // Whatever is missing may come without progress of the partitions, such as the lease.
+                Err(_) => drop(tokio::time::timeout(LOOK_EVERY, progress.changed()).await),
+            }
+        }
+    }
+
+    /// Why the node does not serve all that it should, if so. It goes on trying by itself.
+    pub fn not_ready(&self) -> Option<NotReady> {
+        self.runtime().ready().err()
+    }
+
+    /// Asks the worker that serves `key`, wherever it runs, and waits for its answer.
+    ///
+    /// The message's type names the worker's kind. The call is sent again by itself, within
+    /// [`Config::call_deadline`](crate::config::Config), as long as it surely was not carried out, or carrying it out
+    /// twice does no harm ([`Message::IDEMPOTENT`]).
+    ///
+    /// # Errors
+    /// [`Error::Call`] with a [`Failure`], which says what to do next; [`Error::changed`] says whether anything may have
+    /// changed. [`Error::Key`] if the key is empty or longer than 64 KiB.
+    pub async fn call<M: Message>(&self, key: impl AsRef<[u8]>, message: M) -> Result<M::Reply> {
+        self.call_with(key, message, self.call_options()).await
+    }
+
+    /// The same with a deadline of its own, or sent again where it may have been carried out.
+    ///
+    /// # Errors
+    /// As [`Node::call`].
+    pub async fn call_with<M: Message>(
+        &self,
+        key: impl AsRef<[u8]>,
+        message: M,
+        options: CallOptions,
+    ) -> Result<M::Reply> {
+        let key = key.as_ref();
+        check_key(key)?;
+        let (id, body) = envelope(&message)?;
+        let reply = self.runtime().router().call(key, id, body, allowing::<M>(options)).await;
+        opened::<M>(reply)
+    }
+
+    /// Asks the worker of one partition: for what concerns all its keys.
+    ///
+    /// # Errors
+    /// As [`Node::call`]; a partition that does not exist is [`Error::NotFound`].
+    pub async fn call_partition<M: Message>(&self, partition: PartitionId, message: M) -> Result<M::Reply> {
+        if self.snapshot().is_some_and(|plan| plan.assignment(partition).is_none()) {
+            return Err(Error::NotFound(format!("there is no partition {partition}")));
+        }
+        let (id, body) = envelope(&message)?;
+        let options = allowing::<M>(self.call_options());
+        opened::<M>(self.runtime().router().call_partition(partition, id, body, options).await)
+    }
+
+    /// What [`Node::call`] uses: the configured deadline.
+    pub fn call_options(&self) -> CallOptions {
+        CallOptions { within: self.config().call_deadline, ..CallOptions::default() }
+    }
+
+    /// Stops in good order: hands over what the node serves and leads, gives its lease back, and ends. Others know at
+    /// once. What is not handed over within [`Config::stop_deadline`](crate::config::Config) they take over after it.
+    pub async fn stop(&self) {
+        let begun = Instant::now();
+        // HTTP goes on meanwhile: `GET /ready` says no, and everything else is still answered, by others' workers.
+        self.runtime().stop().await;
+        if let Some(http) = self.inner.http.get() {
+            let left = self.config().stop_deadline.saturating_sub(begun.elapsed());
+            http.stop(left.max(HTTP_STOP_MIN)).await;
+        }
+        drop(self.inner.listener.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// Waits for Ctrl-C or SIGTERM, and stops in good order. A second signal meanwhile ends the process at once.
+    ///
+    /// # Errors
+    /// If signals cannot be waited for.
+    pub async fn run_until_signal(&self) -> Result<()> {
+        let mut signals = Signals::new().map_err(|why| Error::System { what: "signals cannot be received", why })?;
+        signals.next().await;
+        tracing::info!(node = %self.id(), "stopping");
+        tokio::select! {
+            () = self.stop() => Ok(()),
+            () = signals.next() => {
+                tracing::warn!("stopped at once");
+                std::process::exit(130)
+            }
+        }
+    }
+
+    /// Asks the cluster's leader.
+    pub(crate) async fn ask(&self, ask: Ask, within: Duration) -> Result<Answer> {
+        Ok(self.runtime().ask(ask, within).await?)
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Node({})", self.id())
+    }
+}
+
+/// A message's id and bytes.
+fn envelope<M: Message>(message: &M) -> Result<(MessageId, Bytes)> {
+    let name = M::name();
+    let body = encode(message).map_err(|why| Error::rejected(format!("the message {name:?} {why}")))?;
+    Ok((MessageId::of(name), body))
+}
+
+fn allowing<M: Message>(options: CallOptions) -> CallOptions {
+    CallOptions { idempotent: options.idempotent || M::IDEMPOTENT, ..options }
+}
+
+/// A reply as a value.
+fn opened<M: Message>(reply: Result<Bytes, Failure>) -> Result<M::Reply> {
+    let name = M::name();
+    let body = reply.map_err(|failure| match failure {
+        // The receiver knows the number only.
+        Failure::Rejected(why) => Failure::Rejected(why.replace(&MessageId::of(name).to_string(), name)),
+        other => other,
+    })?;
+    codec::decode_body(&body)
+        .map_err(|why| Error::failed(format!("its reply to {name:?} cannot be read: {why}")))
+}
+
+/// Ctrl-C and SIGTERM.
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! What is said about a node before it starts: its knobs, its workers, its strategy.
+
+use std::fmt;
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tumen_actors::partitions::Place;
+use tumen_core::assignment::{AssignError, Layout, Problem, Strategy};
+use tumen_core::cluster::snapshot::Mode;
+use tumen_core::partitioner::Partitioner;
+
+use super::Node;
+use crate::config::{Config, CrashProof, Layer, Source, Trigger, Value};
+use crate::error::Result;
+use crate::kv::Kv;
+use crate::worker::{Handlers, Hosting, Worker, hosting};
+
+/// A node that is not started yet. Made by [`Node::builder`].
+///
+/// Nothing is checked before [`Builder::start`], which then tells all that is wrong at once.
+#[must_use = "a builder does nothing until it is started"]
+pub struct Builder<C = Knobs> {
+    config: C,
+    kinds: Vec<Hosting>,
+    strategies: Vec<Arc<dyn Strategy>>,
+}
+
+/// What code says about a node's knobs, and which other sources are asked.
+#[derive(Debug)]
+pub struct Knobs {
+    code: Layer,
+    others: Vec<Layer>,
+}
+
+/// Methods that say one knob each.
+macro_rules! says {
+    ($($name:ident($type:ty) $text:expr;)*) => {$(
+        #[doc = concat!("See [`Config::", stringify!($name), "`].")]
+        pub fn $name(self, value: $type) -> Self {
+            let text: fn($type) -> String = $text;
+            self.say(stringify!($name), text(value))
+        }
+    )*};
+}
+
+impl Builder {
+    pub(super) fn new(cluster: String, name: String) -> Self {
+        let config = Knobs { code: Layer::new(Source::Builder), others: Vec::new() };
+        let builder = Self { config, kinds: Vec::new(), strategies: Vec::new() };
+        builder.say("cluster", cluster).say("name", name)
+    }
+
+    /// Where the cluster port listens, such as `10.0.0.1:7100`. See [`Config::listen`].
+    pub fn listen(self, address: impl Into<String>) -> Self {
+        self.say("listen", address.into())
+    }
+
+    /// Where HTTP listens, such as `127.0.0.1:8080`; nowhere if nothing is said. See [`Config::http`].
+    pub fn http(self, address: impl Into<String>) -> Self {
+        self.say("http", address.into())
+    }
+
+    /// Nodes to join by: `HOST:PORT` of cluster ports, or `http://HOST:PORT`. See [`Config::join`].
+    pub fn join<S: Into<String>>(self, seeds: impl IntoIterator<Item = S>) -> Self {
+        self.say_all("join", seeds)
+    }
+
+    /// HTTP interfaces of nodes to join by; the node's own may be among them. See [`Config::known_nodes`].
+    pub fn known_nodes<S: Into<String>>(self, seeds: impl IntoIterator<Item = S>) -> Self {
+        self.say_all("known_nodes", seeds)
+    }
+
+    /// The directory for what must survive a restart. See [`Config::data_dir`].
+    pub fn data_dir(self, path: impl AsRef<Path>) -> Self {
+        self.say("data_dir", path.as_ref().display().to_string())
+    }
+
+    /// The file of the secret that all nodes of the cluster share. See [`Config::cookie_file`].
+    pub fn cookie_file(self, path: impl AsRef<Path>) -> Self {
+        self.say("cookie_file", path.as_ref().display().to_string())
+    }
+
+    /// The secret that all nodes of the cluster share. See [`Config::cookie`].
+    pub fn cookie(self, secret: impl Into<String>) -> Self {
+        self.say("cookie", secret.into())
+    }
+
+    /// What HTTP requests must show. See [`Config::http_token`].
+    pub fn http_token(self, secret: impl Into<String>) -> Self {
+        self.say("http_token", secret.into())
+    }
+
+    /// The node's failure domain. See [`Config::zone`].
+    pub fn zone(self, zone: impl Into<String>) -> Self {
+        self.say("zone", zone.into())
+    }
+
+    /// A strategy from the box: `balanced`, `rotation`, `consistent-hash` or `rendezvous`. See [`Config::strategy`].
+    pub fn strategy(self, name: impl Into<String>) -> Self {
+        self.say("strategy", name.into())
+    }
+
+    /// Places the copies by a strategy of your own. All nodes of the cluster need it: any of them may lead.
+    ///
+    /// A map that breaks the rules, such as two copies on one node, is refused and the one in force stays.
+    pub fn own_strategy(mut self, strategy: impl Strategy + 'static) -> Self {
+        let name = strategy.name().to_owned();
+        self.config.code.bring_strategy(&name);
+        self.strategies.push(Arc::new(strategy));
+        self.say("strategy", name)
+    }
+
+    says! {
+        weight(u32) |n| n.show();
+        partitions(u32) |n| n.show();
+        replication(u32) |n| n.show();
+        mode(Mode) |mode| mode.show();
+        partitioner(Partitioner) |partitioner| partitioner.show();
+        bootstrap_expect(u32) |n| n.show();
+        min_nodes(u32) |n| n.show();
+        create(Trigger) |trigger| trigger.show();
+        rebalance(Trigger) |trigger| trigger.show();
+        rebuild_after(Duration) |time| time.show();
+        rejoin_grace(Duration) |time| time.show();
+        lease(Duration) |time| time.show();
+        crash_proof(CrashProof) |proof| proof.show();
+        call_deadline(Duration) |time| time.show();
+        stop_deadline(Duration) |time| time.show();
+    }
+
+    /// Says any knob as text, named as in the configuration file: `.set("heartbeat", "20ms")`.
+    ///
+    /// # Panics
+    /// If there is no knob of that name: [`KNOBS`](crate::config::KNOBS) lists them.
+    pub fn set(self, knob: &str, value: impl Into<String>) -> Self {
+        self.say(knob, value.into())
+    }
+
+    /// Asks a TOML file too. It overrules what code says.
+    pub fn file(mut self, path: impl AsRef<Path>) -> Self {
+        self.config.others.push(Layer::file(path.as_ref()));
+        self
+    }
+
+    /// Asks the environment too: `NODE_ID`, `HTTP_ADDR`, `KNOWN_NODES`, and `TUMEN_…` for every knob. It overrules what
+    /// code and file say.
+    pub fn env(mut self) -> Self {
+        self.config.others.push(Layer::env(std::env::vars_os()));
+        self
+    }
+
+    fn say(mut self, knob: &str, text: String) -> Self {
+        self.config.code.say(knob, &[text]);
+        self
+    }
+
+    fn say_all<S: Into<String>>(mut self, knob: &str, texts: impl IntoIterator<Item = S>) -> Self {
+        let texts: Vec<String> = texts.into_iter().map(Into::into).collect();
+        self.config.code.say(knob, &texts);
+        self
+    }
+
+    /// Starts the node: binds its ports, joins or founds its cluster, serves what it is given. It is not waited for others:
+    /// see [`Node::ready`].
+    ///
+    /// # Errors
+    /// All that is wrong with the configuration, at once; a port that is in use; a second node in one process. Nothing
+    /// runs then.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub async fn start(self) -> Result<Node> {
+        let Self { config: Knobs { code, others }, kinds, strategies } = self;
+        let config = Config::resolve(std::iter::once(code).chain(others))?;
+        Builder { config, kinds, strategies }.start().await
+    }
+}
+
+impl Builder<Config> {
+    pub(super) const fn configured(config: Config) -> Self {
+        Self { config, kinds: Vec::new(), strategies: Vec::new() }
+    }
+
+    /// Starts the node; see [`Builder::start`].
+    ///
+    /// # Errors
+    /// A port that is in use; a second node in one process. Nothing runs then.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub async fn start(self) -> Result<Node> {
+        let kinds = self.kinds.into_iter().collect::<Result<Vec<_>, _>>()?;
+        super::start::start(self.config, kinds, self.strategies).await
+    }
+}
+
+impl<C> Builder<C> {
+    /// Hosts a kind of worker. Each partition's begins as the default value.
+    ///
+    /// ```no_run
+    /// # use tumen::prelude::*;
+    /// # #[derive(Serialize, Deserialize)]
+    /// # struct Add { n: u32 }
+    /// # impl Message for Add { type Reply = u32; }
+    /// # #[derive(Default)]
+    /// # struct Counter(u32);
+    /// # impl Worker for Counter { const KIND: &'static str = "counter"; }
+    /// # impl Handle<Add> for Counter {
+    /// #     async fn handle(&mut self, add: Add, _: &mut Context<Self>) -> Result<u32> { Ok(add.n) }
+    /// # }
+    /// Node::builder("shop", "node-1").worker::<Counter>(|w| w.handles::<Add>());
+    /// ```
+    pub fn worker<W: Worker + Default>(self, handlers: impl FnOnce(Handlers<W>) -> Handlers<W>) -> Self {
+        self.worker_with(|_| async { Ok(W::default()) }, handlers)
+    }
+
+    /// Hosts a kind of worker that is told where it runs, and may take its time or fail. A start that fails is tried
+    /// again, later and later.
+    ///
+    /// ```no_run
+    /// # use tumen::prelude::*;
+    /// # struct Counter(u32);
+    /// # impl Worker for Counter { const KIND: &'static str = "counter"; }
+    /// Node::builder("shop", "node-1").worker_with(|place| async move { Ok(Counter(place.partition().index)) }, |w| w);
+    /// ```
+    pub fn worker_with<W, S, F>(mut self, start: S, handlers: impl FnOnce(Handlers<W>) -> Handlers<W>) -> Self
+    where
+        W: Worker,
+        S: Fn(Place) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<W>> + Send + 'static,
+    {
+        self.kinds.push(hosting(start, handlers));
+        self
+    }
+
+    /// Hosts the built-in worker [`kv`](crate::kv), which `PUT`, `GET` and `DELETE /kv/{key}` speak to.
+    pub fn kv(self) -> Self {
+        self.worker::<Kv>(Kv::handlers)
+    }
+}
+
+impl<C: fmt::Debug> fmt::Debug for Builder<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("config", &self.config).field("kinds", &self.kinds).finish_non_exhaustive()
+    }
+}
+
+/// A user's strategy, as often as the runtime needs it.
+pub(super) struct Shared(pub(super) Arc<dyn Strategy>);
+
+impl Strategy for Shared {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn assign(&self, problem: &Problem<'_>) -> Result<Layout, AssignError> {
+        self.0.assign(problem)
+    }
+}

@@ -1,0 +1,57 @@
+//! From a configuration to a running node: ports first, then the runtime, HTTP last.
+
+use std::sync::{Arc, Mutex, OnceLock};
+
+use tokio::net::TcpListener;
+use tumen_actors::node::Runtime;
+use tumen_actors::partitions::{Hosted, Kinds};
+use tumen_core::assignment::Strategy;
+
+use super::settings::{Addresses, settings};
+use super::{Inner, Node};
+use crate::config::{Address, Config};
+use crate::error::{Error, Result};
+use crate::http;
+
+/// Starts a node. What was bound before an error is closed again.
+pub(super) async fn start(config: Config, kinds: Vec<Hosted>, strategies: Vec<Arc<dyn Strategy>>) -> Result<Node> {
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let kinds = Kinds::new(kinds)?;
+    let listener = bind("the cluster port", &config.listen.0).await?;
+    let http = match config.http.address() {
+        Some(address) => Some(bind("the HTTP port", address).await?),
+        None => None,
+    };
+    let bound = |listener: &TcpListener| listener.local_addr().map_err(system("a bound port has no address"));
+    let addresses = Addresses {
+        cluster: config.advertised(bound(&listener)?).to_string(),
+        http: match &http {
+            Some(http) => Some(config.advertised_http(bound(http)?).to_string()),
+            None => None,
+        },
+    };
+    let listener = listener.into_std().map_err(system("the cluster port cannot be kept open"))?;
+    let kept_open = listener.try_clone().map_err(system("the cluster port cannot be kept open"))?;
+    let runtime = Runtime::start(settings(&config, addresses, listener, strategies), kinds).await?;
+    let inner = Inner { config, runtime, listener: Mutex::new(Some(kept_open)), http: OnceLock::new() };
+    let node = Node { inner: Arc::new(inner) };
+    if let Some(listener) = http {
+        let server = http::serve(&node, listener).map_err(system("the HTTP port cannot be served"))?;
+        // It was not set before.
+        drop(node.inner.http.set(server));
+    }
+    Ok(node)
+}
+
+async fn bind(what: &'static str, address: &Address) -> Result<TcpListener> {
+    let host = if address.host.is_empty() { "0.0.0.0" } else { &address.host };
+    TcpListener::bind((host, address.port))
+        .await
+        .map_err(|why| Error::Bind { what, address: address.to_string(), why })
+}
+
+const fn system(what: &'static str) -> impl Fn(std::io::Error) -> Error {
+    move |why| Error::System { what, why }
+}
