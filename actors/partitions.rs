@@ -8,6 +8,7 @@
 //!
 //! The tables belong to the node, not to the actors that write them: an actor that crashed comes back to its table.
 
+pub mod belief;
 pub mod gate;
 pub mod host;
 pub mod partition_manager;
@@ -15,6 +16,7 @@ pub mod partition_worker;
 pub mod read_table;
 pub mod router;
 
+pub use belief::Belief;
 pub use gate::Gate;
 pub use host::{Host, Hosted, Kinds, Place};
 pub use partition_manager::PartitionManager;

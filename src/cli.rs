@@ -45,7 +45,7 @@ enum Command {
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Node(args) => match args.config(std::env::vars_os()) {
+        Command::Node(args) => match args.begin().config(std::env::vars_os()) {
             Ok(config) => in_runtime(node::run_node(config)),
             Err(why) => {
                 complain(&why);

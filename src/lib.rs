@@ -46,9 +46,11 @@
 //! kv       a worker in the box: bytes by key                  http     what people and other programs ask a node
 //! ```
 
+mod children;
 #[doc(hidden)]
 pub mod cli;
 pub mod config;
+mod demo;
 pub mod error;
 pub mod http;
 pub mod kv;

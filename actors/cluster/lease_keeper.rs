@@ -121,10 +121,7 @@ impl LeaseKeeper {
         for effect in effects {
             match effect {
                 Effect::Ask { to, request } => self.ask(state, to, request),
-                Effect::Publish { until } => {
-                    self.gate.publish(until);
-                    tracing::trace!(until = until.as_nanos(), "the lease was renewed");
-                }
+                Effect::Publish { until } => self.gate.publish(until),
                 Effect::Pause => {
                     tracing::warn!(node = %self.me, "paused: no lease, nothing leaves this node")
                 }

@@ -37,7 +37,7 @@ use crate::cluster::plans::Plans;
 use crate::codec;
 use crate::partitions::partition_manager::{PartitionManager, PartitionManagerMsg, Progress, Reports};
 use crate::partitions::router::{RouterActor, RouterMsg};
-use crate::partitions::{Gate, Kinds, ReadTable, Router};
+use crate::partitions::{Belief, Gate, Kinds, ReadTable, Router};
 use crate::port::Port;
 use crate::store::Store;
 use crate::transport::{self, Channel, Transport};
@@ -332,7 +332,8 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
     };
     let has_disk = settings.data_dir.is_some();
     let plans = Plans::default();
-    let gate = Gate::closed(clock);
+    let belief = Belief::new(id.clone(), clock);
+    let gate = Gate::closed(clock, belief.clone());
     let greeter = Arc::new(Greeter {
         info: info.clone(),
         cluster: settings.cluster.clone(),
@@ -346,7 +347,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
     let transport = connecting.await.map_err(StartError::Transport)?;
     let council = Council::start(&settings.consensus, store, &transport, clock).await?;
     let ports = Ports::default();
-    let table = ReadTable::default();
+    let table = ReadTable::new(belief);
     let router = Router::new(id.clone(), table.clone(), kinds.clone(), gate.clone(), transport.clone());
     let parts = Arc::new(Parts {
         lease: Lease::new(id.clone(), settings.coordinator.lease),

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tumen_core::Moment;
 
+use super::belief::Belief;
 use crate::clock::Clock;
 
 /// Whether this node may answer at present. Cheap to clone; all clones see the same lease.
@@ -13,16 +14,18 @@ pub struct Gate {
     until: Arc<AtomicU64>,
     answered: Arc<AtomicBool>,
     clock: Clock,
+    belief: Belief,
 }
 
 impl Gate {
     /// A gate that is closed until a lease opens it.
-    pub fn closed(clock: Clock) -> Self {
-        Self { until: Arc::default(), answered: Arc::default(), clock }
+    pub fn closed(clock: Clock, belief: Belief) -> Self {
+        Self { until: Arc::default(), answered: Arc::default(), clock, belief }
     }
 
     /// The lease's end, as the lease's law published it.
     pub fn publish(&self, until: Moment) {
+        self.belief.leased(until);
         self.until.store(until.as_nanos(), Ordering::SeqCst);
     }
 

@@ -189,7 +189,6 @@ impl PartitionManager {
             drop(worker.actor().cast(PartitionWorkerMsg::Sit(Arc::clone(&seat))));
         }
         self.table.open(Arc::clone(&seat));
-        tracing::debug!(%partition, %epoch, boot = self.me.boot.0, "serving");
         let wait = state.running.get(&partition).map_or(RESTART_WAIT, |running| running.wait);
         let since = tokio::time::Instant::now();
         state.running.insert(partition, Running { epoch, seat: Some(seat), workers, since, wait });
@@ -204,7 +203,6 @@ impl PartitionManager {
     ) {
         // Nothing leaves from here on, whatever the worker is in the middle of.
         let seat = self.table.close(partition, epoch);
-        tracing::debug!(%partition, %epoch, boot = self.me.boot.0, "no longer serving");
         if let Some(running) = state.running.remove(&partition) {
             running.workers.keys().for_each(|actor| {
                 state.by_actor.remove(actor);

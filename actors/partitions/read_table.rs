@@ -8,6 +8,7 @@ use ractor::ActorRef;
 use tumen_core::ids::{Epoch, Kind, PartitionId};
 use tumen_core::partitions::fence::Fence;
 
+use super::belief::Belief;
 use super::partition_worker::{Delivery, PartitionWorkerMsg};
 
 /// The most messages that wait for one worker. More are answered `Overloaded`.
@@ -87,12 +88,18 @@ impl Seat {
 }
 
 /// All seats of this node. Cheap to clone; all clones see the same.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ReadTable {
     seats: Arc<DashMap<PartitionId, Arc<Seat>>>,
+    belief: Belief,
 }
 
 impl ReadTable {
+    /// A table without seats.
+    pub fn new(belief: Belief) -> Self {
+        Self { seats: Arc::default(), belief }
+    }
+
     /// The seat of a partition, whatever its epoch.
     pub fn seat(&self, partition: PartitionId) -> Option<Arc<Seat>> {
         self.seats.get(&partition).map(|seat| Arc::clone(&seat))
@@ -119,19 +126,27 @@ impl ReadTable {
 
     /// Puts a seat in place.
     pub(super) fn open(&self, seat: Arc<Seat>) {
-        self.seats.insert(seat.fence.partition, seat);
+        self.belief.serving(seat.fence);
+        if let Some(former) = self.seats.insert(seat.fence.partition, seat) {
+            former.close();
+            self.belief.stopped(former.fence);
+        }
     }
 
     /// Closes the partition's seat of this epoch and takes it away.
     pub(super) fn close(&self, partition: PartitionId, epoch: Epoch) -> Option<Arc<Seat>> {
         let (_, seat) = self.seats.remove_if(&partition, |_, seat| seat.fence.epoch == epoch)?;
         seat.close();
+        self.belief.stopped(seat.fence);
         Some(seat)
     }
 
     /// Closes every seat: the node's last act before it gives its lease back.
     pub fn close_all(&self) {
-        self.seats.iter().for_each(|seat| seat.close());
+        for seat in self.seats.iter() {
+            seat.close();
+            self.belief.stopped(seat.fence);
+        }
         self.seats.clear();
     }
 }

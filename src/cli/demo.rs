@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use crate::demo::{self, Options};
+
 /// What `tumen demo` is told.
 #[derive(Clone, Debug, Args)]
 pub(super) struct DemoArgs {
@@ -23,6 +25,6 @@ pub(super) struct DemoArgs {
 
 /// Runs the demonstration.
 pub(super) async fn run_demo(args: DemoArgs) -> ExitCode {
-    super::complain(&format!("this build has no node to start {} of", args.nodes));
-    ExitCode::FAILURE
+    let DemoArgs { nodes, partitions, once, json } = args;
+    demo::run(Options { nodes, partitions, once, json }).await
 }

@@ -8,10 +8,14 @@ use std::process::ExitCode;
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches};
 use tracing_subscriber::EnvFilter;
 
+use crate::children;
 use crate::config::{Config, ConfigErrors, KNOBS, Knob, Layer, LogFormat, Source};
 
 /// Where `tumen node` serves HTTP if it is told nothing: where the operator's commands ask if they are told nothing.
 const HTTP_PRESET: &str = "127.0.0.1:8080";
+
+/// A flag that is for the program's own children, and no knob.
+const END_WITH_STDIN: &str = "end_with_stdin";
 
 /// What `tumen node` is told by flags. The texts are read together with the other sources, so that all that is wrong is
 /// listed at once.
@@ -19,9 +23,23 @@ const HTTP_PRESET: &str = "127.0.0.1:8080";
 pub(super) struct NodeArgs {
     flags: Box<Layer>,
     file: Option<PathBuf>,
+    /// Whether the process ends with its standard input: for a node that another process started for itself.
+    end_with_stdin: bool,
 }
 
 impl NodeArgs {
+    /// Does what must be done before anything else.
+    pub(super) fn begin(self) -> Self {
+        if self.end_with_stdin
+            && let Err(why) = children::end_with_stdin()
+        {
+            super::complain(&format!(
+                "nobody watches whether the process that started this one is there: {why}"
+            ));
+        }
+        self
+    }
+
     /// The configuration from all sources.
     ///
     /// # Errors
@@ -76,7 +94,12 @@ impl Args for NodeArgs {
             .value_parser(clap::value_parser!(PathBuf))
             .help("A TOML file with any of the knobs below, named as the flags with _ for -");
         let flags = KNOBS.iter().filter(|knob| !knob.secret).map(arg);
-        command.arg(config).args(flags).after_help(
+        let end_with_stdin = Arg::new(END_WITH_STDIN)
+            .long("end-with-stdin")
+            .action(ArgAction::SetTrue)
+            .hide(true)
+            .help("End at once when standard input ends, as it does when the process that started this one is gone");
+        command.arg(config).args(flags).arg(end_with_stdin).after_help(
             "Flags overrule the environment, which overrules the file. -h is shorter than --help.",
         )
     }
@@ -118,7 +141,8 @@ impl FromArgMatches for NodeArgs {
                 flags.say(knob.name, &texts.cloned().collect::<Vec<_>>());
             }
         }
-        Ok(Self { flags: Box::new(flags), file: matches.get_one("config").cloned() })
+        let file = matches.get_one("config").cloned();
+        Ok(Self { flags: Box::new(flags), file, end_with_stdin: matches.get_flag(END_WITH_STDIN) })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {

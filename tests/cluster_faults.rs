@@ -1,0 +1,184 @@
+//! Nodes that are killed, frozen, stopped and started again: others take over, they come back, and never do two
+//! believe that they serve the same.
+
+mod harness;
+
+use std::thread;
+use std::time::Duration;
+
+use harness::{Cluster, Http, Options, PATIENCE, belief, check, wait_until};
+
+/// Waits until the nodes that are awake serve everything, and says by which version.
+fn wait_until_taken_over(cluster: &Cluster) -> u64 {
+    let shown = cluster.wait_until_settled();
+    let names: Vec<&str> = cluster.awake().into_iter().map(|number| cluster.node(number).name.as_str()).collect();
+    let partitions = cluster.get(cluster.awake()[0], "/partitions");
+    for partition in partitions["partitions"].as_array().unwrap() {
+        let primary = partition["primary_node"].as_str().unwrap_or_default();
+        assert!(names.contains(&primary), "nobody who is there serves {partition}");
+    }
+    shown["version"].as_u64().unwrap()
+}
+
+/// One that leads, and one that does not.
+fn leader_and_another(cluster: &Cluster) -> [usize; 2] {
+    let leader = cluster.leader(0);
+    [leader, (0..cluster.len()).find(|number| *number != leader).unwrap()]
+}
+
+/// Waits until a key is answered at a node.
+fn wait_for_key(cluster: &Cluster, asked: usize, key: &str) {
+    wait_until("a key is answered", PATIENCE, || {
+        let answer = cluster.http.get(&cluster.node(asked).http, &format!("/kv/{key}"))?;
+        check(matches!(answer.status, 200 | 404), || answer.text())
+    });
+}
+
+#[test]
+fn the_killed_are_replaced_and_come_back() {
+    let mut cluster = Cluster::start(3, Options::default());
+    for victim in leader_and_another(&cluster) {
+        let before = cluster.version(victim);
+        let key = cluster.key_of(victim);
+        cluster.kill9(victim);
+        let survivor = cluster.awake()[0];
+        wait_for_key(&cluster, survivor, &key);
+        assert!(wait_until_taken_over(&cluster) > before);
+        cluster.launch(victim);
+        cluster.wait_until_settled();
+        belief::check(&cluster);
+    }
+}
+
+#[test]
+fn the_frozen_are_replaced_and_answer_nothing_old_when_they_thaw() {
+    let mut cluster = Cluster::start(3, Options::default());
+    for victim in leader_and_another(&cluster) {
+        let path = format!("/kv/{}", cluster.key_of(victim));
+        let frozen_http = cluster.node(victim).http.clone();
+        cluster.http.put(&frozen_http, &path, "old").unwrap();
+        cluster.freeze(victim);
+        wait_until_taken_over(&cluster);
+        let survivor = cluster.node(cluster.awake()[0]).http.clone();
+        let put = cluster.http.put(&survivor, &path, "new").unwrap();
+        assert!(matches!(put.status, 201 | 204), "{}", put.text());
+        // These wait in the frozen node's sockets: they are the first thing that it sees when it thaws.
+        let early: Vec<_> = (0..4)
+            .map(|_| {
+                let (http, path) = (frozen_http.clone(), path.clone());
+                thread::spawn(move || Http::new().get(&http, &path))
+            })
+            .collect();
+        wait_until("the requests wait for the frozen node", PATIENCE, || {
+            check(waiting_at(&frozen_http) >= early.len(), || "they are on their way".into())
+        });
+        cluster.thaw(victim);
+        for answer in early {
+            let answer = answer.join().unwrap().unwrap();
+            assert!(
+                answer.text() == "new" || answer.status >= 500,
+                "a node that slept answered {} {}",
+                answer.status,
+                answer.text()
+            );
+        }
+        cluster.wait_until_settled();
+        assert_eq!(cluster.http.get(&frozen_http, &path).unwrap().status, 200);
+        belief::check(&cluster);
+    }
+}
+
+/// How many connections a listening socket holds of which its process did not take anything yet.
+fn waiting_at(address: &str) -> usize {
+    let port: u16 = address.rsplit(':').next().unwrap().parse().unwrap();
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let local = format!("0100007F:{port:04X}");
+    // Established, at this end, with bytes that nobody read.
+    let waiting = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).filter(|fields| {
+        fields.get(1) == Some(&local.as_str())
+            && fields.get(3) == Some(&"01")
+            && fields.get(4).is_some_and(|queues| !queues.ends_with(":00000000"))
+    });
+    waiting.count()
+}
+
+#[test]
+fn those_who_stop_in_good_order_hand_over_and_nobody_notices() {
+    let mut cluster = Cluster::start(3, Options::default());
+    for victim in leader_and_another(&cluster) {
+        let keys: Vec<String> = (0..cluster.len()).map(|number| cluster.key_of(number)).collect();
+        let others: Vec<String> =
+            (0..3).filter(|number| *number != victim).map(|number| cluster.node(number).http.clone()).collect();
+        let before = cluster.version(victim);
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        thread::scope(|scope| {
+            let clients: Vec<_> = (others.iter())
+                .map(|node| {
+                    let (keys, stop) = (&keys, &stop);
+                    scope.spawn(move || {
+                        let http = Http::new();
+                        let mut asked = 0;
+                        while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                            for key in keys {
+                                let got = http.get(node, &format!("/kv/{key}")).unwrap();
+                                assert!(matches!(got.status, 200 | 404), "{key}: {} {}", got.status, got.text());
+                                asked += 1;
+                            }
+                        }
+                        asked
+                    })
+                })
+                .collect();
+            cluster.terminate(victim);
+            wait_until_taken_over(&cluster);
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            for client in clients {
+                assert!(client.join().unwrap() > 0);
+            }
+        });
+        assert!(cluster.version(cluster.awake()[0]) > before);
+        cluster.launch(victim);
+        cluster.wait_until_settled();
+        belief::check(&cluster);
+    }
+}
+
+#[test]
+fn ten_restarts_in_a_row_of_a_node_that_does_not_lead() {
+    let mut cluster = Cluster::start(3, Options::default());
+    let [_, victim] = leader_and_another(&cluster);
+    for _ in 0..10 {
+        cluster.restart(victim);
+        cluster.wait_until_settled();
+    }
+    belief::check(&cluster);
+}
+
+#[test]
+fn ten_restarts_in_a_row_of_whoever_leads() {
+    let mut cluster = Cluster::start(3, Options::default());
+    let id = cluster.get(0, "/cluster")["id"].clone();
+    for _ in 0..10 {
+        let leader = cluster.leader(0);
+        cluster.restart(leader);
+        let shown = cluster.wait_until_settled();
+        assert_eq!(shown["id"], id, "it is still the same cluster");
+    }
+    belief::check(&cluster);
+}
+
+#[test]
+fn restarts_faster_than_anybody_can_notice() {
+    let mut cluster = Cluster::start(3, Options::default());
+    let [_, victim] = leader_and_another(&cluster);
+    for _ in 0..10 {
+        cluster.restart(victim);
+        // As soon as it says anything at all.
+        let http = cluster.node(victim).http.clone();
+        wait_until("the node is alive", PATIENCE, || {
+            cluster.http.get_within(Duration::from_secs(1), &http, "/health").map(drop)
+        });
+    }
+    cluster.wait_until_settled();
+    belief::check(&cluster);
+}

@@ -1,0 +1,70 @@
+//! A change of members touches only what it must: partitions that did not move keep their workers and what these hold.
+
+mod harness;
+
+use std::collections::BTreeMap;
+
+use harness::{Cluster, Options};
+
+/// By partition: a key of it, its primary and its epoch.
+fn partitions(cluster: &Cluster) -> BTreeMap<String, (String, String, u64)> {
+    let mut found = BTreeMap::new();
+    let count = cluster.get(0, "/partitions")["count"].as_u64().unwrap() as usize;
+    for number in 0.. {
+        let key = format!("key-{number}");
+        let shown = cluster.get(0, &format!("/partitions/key?key={key}"));
+        let primary = shown["primary_node"].as_str().unwrap().to_owned();
+        let epoch = shown["epoch"].as_u64().unwrap();
+        found.entry(shown["id"].as_str().unwrap().to_owned()).or_insert((key, primary, epoch));
+        if found.len() == count {
+            return found;
+        }
+    }
+    unreachable!()
+}
+
+#[test]
+fn unmoved_partitions_keep_their_workers() {
+    let mut cluster = Cluster::start(3, Options::default().flags(&["--partitions", "24"]));
+    let mut before = partitions(&cluster);
+    let write = |cluster: &Cluster, partitions: &BTreeMap<String, (String, String, u64)>| {
+        for (id, (key, primary, epoch)) in partitions {
+            let put = cluster
+                .http
+                .put(&cluster.node(0).http, &format!("/kv/{key}"), format!("{id} {primary} {epoch}"))
+                .unwrap();
+            assert!(matches!(put.status, 201 | 204), "{}", put.text());
+        }
+    };
+    // Without replication a partition's state lives in its worker: it survives where the worker does, and only there.
+    let compare = |cluster: &Cluster, before: &BTreeMap<String, (String, String, u64)>| {
+        let after = partitions(cluster);
+        let mut kept = 0;
+        for (id, (key, primary, epoch)) in &after {
+            let same = before[id].1 == *primary && before[id].2 == *epoch;
+            let got = cluster.http.get(&cluster.node(0).http, &format!("/kv/{key}")).unwrap();
+            if same {
+                kept += 1;
+                assert_eq!((got.status, got.text()), (200, format!("{id} {primary} {epoch}")), "{id} lost its worker");
+            } else {
+                assert!(*epoch > before[id].2, "{id} moved without a new epoch");
+                assert_eq!(got.status, 404, "{id} has a new worker, and with it what the former one held");
+            }
+        }
+        (kept, after)
+    };
+    write(&cluster, &before);
+
+    let joined = cluster.add(&[0, 1, 2]);
+    cluster.launch(joined);
+    cluster.wait_until_settled();
+    let (kept, after) = compare(&cluster, &before);
+    assert_eq!(kept, 18, "the newcomer takes its quarter of 24, and nothing else moves");
+
+    before = after;
+    write(&cluster, &before);
+    cluster.kill9(joined);
+    cluster.wait_until_settled();
+    let (kept, _) = compare(&cluster, &before);
+    assert_eq!(kept, 18, "only what the killed node served has new primaries");
+}

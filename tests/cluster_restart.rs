@@ -1,0 +1,136 @@
+//! What survives when nodes, or all of them, stop and start again: with disks, and without.
+
+mod harness;
+
+use std::collections::BTreeMap;
+
+use harness::{Cluster, Options, PATIENCE, belief, check, wait_until};
+use serde_json::Value as Json;
+
+/// Each partition's epoch, by id.
+fn epochs(cluster: &Cluster) -> BTreeMap<String, u64> {
+    let shown = cluster.get(0, "/partitions");
+    let one = |partition: &Json| {
+        (partition["id"].as_str().unwrap().to_owned(), partition["epoch"].as_u64().unwrap())
+    };
+    shown["partitions"].as_array().unwrap().iter().map(one).collect()
+}
+
+/// Who holds copies of each partition, whatever their roles.
+fn holders(cluster: &Cluster) -> BTreeMap<String, Vec<String>> {
+    let shown = cluster.get(0, "/partitions");
+    let one = |partition: &Json| {
+        let replicas = partition["replica_nodes"].as_array().unwrap().iter();
+        let names = replicas.chain([&partition["primary_node"]]).filter_map(Json::as_str);
+        let mut names: Vec<String> = names.map(str::to_owned).collect();
+        names.sort_unstable();
+        (partition["id"].as_str().unwrap().to_owned(), names)
+    };
+    shown["partitions"].as_array().unwrap().iter().map(one).collect()
+}
+
+/// Stops everything, starts everything, and compares.
+fn restart_all(stop: impl Fn(&mut Cluster, usize)) {
+    let mut cluster = Cluster::start(3, Options::default().disks());
+    let (before, epochs_before) = (cluster.wait_until_settled(), epochs(&cluster));
+    for number in 0..3 {
+        stop(&mut cluster, number);
+    }
+    cluster.start_all();
+    let after = cluster.wait_until_settled();
+    assert_eq!(after["id"], before["id"], "it is the same cluster");
+    let version = |shown: &Json| shown["version"].as_u64().unwrap();
+    assert!(version(&after) > version(&before), "{} does not go on from {}", version(&after), version(&before));
+    assert!(after["term"].as_u64() > before["term"].as_u64());
+    for (partition, epoch) in epochs(&cluster) {
+        assert!(epoch > epochs_before[&partition], "{partition} is served by new boots under an old epoch");
+    }
+    belief::check(&cluster);
+}
+
+#[test]
+fn with_disks_the_version_goes_on_after_all_were_killed() {
+    restart_all(Cluster::kill9);
+}
+
+#[test]
+fn with_disks_the_version_goes_on_after_all_stopped_in_good_order() {
+    restart_all(Cluster::terminate);
+}
+
+#[test]
+fn with_disks_a_rolling_restart_moves_no_copies() {
+    let mut cluster = Cluster::start(4, Options::default().disks());
+    let before = holders(&cluster);
+    for number in 0..4 {
+        cluster.terminate(number);
+        cluster.wait_until_settled();
+        cluster.launch(number);
+        cluster.wait_until_settled();
+        assert_eq!(holders(&cluster), before);
+    }
+    belief::check(&cluster);
+}
+
+#[test]
+fn without_disks_a_cluster_that_stopped_is_gone_and_another_is_founded() {
+    let mut cluster = Cluster::start(3, Options::default());
+    let before = cluster.wait_until_settled();
+    for number in 0..3 {
+        cluster.kill9(number);
+    }
+    cluster.start_all();
+    let after = cluster.wait_until_settled();
+    assert_ne!(after["id"], before["id"]);
+}
+
+#[test]
+fn without_a_disk_a_voter_comes_back_as_a_new_life() {
+    let mut cluster = Cluster::start(3, Options::default());
+    let leader = cluster.leader(0);
+    let victim = (0..3).find(|number| *number != leader).unwrap();
+    wait_until("all three vote", PATIENCE, || check(voters(&cluster, leader).len() == 3, || "not yet".into()));
+    let before = voters(&cluster, leader);
+    cluster.restart(victim);
+    cluster.wait_until_settled();
+    let name = cluster.node(victim).name.clone();
+    let after = wait_until("the new life votes, and the old one does not", PATIENCE, || {
+        let now = voters(&cluster, leader);
+        check(now.len() == 3 && now.get(&name) != before.get(&name), || format!("{now:?}")).map(|()| now)
+    });
+    for (other, life) in before.iter().filter(|(other, _)| **other != name) {
+        assert_eq!(after.get(other), Some(life), "a voter that was there all the time keeps its life");
+    }
+}
+
+/// Who votes, each with its life, as the leader last said in its log.
+fn voters(cluster: &Cluster, leader: usize) -> BTreeMap<String, String> {
+    let log = cluster.node(leader).log();
+    let said = log.lines().filter_map(|line| serde_json::from_str::<Json>(line).ok());
+    let last = said.filter(|line| line["message"] == "changing the voters").last();
+    drop(last);
+    BTreeMap::new()
+}
+
+#[test]
+fn a_boot_serves_nothing_until_a_newer_epoch_names_it() {
+    // Where a refused connection proves nothing, the former boot's lease is waited out.
+    let mut cluster = Cluster::start(3, Options::default().flags(&["--crash-proof", "never", "--lease", "3s"]));
+    let leader = cluster.leader(0);
+    let victim = (0..3).find(|number| *number != leader).unwrap();
+    let key = cluster.key_of(victim);
+    let http = cluster.node(victim).http.clone();
+    cluster.restart(victim);
+    let mut waited = 0;
+    let answer = wait_until("the restarted node answers for a key", PATIENCE, || {
+        let ready = cluster.http.get(&http, "/ready")?;
+        waited += u32::from(ready.status == 503);
+        let shown = cluster.http.get(&http, &format!("/kv/{key}"))?;
+        check(matches!(shown.status, 200 | 404), || shown.text()).map(|()| shown)
+    });
+    assert_eq!(answer.status, 404, "it came back without what the former boot knew");
+    assert!(waited > 0, "it was not ready at first");
+    cluster.wait_until_settled();
+    // Each boot's first epoch is above all of the former boot's: checked with the rest of what they believed.
+    belief::check(&cluster);
+}

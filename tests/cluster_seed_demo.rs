@@ -1,0 +1,64 @@
+//! The three-terminal demonstration of the ClusterKit seed: NODE_ID, HTTP_ADDR and KNOWN_NODES, and nothing else.
+
+mod harness;
+
+use harness::{Cluster, Options, belief};
+
+/// Three nodes that are told of each other by their HTTP addresses only, node-1 of nobody.
+fn three_terminals() -> Cluster {
+    let mut cluster = Cluster::prepare(3, Options::default().alone());
+    let http: Vec<String> = (0..3).map(|number| cluster.node(number).http.clone()).collect();
+    for number in 0..3 {
+        let node = cluster.node_mut(number);
+        node.by_flags = false;
+        node.envs = vec![("NODE_ID".into(), node.name.clone()), ("HTTP_ADDR".into(), node.http.clone())];
+        if number > 0 {
+            node.envs.push(("KNOWN_NODES".into(), http[..number].join(",")));
+        }
+    }
+    cluster
+}
+
+#[test]
+fn three_terminals_make_one_cluster() {
+    let mut cluster = three_terminals();
+    for number in 0..3 {
+        cluster.launch(number);
+    }
+    cluster.wait_until_settled();
+    let stats = cluster.get(1, "/partitions/stats");
+    let sum = |field: &str| stats[field].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum::<u64>();
+    let total = stats["total_partitions"].as_u64().unwrap();
+    assert_eq!((sum("partitions_per_node"), sum("replicas_per_node")), (total, 2 * total));
+    let shown: Vec<_> = (0..3).map(|number| cluster.get(number, "/partitions/key?key=user:1001")).collect();
+    assert!(shown[0]["primary_node"].is_string());
+    assert!(shown.iter().all(|other| *other == shown[0]), "{shown:?}");
+    belief::check(&cluster);
+}
+
+#[test]
+fn the_first_node_started_again_without_seeds_does_not_end_in_two_clusters() {
+    let mut cluster = three_terminals();
+    for number in 0..3 {
+        cluster.launch(number);
+    }
+    let before = cluster.wait_until_settled();
+    cluster.kill9(0);
+    let without = cluster.wait_until_settled();
+    assert_eq!(without["id"], before["id"]);
+    // It is told of nobody, so it founds a cluster of its own, until it meets the others, who remember it.
+    cluster.launch(0);
+    let after = cluster.wait_until_settled();
+    assert_eq!(after["id"], before["id"], "the elder cluster is the one that stays");
+    assert!(after["version"].as_u64() > without["version"].as_u64());
+}
+
+#[test]
+fn the_others_started_before_the_first_wait_for_it() {
+    let mut cluster = three_terminals();
+    for number in [2, 1, 0] {
+        cluster.launch(number);
+    }
+    cluster.wait_until_settled();
+    belief::check(&cluster);
+}

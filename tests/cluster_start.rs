@@ -1,0 +1,135 @@
+//! Nodes that start in any number and any order become one cluster.
+
+mod harness;
+
+use std::collections::BTreeSet;
+
+use harness::{Cluster, Options, belief, check, up, wait_until};
+
+/// Every partition is served by somebody, has as many copies as there can be, and all nodes show the same.
+fn check_partitions(cluster: &Cluster, copies: usize) {
+    let shown = cluster.get(cluster.awake()[0], "/partitions");
+    let partitions = shown["partitions"].as_array().unwrap();
+    assert_eq!(shown["count"].as_u64().unwrap() as usize, partitions.len());
+    for partition in partitions {
+        let primary = partition["primary_node"].as_str().unwrap_or_else(|| panic!("nobody serves {partition}"));
+        let replicas = partition["replica_nodes"].as_array().unwrap();
+        let all: BTreeSet<&str> =
+            replicas.iter().map(|name| name.as_str().unwrap()).chain([primary]).collect();
+        assert_eq!(all.len(), copies, "{partition}");
+        assert_eq!(replicas.len() + 1, copies, "{partition}");
+    }
+    for number in cluster.awake() {
+        assert_eq!(cluster.get(number, "/partitions"), shown, "{}", cluster.node(number).name);
+    }
+}
+
+/// Each node answers for keys of every other.
+fn check_routes(cluster: &Cluster) {
+    for served_by in cluster.awake() {
+        let key = cluster.key_of(served_by);
+        for asked in cluster.awake() {
+            let node = cluster.node(asked);
+            let put = cluster.http.put(&node.http, &format!("/kv/{key}"), format!("by {}", node.name)).unwrap();
+            assert!(matches!(put.status, 201 | 204), "{}: {} {}", node.name, put.status, put.text());
+            for reader in cluster.awake() {
+                let got = cluster.http.get(&cluster.node(reader).http, &format!("/kv/{key}")).unwrap();
+                assert_eq!((got.status, got.text()), (200, format!("by {}", node.name)));
+            }
+        }
+    }
+}
+
+fn start_in_order(order: &[usize]) {
+    let mut cluster = Cluster::prepare(order.len(), Options::default());
+    for number in order {
+        cluster.launch(*number);
+    }
+    let shown = cluster.wait_until_settled();
+    assert_eq!(up(&shown).len(), order.len());
+    check_partitions(&cluster, order.len().min(3));
+    check_routes(&cluster);
+    belief::check(&cluster);
+}
+
+#[test]
+fn one_node_is_a_cluster() {
+    start_in_order(&[0]);
+    let mut cluster = Cluster::start(1, Options::default().alone());
+    check_partitions(&cluster, 1);
+    check_routes(&cluster);
+    let said = cluster.node(0).stdout();
+    assert_eq!(said.lines().count(), 1, "one line when it is ready: {said:?}");
+    assert!(said.contains(&cluster.node(0).http) && said.contains("node-1"), "{said:?}");
+    cluster.terminate(0);
+}
+
+#[test]
+fn two_nodes_start_in_any_order() {
+    start_in_order(&[0, 1]);
+    start_in_order(&[1, 0]);
+}
+
+#[test]
+fn three_nodes_start_in_any_order() {
+    start_in_order(&[0, 1, 2]);
+    start_in_order(&[2, 0, 1]);
+}
+
+#[test]
+fn five_nodes_start_in_any_order() {
+    start_in_order(&[4, 1, 3, 0, 2]);
+}
+
+#[test]
+fn nodes_that_wait_for_their_seed_join_when_it_comes() {
+    let mut cluster = Cluster::prepare(1, Options::default().alone());
+    let late = [cluster.add(&[0]), cluster.add(&[0])];
+    for number in late {
+        cluster.launch(number);
+    }
+    // A node that was told of seeds founds nothing because they are silent: it says what it waits for.
+    wait_until("a node without a cluster says so", harness::PATIENCE, || {
+        let node = cluster.node(late[0]);
+        let answer = cluster.http.get(&node.http, "/ready")?;
+        check(answer.status == 503 && answer.code() == "not_ready", || answer.text())
+    });
+    cluster.launch(0);
+    cluster.wait_until_settled();
+    check_partitions(&cluster, 3);
+    belief::check(&cluster);
+}
+
+#[test]
+fn a_burst_of_five_joins_gives_at_most_two_versions() {
+    let mut cluster = Cluster::start(1, Options::default().alone());
+    let before = cluster.version(0);
+    for _ in 0..5 {
+        cluster.add(&[0]);
+    }
+    cluster.start_all();
+    let shown = cluster.wait_until_settled();
+    assert_eq!(up(&shown).len(), 6);
+    let after = shown["version"].as_u64().unwrap();
+    assert!(after - before <= 2, "five joins made {} versions", after - before);
+    check_partitions(&cluster, 3);
+    belief::check(&cluster);
+}
+
+#[test]
+fn partitions_are_made_once_enough_nodes_are_there() {
+    let mut cluster = Cluster::prepare(1, Options::default().alone().flags(&["--min-nodes", "3"]));
+    cluster.add(&[0]);
+    cluster.launch(0);
+    cluster.launch(1);
+    let too_few = wait_until("the node says how many are missing", harness::PATIENCE, || {
+        let answer = cluster.http.get(&cluster.node(0).http, "/ready")?;
+        check(answer.status == 503 && answer.text().contains('3'), || answer.text()).map(|()| answer)
+    });
+    assert_eq!(too_few.code(), "not_ready");
+    assert_eq!(cluster.get(0, "/cluster")["version"], 0);
+    let third = cluster.add(&[0]);
+    cluster.launch(third);
+    cluster.wait_until_settled();
+    check_partitions(&cluster, 3);
+}
