@@ -55,7 +55,7 @@ knobs! {
         maybe data_dir: PathBuf;
     }
     "Where it is reached" {
-        /// The cluster port, for other nodes. `:PORT` means every address of this machine, and so do 0.0.0.0 and [::];
+        /// The cluster port, for other nodes. `:PORT` means every address of this machine, and so do `0.0.0.0` and `[::]`;
         /// without a cookie these are taken as 127.0.0.1, and any other address is refused. Port 0 takes a free one.
         /// If missing: the host of `http` and its port + 10000, so that a restarted node is found again.
         needed listen: Listen;
