@@ -18,5 +18,5 @@ pub mod cluster;
 pub mod codec;
 pub mod partitions;
 pub mod port;
-pub mod transport;
 pub mod store;
+pub mod transport;
