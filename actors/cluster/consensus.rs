@@ -63,7 +63,7 @@ pub use types::Seat;
 
 use exchange::{Reply, Request};
 use raft_store::{RaftLog, RaftMachine};
-use types::{LogId, Raft, StoredMembership};
+use types::{LogId, Raft, StoredMembership, Vote};
 use watching::Task;
 
 use crate::clock;
@@ -90,12 +90,14 @@ pub enum ConsensusMsg {
         /// Who waits for it.
         done: oneshot::Sender<()>,
     },
-    /// openraft's voters changed, or whether this one leads.
+    /// openraft's voters changed, whom this one voted for, or whether it leads.
     StandingChanged {
         /// Who decides.
         electorate: Electorate,
         /// Whether this node leads.
         leading: bool,
+        /// Its vote.
+        vote: Vote,
         /// Which node has which seat.
         membership: Arc<StoredMembership>,
     },
@@ -145,6 +147,8 @@ pub struct ConsensusState {
 struct Running {
     raft: Arc<Raft>,
     election: Election,
+    /// The last that was told.
+    vote: Vote,
     membership: Arc<StoredMembership>,
     /// The next [`ConsensusMsg::Tick`], and when it comes.
     wake: Option<(Moment, Task)>,
@@ -231,8 +235,8 @@ impl ConsensusState {
             Task::spawn(voting::run_finish(Arc::clone(&shared), Arc::clone(&raft))),
         ];
         let election = Election::new(shared.clock.now(), life, shared.settings.timing(), clock::draw());
-        let membership = Arc::default();
-        self.running = Some(Running { raft, election, membership, wake: None, _tasks: tasks });
+        let (vote, membership) = (Vote::default(), Arc::default());
+        self.running = Some(Running { raft, election, vote, membership, wake: None, _tasks: tasks });
         Ok(())
     }
 
@@ -262,9 +266,13 @@ impl ConsensusState {
         running.take_in_heard(shared.heard());
         let mut effect = None;
         match message {
-            ConsensusMsg::StandingChanged { electorate, leading, membership } => {
+            ConsensusMsg::StandingChanged { electorate, leading, vote, membership } => {
                 running.membership = membership;
                 running.election.handle_standing(now, electorate, leading);
+                if vote.leader_id.node_id != self.handle.shared.store.life().0 && vote > running.vote {
+                    running.election.handle_granted(now);
+                }
+                running.vote = vote;
             }
             ConsensusMsg::WouldVote { last, answer } => {
                 let up_to_date = last >= running.last_log();
@@ -277,7 +285,7 @@ impl ConsensusState {
             ConsensusMsg::Answered { round, voter } => {
                 effect = running.election.handle_answer(now, round, voter);
             }
-            ConsensusMsg::TakeOver => running.election.handle_call(),
+            ConsensusMsg::TakeOver => running.election.handle_call(now),
             ConsensusMsg::LeaderCrashed { node } => {
                 if shared.leadership.borrow().leader.as_ref() == Some(&node) {
                     running.election.handle_proof(now);

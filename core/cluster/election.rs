@@ -79,14 +79,16 @@ pub struct Election {
     leading: bool,
     /// When a leader was last heard, or this voter began.
     heard: Moment,
+    /// Until when somebody that this voter voted for has time to win.
+    granted_until: Moment,
     /// Nothing is asked before this.
     not_before: Moment,
     /// Who said yes in this round.
     asked: Option<BTreeSet<Life>>,
     round: u64,
     proven: bool,
-    /// The leader wants this voter to follow it in office.
-    called: bool,
+    /// When the leader wanted this voter to follow it in office.
+    called: Option<Moment>,
     chance: u64,
 }
 
@@ -99,11 +101,12 @@ impl Election {
             electorate: Electorate::default(),
             leading: false,
             heard: now,
+            granted_until: now,
             not_before: now,
             asked: None,
             round: 0,
             proven: false,
-            called: false,
+            called: None,
             chance: seed,
         };
         election.handle_heard(now);
@@ -115,10 +118,25 @@ impl Election {
         self.heard = self.heard.max(now);
         self.asked = None;
         self.proven = false;
-        self.called = false;
-        // A tenth of the spread is left to a voter that was called.
-        let early = self.timing.spread / 10;
-        self.not_before = self.heard + self.timing.lease + early + self.by_chance(self.timing.spread - early);
+        // What the leader said before it fell silent may arrive after its call; what it says much later is a change
+        // of mind.
+        self.called = self.called.filter(|called| self.heard < *called + self.timing.lease);
+        // A part of the spread is left to a voter that was called.
+        let early = self.timing.spread / 4;
+        let pause = match self.called {
+            Some(_) => Duration::ZERO,
+            None => early + self.by_chance(self.timing.spread - early),
+        };
+        self.not_before = self.heard + self.timing.lease + pause;
+    }
+
+    /// This voter voted for another, which now has some time to win: nobody is to be in its way.
+    pub fn handle_granted(&mut self, now: Moment) {
+        let retry = if self.proven { self.timing.retry_proven } else { self.timing.retry };
+        self.asked = None;
+        self.called = None;
+        self.granted_until = now + retry;
+        self.not_before = self.not_before.max(self.granted_until + self.by_chance(retry));
     }
 
     /// The voters changed, or whether this one leads.
@@ -130,7 +148,7 @@ impl Election {
         if leading {
             self.asked = None;
             self.proven = false;
-            self.called = false;
+            self.called = None;
         }
         if !leading && electorate != self.electorate && electorate.is_majority(&[self.me].into()) {
             // A lone voter has nobody to wait for.
@@ -149,8 +167,8 @@ impl Election {
     }
 
     /// The leader goes, and wants this voter to be the next.
-    pub fn handle_call(&mut self) {
-        self.called = true;
+    pub fn handle_call(&mut self, now: Moment) {
+        self.called = Some(now);
         self.not_before = self.heard + self.timing.lease;
     }
 
@@ -171,7 +189,9 @@ impl Election {
         }
         self.round += 1;
         self.asked = Some(alone);
-        self.not_before = now + self.timing.retry / 2 + self.by_chance(self.timing.retry / 2);
+        // Some heard the leader a little later than this voter did: it asks again soon. Asking disturbs nobody.
+        let pause = if self.called.is_some() { self.timing.spread / 10 } else { self.timing.spread / 2 };
+        self.not_before = now + pause + self.by_chance(pause);
         Some(Effect::Ask { round: self.round })
     }
 
@@ -207,7 +227,7 @@ impl Election {
     /// Whether this voter would vote for another, which has (or lacks) all entries that this one has.
     pub fn would_vote(&self, now: Moment, up_to_date: bool) -> bool {
         let missed = self.proven || now >= self.heard + self.timing.lease;
-        up_to_date && missed && !self.leading
+        up_to_date && missed && !self.leading && now >= self.granted_until
     }
 
     /// A duration below `bound`, by chance: xorshift64*, which is good enough to be apart.
@@ -304,10 +324,22 @@ mod tests {
         for law in [&mut called, &mut other] {
             law.handle_heard(at(1_000));
         }
-        called.handle_call();
-        assert_eq!(called.wake_at(), Some(at(1_300)));
-        assert!(other.wake_at().unwrap() >= at(1_305));
+        called.handle_call(at(1_001));
+        called.handle_heard(at(1_002));
+        assert_eq!(called.wake_at(), Some(at(1_302)), "its last words came later than its call");
+        assert!(other.wake_at().unwrap() >= at(1_312));
         assert!(!other.would_vote(at(1_299), true) && other.would_vote(at(1_300), true));
+    }
+
+    #[test]
+    fn whoever_was_voted_for_has_time_to_win() {
+        let mut law = voter(1);
+        assert_eq!(law.handle_tick(at(400)), Some(Effect::Ask { round: 1 }));
+        law.handle_granted(at(401));
+        assert_eq!(law.handle_answer(at(402), 1, Life(2)), None);
+        assert!(!law.would_vote(at(402), true) && law.would_vote(at(481), true));
+        assert_eq!(law.handle_tick(at(480)), None);
+        assert!(law.wake_at().unwrap() <= at(561), "but not for ever");
     }
 
     #[test]

@@ -37,12 +37,11 @@ pub(super) async fn run_watch(shared: Arc<Shared>, raft: Arc<Raft>) {
             return shared.cast(ConsensusMsg::Failed { why: fatal.to_string() });
         }
         shared.publish(&seen);
-        let leading = seen.state == ServerState::Leader;
-        let standing = (electorate(&seen), leading, seen.vote);
+        let standing = (electorate(&seen), seen.state == ServerState::Leader, seen.vote);
         if told.as_ref() != Some(&standing) {
             let membership = Arc::clone(&seen.membership_config);
-            let (electorate, leading, _) = standing.clone();
-            shared.cast(ConsensusMsg::StandingChanged { electorate, leading, membership });
+            let (electorate, leading, vote) = standing.clone();
+            shared.cast(ConsensusMsg::StandingChanged { electorate, leading, vote, membership });
             told = Some(standing);
         }
         if metrics.changed().await.is_err() {

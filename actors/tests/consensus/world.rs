@@ -95,7 +95,9 @@ impl World {
     }
 
     pub fn on_disk(clock: Clock) -> Self {
-        Self { disks: Some(tempfile::tempdir().unwrap()), ..Self::in_memory(clock) }
+        let mut world = Self::in_memory(clock);
+        world.disks = Some(tempfile::tempdir().unwrap());
+        world
     }
 
     fn disk(&self, name: &str) -> Option<PathBuf> {
@@ -221,6 +223,14 @@ impl World {
             let mut state = self.handle(name).state();
             let shown = state.wait_for(|applied| applied.state.version() >= version);
             tokio::time::timeout(PATIENCE, shown).await.unwrap_or_else(|_| panic!("{name} is late")).unwrap();
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for node in self.nodes.values() {
+            node.actor.stop(None);
         }
     }
 }
