@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::children;
 use crate::config::{Config, ConfigErrors, KNOBS, Knob, Layer, LogFormat, Source};
+use crate::node::Node;
 
 /// Where `tumen node` serves HTTP if it is told nothing: where the operator's commands ask if they are told nothing.
 const HTTP_PRESET: &str = "127.0.0.1:8080";
@@ -63,9 +64,33 @@ pub(super) async fn run_node(config: Config) -> ExitCode {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    // ---- The node is started here, and waited for. ----
-    tracing::error!(node = %config.name, "this build has no node to start");
-    ExitCode::FAILURE
+    let node = match Node::configured(config).kv().start().await {
+        Ok(node) => node,
+        Err(why) => {
+            super::complain(&why);
+            return ExitCode::FAILURE;
+        }
+    };
+    tokio::spawn(announce(node.clone()));
+    match node.run_until_signal().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            super::complain(&why);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says once that the node serves, in one line that programs can wait for.
+async fn announce(node: Node) {
+    if node.ready().await.is_err() {
+        return;
+    }
+    let http = node.http_address().map_or_else(|| "off".to_owned(), |http| format!("http://{http}"));
+    let line = format!("ready: {} of {} at {}, {http}", node.name(), node.config().cluster, node.address());
+    if let Err(why) = super::say(line) {
+        tracing::warn!(%why, "nobody reads that this node is ready");
+    }
 }
 
 /// Log lines go to stderr: stdout is for the one line that says that the node is ready.
