@@ -9,8 +9,8 @@ use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches};
 use tracing_subscriber::EnvFilter;
 
 use crate::children;
-use crate::node::Node;
 use crate::config::{Config, ConfigErrors, KNOBS, Knob, Layer, LogFormat, Source};
+use crate::node::Node;
 
 /// Where `tumen node` serves HTTP if it is told nothing: where the operator's commands ask if they are told nothing.
 const HTTP_PRESET: &str = "127.0.0.1:8080";
