@@ -16,7 +16,16 @@ const CLOSED_WITHIN: Duration = Duration::from_secs(20);
 /// Runs `tumen node` with flags that it must not take.
 fn refused(flags: &[&str]) -> Output {
     let mut command = node::bare();
-    command.args(["node", "--end-with-stdin", "--name", "a", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+    command.args([
+        "node",
+        "--end-with-stdin",
+        "--name",
+        "a",
+        "--listen",
+        "127.0.0.1:0",
+        "--http",
+        "127.0.0.1:0",
+    ]);
     let output = command.args(flags).stdin(std::process::Stdio::null()).output().unwrap();
     assert!(!output.status.success(), "{flags:?} is taken");
     assert!(output.stdout.is_empty(), "{flags:?}: {output:?}");
@@ -78,7 +87,9 @@ fn turned_away(cluster: &mut Cluster, change: impl FnOnce(&mut harness::Node)) -
 fn wait_for_reason(cluster: &Cluster, stranger: usize, words: &[&str]) {
     wait_until(&format!("the stranger is told {words:?}"), PATIENCE, || {
         let log = cluster.node(stranger).log();
-        check(words.iter().all(|word| log.contains(word)), || log.lines().last().unwrap_or_default().to_owned())
+        check(words.iter().all(|word| log.contains(word)), || {
+            log.lines().last().unwrap_or_default().to_owned()
+        })
     });
     let shown = cluster.get(0, "/cluster");
     assert_eq!(shown["nodes"].as_array().unwrap().len(), 1, "{shown}");
@@ -136,7 +147,8 @@ fn keys_that_are_none_and_keys_that_are_too_long() {
     let http = &cluster.node(0).http;
     let long = "k".repeat(1 << 20);
     for path in ["/kv/", &format!("/kv/{long}")] {
-        for answer in [cluster.http.get(http, path).unwrap(), cluster.http.put(http, path, "value").unwrap()] {
+        for answer in [cluster.http.get(http, path).unwrap(), cluster.http.put(http, path, "value").unwrap()]
+        {
             assert!((400..500).contains(&answer.status), "{} {}", answer.status, answer.text());
             assert!(!answer.code().is_empty(), "{}", answer.text());
         }
@@ -256,10 +268,15 @@ fn garbage_and_silence_on_the_http_port() {
 
 #[test]
 fn what_is_unwise_is_done_and_said() {
-    let mut cluster = Cluster::start(2, Options::default().flags(&["--partitions", "4", "--replication", "5"]));
+    let mut cluster =
+        Cluster::start(2, Options::default().flags(&["--partitions", "4", "--replication", "5"]));
     let shown = cluster.get(0, "/partitions");
     for partition in shown["partitions"].as_array().unwrap() {
-        assert_eq!(partition["replica_nodes"].as_array().unwrap().len(), 1, "as many copies as nodes: {partition}");
+        assert_eq!(
+            partition["replica_nodes"].as_array().unwrap().len(),
+            1,
+            "as many copies as nodes: {partition}"
+        );
     }
     for words in [["WARN", "replication"], ["WARN", "partitions"]] {
         wait_until("a warning is logged", PATIENCE, || {

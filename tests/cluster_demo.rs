@@ -36,7 +36,12 @@ fn once(nodes: &str, partitions: &str) -> Json {
     let id = child.id();
     let output = child.wait_with_output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}\n{told}\n{}", output.status, String::from_utf8_lossy(&output.stdout));
+    assert!(
+        output.status.success(),
+        "{}\n{told}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout)
+    );
     assert_nothing_is_left(id);
     serde_json::from_slice(&output.stdout).unwrap()
 }

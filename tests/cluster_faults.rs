@@ -11,7 +11,8 @@ use harness::{Cluster, Http, Options, PATIENCE, belief, check, wait_until};
 /// Waits until the nodes that are awake serve everything, and says by which version.
 fn wait_until_taken_over(cluster: &Cluster) -> u64 {
     let shown = cluster.wait_until_settled();
-    let names: Vec<&str> = cluster.awake().into_iter().map(|number| cluster.node(number).name.as_str()).collect();
+    let names: Vec<&str> =
+        cluster.awake().into_iter().map(|number| cluster.node(number).name.as_str()).collect();
     let partitions = cluster.get(cluster.awake()[0], "/partitions");
     for partition in partitions["partitions"].as_array().unwrap() {
         let primary = partition["primary_node"].as_str().unwrap_or_default();
@@ -107,8 +108,10 @@ fn those_who_stop_in_good_order_hand_over_and_nobody_notices() {
     let mut cluster = Cluster::start(3, Options::default());
     for victim in leader_and_another(&cluster) {
         let keys: Vec<String> = (0..cluster.len()).map(|number| cluster.key_of(number)).collect();
-        let others: Vec<String> =
-            (0..3).filter(|number| *number != victim).map(|number| cluster.node(number).http.clone()).collect();
+        let others: Vec<String> = (0..3)
+            .filter(|number| *number != victim)
+            .map(|number| cluster.node(number).http.clone())
+            .collect();
         let before = cluster.version(victim);
         let stop = std::sync::atomic::AtomicBool::new(false);
         thread::scope(|scope| {
@@ -121,7 +124,12 @@ fn those_who_stop_in_good_order_hand_over_and_nobody_notices() {
                         while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                             for key in keys {
                                 let got = http.get(node, &format!("/kv/{key}")).unwrap();
-                                assert!(matches!(got.status, 200 | 404), "{key}: {} {}", got.status, got.text());
+                                assert!(
+                                    matches!(got.status, 200 | 404),
+                                    "{key}: {} {}",
+                                    got.status,
+                                    got.text()
+                                );
                                 asked += 1;
                             }
                         }

@@ -45,7 +45,11 @@ fn unmoved_partitions_keep_their_workers() {
             let got = cluster.http.get(&cluster.node(0).http, &format!("/kv/{key}")).unwrap();
             if same {
                 kept += 1;
-                assert_eq!((got.status, got.text()), (200, format!("{id} {primary} {epoch}")), "{id} lost its worker");
+                assert_eq!(
+                    (got.status, got.text()),
+                    (200, format!("{id} {primary} {epoch}")),
+                    "{id} lost its worker"
+                );
             } else {
                 assert!(*epoch > before[id].2, "{id} moved without a new epoch");
                 assert_eq!(got.status, 404, "{id} has a new worker, and with it what the former one held");

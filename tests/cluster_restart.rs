@@ -40,7 +40,12 @@ fn restart_all(stop: impl Fn(&mut Cluster, usize)) {
     let after = cluster.wait_until_settled();
     assert_eq!(after["id"], before["id"], "it is the same cluster");
     let version = |shown: &Json| shown["version"].as_u64().unwrap();
-    assert!(version(&after) > version(&before), "{} does not go on from {}", version(&after), version(&before));
+    assert!(
+        version(&after) > version(&before),
+        "{} does not go on from {}",
+        version(&after),
+        version(&before)
+    );
     assert!(after["term"].as_u64() > before["term"].as_u64());
     for (partition, epoch) in epochs(&cluster) {
         assert!(epoch > epochs_before[&partition], "{partition} is served by new boots under an old epoch");
@@ -89,7 +94,9 @@ fn without_a_disk_a_voter_comes_back_as_a_new_life() {
     let mut cluster = Cluster::start(3, Options::default());
     let leader = cluster.leader(0);
     let victim = (0..3).find(|number| *number != leader).unwrap();
-    wait_until("all three vote", PATIENCE, || check(voters(&cluster, leader).len() == 3, || "not yet".into()));
+    wait_until("all three vote", PATIENCE, || {
+        check(voters(&cluster, leader).len() == 3, || "not yet".into())
+    });
     let before = voters(&cluster, leader);
     cluster.restart(victim);
     cluster.wait_until_settled();
@@ -115,7 +122,8 @@ fn voters(cluster: &Cluster, leader: usize) -> BTreeMap<String, String> {
 #[test]
 fn a_boot_serves_nothing_until_a_newer_epoch_names_it() {
     // Where a refused connection proves nothing, the former boot's lease is waited out.
-    let mut cluster = Cluster::start(3, Options::default().flags(&["--crash-proof", "never", "--lease", "3s"]));
+    let mut cluster =
+        Cluster::start(3, Options::default().flags(&["--crash-proof", "never", "--lease", "3s"]));
     let leader = cluster.leader(0);
     let victim = (0..3).find(|number| *number != leader).unwrap();
     let key = cluster.key_of(victim);

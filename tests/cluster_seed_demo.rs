@@ -27,7 +27,8 @@ fn three_terminals_make_one_cluster() {
     }
     cluster.wait_until_settled();
     let stats = cluster.get(1, "/partitions/stats");
-    let sum = |field: &str| stats[field].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum::<u64>();
+    let sum =
+        |field: &str| stats[field].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum::<u64>();
     let total = stats["total_partitions"].as_u64().unwrap();
     assert_eq!((sum("partitions_per_node"), sum("replicas_per_node")), (total, 2 * total));
     let shown: Vec<_> = (0..3).map(|number| cluster.get(number, "/partitions/key?key=user:1001")).collect();

@@ -27,7 +27,8 @@ fn split(cluster: &Cluster, lone: usize) {
     // The majority serves everything, and takes writes.
     for key in [&own_key, &their_key] {
         for other in &others {
-            let put = cluster.http.put(&cluster.node(*other).http, &format!("/kv/{key}"), "majority").unwrap();
+            let put =
+                cluster.http.put(&cluster.node(*other).http, &format!("/kv/{key}"), "majority").unwrap();
             assert!(matches!(put.status, 201 | 204), "{}", put.text());
         }
     }
@@ -41,7 +42,11 @@ fn split(cluster: &Cluster, lone: usize) {
         assert_eq!(put.json()["error"]["changed"], false);
     }
     let shown = cluster.get(lone, "/cluster");
-    assert_eq!((&shown["id"], shown["version"].as_u64().unwrap()), (&id, before), "its version does not advance");
+    assert_eq!(
+        (&shown["id"], shown["version"].as_u64().unwrap()),
+        (&id, before),
+        "its version does not advance"
+    );
 
     cluster.heal();
     let healed = cluster.wait_until_settled();

@@ -12,7 +12,8 @@ fn check_partitions(cluster: &Cluster, copies: usize) {
     let partitions = shown["partitions"].as_array().unwrap();
     assert_eq!(shown["count"].as_u64().unwrap() as usize, partitions.len());
     for partition in partitions {
-        let primary = partition["primary_node"].as_str().unwrap_or_else(|| panic!("nobody serves {partition}"));
+        let primary =
+            partition["primary_node"].as_str().unwrap_or_else(|| panic!("nobody serves {partition}"));
         let replicas = partition["replica_nodes"].as_array().unwrap();
         let all: BTreeSet<&str> =
             replicas.iter().map(|name| name.as_str().unwrap()).chain([primary]).collect();
@@ -30,7 +31,8 @@ fn check_routes(cluster: &Cluster) {
         let key = cluster.key_of(served_by);
         for asked in cluster.awake() {
             let node = cluster.node(asked);
-            let put = cluster.http.put(&node.http, &format!("/kv/{key}"), format!("by {}", node.name)).unwrap();
+            let put =
+                cluster.http.put(&node.http, &format!("/kv/{key}"), format!("by {}", node.name)).unwrap();
             assert!(matches!(put.status, 201 | 204), "{}: {} {}", node.name, put.status, put.text());
             for reader in cluster.awake() {
                 let got = cluster.http.get(&cluster.node(reader).http, &format!("/kv/{key}")).unwrap();

@@ -82,14 +82,19 @@ fn spans_of_run(log: &Path, end: u64) -> BTreeMap<String, Vec<Span>> {
             }
             Some("serving") => {
                 let node = line["node"].as_str().unwrap().to_owned();
-                let span = Span { from: at, to: u64::MAX, epoch: number("epoch"), boot: number("boot"), node };
+                let span =
+                    Span { from: at, to: u64::MAX, epoch: number("epoch"), boot: number("boot"), node };
                 let before = open.insert(line["partition"].as_str().unwrap().to_owned(), span);
                 assert!(before.is_none(), "served twice at once: {line}");
             }
             Some("no longer serving") => {
                 let partition = line["partition"].as_str().unwrap();
                 if let Some(mut span) = open.remove(partition) {
-                    assert_eq!(span.epoch, number("epoch"), "another epoch was stopped than was served: {line}");
+                    assert_eq!(
+                        span.epoch,
+                        number("epoch"),
+                        "another epoch was stopped than was served: {line}"
+                    );
                     span.to = at;
                     served.entry(partition.to_owned()).or_default().push(span);
                 }

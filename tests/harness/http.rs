@@ -84,6 +84,7 @@ fn answer(response: Result<Response<ureq::Body>, ureq::Error>) -> Result<Answer,
     let mut response = response.map_err(|why| why.to_string())?;
     let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let (etag, content_type) = (header("etag"), header("content-type"));
-    let body = response.body_mut().with_config().limit(64 << 20).read_to_vec().map_err(|why| why.to_string())?;
+    let body =
+        response.body_mut().with_config().limit(64 << 20).read_to_vec().map_err(|why| why.to_string())?;
     Ok(Answer { status: response.status().as_u16(), etag, content_type, body })
 }

@@ -38,11 +38,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 ///
 /// # Panics
 /// When `within` is over: with what was last found missing.
-pub fn wait_until<T, E: Display>(
-    what: &str,
-    within: Duration,
-    mut look: impl FnMut() -> Result<T, E>,
-) -> T {
+pub fn wait_until<T, E: Display>(what: &str, within: Duration, mut look: impl FnMut() -> Result<T, E>) -> T {
     let begun = Instant::now();
     loop {
         match look() {
@@ -274,7 +270,10 @@ impl Cluster {
 
     /// Which node has this name.
     pub fn number_of(&self, name: &str) -> usize {
-        self.nodes.iter().position(|node| node.name == name).unwrap_or_else(|| panic!("no node is called {name}"))
+        self.nodes
+            .iter()
+            .position(|node| node.name == name)
+            .unwrap_or_else(|| panic!("no node is called {name}"))
     }
 
     /// `GET path` at a node, which must be a success.
@@ -358,7 +357,10 @@ impl Cluster {
             let shown = self.get(asked, &format!("/partitions/key?key={key}"));
             shown["primary_node"].as_str().is_some_and(&is_wanted)
         };
-        (0..10_000).map(|number| format!("key-{number}")).find(wanted).expect("a node is primary of something")
+        (0..10_000)
+            .map(|number| format!("key-{number}"))
+            .find(wanted)
+            .expect("a node is primary of something")
     }
 
     /// Where the nodes' logs and disks are.

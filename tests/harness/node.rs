@@ -137,7 +137,8 @@ impl Node {
 
     /// Kills its process, and returns once nothing is left of it.
     pub fn kill9(&mut self) {
-        let mut process = self.process.lock().unwrap().take().unwrap_or_else(|| panic!("{} does not run", self.name));
+        let mut process =
+            self.process.lock().unwrap().take().unwrap_or_else(|| panic!("{} does not run", self.name));
         // A process that this signal is on its way to runs no instruction of its own any more.
         process.kill().unwrap();
         self.runs.last_mut().unwrap().killed_at = Some(boot_time());
@@ -176,8 +177,9 @@ impl Node {
 
     /// Waits until its process has ended by itself.
     pub fn wait_for_end(&mut self, within: Duration) -> ExitStatus {
-        let status =
-            wait_until(&format!("{} ended", self.name), within, || self.ended_by_itself().ok_or("it runs on"));
+        let status = wait_until(&format!("{} ended", self.name), within, || {
+            self.ended_by_itself().ok_or("it runs on")
+        });
         *self.process.lock().unwrap() = None;
         status
     }
