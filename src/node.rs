@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 use tumen_actors::codec;
 use tumen_actors::node::{NotReady, Runtime};
 use tumen_actors::partitions::router::CallOptions;
@@ -56,6 +57,8 @@ pub struct Node {
 struct Inner {
     config: Config,
     runtime: Runtime,
+    /// Ends what the doors do beside the runtime.
+    stopping: CancellationToken,
     /// The cluster port: opened first and closed last, so that an address that refuses proves that its process is gone.
     listener: Mutex<Option<std::net::TcpListener>>,
     http: OnceLock<Server>,
@@ -191,6 +194,7 @@ impl Node {
     /// once. What is not handed over within [`Config::stop_deadline`](crate::config::Config) they take over after it.
     pub async fn stop(&self) {
         let begun = Instant::now();
+        self.inner.stopping.cancel();
         // HTTP goes on meanwhile: `GET /ready` says no, and everything else is still answered, by others' workers.
         self.runtime().stop().await;
         if let Some(http) = self.inner.http.get() {

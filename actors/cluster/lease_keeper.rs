@@ -123,7 +123,7 @@ impl LeaseKeeper {
                 Effect::Ask { to, request } => self.ask(state, to, request),
                 Effect::Publish { until } => self.gate.publish(until),
                 Effect::Pause => {
-                    tracing::warn!(node = %self.me, "paused: no lease, nothing leaves this node")
+                    tracing::warn!(node = %self.me, "paused: no lease, nothing leaves this node");
                 }
                 Effect::Resume => tracing::info!(node = %self.me, "leased: serving"),
             }

@@ -66,31 +66,33 @@ pub(super) async fn run_node(config: Config) -> ExitCode {
     }
     let node = match Node::configured(config).kv().start().await {
         Ok(node) => node,
-        Err(why) => {
-            super::complain(&why);
+        Err(error) => {
+            super::complain(&error.to_string());
             return ExitCode::FAILURE;
         }
     };
-    tokio::spawn(announce(node.clone()));
-    match node.run_until_signal().await {
+    let shown = node.clone();
+    let ready = tokio::spawn(async move {
+        if shown.ready().await.is_ok() {
+            say_ready(&shown);
+        }
+    });
+    let ended = node.run_until_signal().await;
+    ready.abort();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            super::complain(&why);
+        Err(error) => {
+            super::complain(&error.to_string());
             ExitCode::FAILURE
         }
     }
 }
 
-/// Says once that the node serves, in one line that programs can wait for.
-async fn announce(node: Node) {
-    if node.ready().await.is_err() {
-        return;
-    }
-    let http = node.http_address().map_or_else(|| "off".to_owned(), |http| format!("http://{http}"));
-    let line = format!("ready: {} of {} at {}, {http}", node.name(), node.config().cluster, node.address());
-    if let Err(why) = super::say(line) {
-        tracing::warn!(%why, "nobody reads that this node is ready");
-    }
+/// The one line on stdout: for people, and for programs that wait for it.
+#[expect(clippy::print_stdout, reason = "what stdout is for")]
+fn say_ready(node: &Node) {
+    let http = node.http_address().map(|address| format!(", http://{address}")).unwrap_or_default();
+    println!("{} is ready: cluster {}, {}{http}", node.name(), node.config().cluster, node.address());
 }
 
 /// Log lines go to stderr: stdout is for the one line that says that the node is ready.

@@ -3,35 +3,59 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tumen_actors::node::Discover;
+use tumen_actors::node::Runtime;
 use ureq::Agent;
 
-use crate::config::{Address, Config};
+use crate::config::{Address, Config, Value};
 use crate::http::shapes::Cluster;
 
 /// How long one interface may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
+/// How long to wait before they are asked again, at first; it doubles up to [`ASK_AGAIN_MAX`].
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// The longest wait before they are asked again.
+const ASK_AGAIN_MAX: Duration = Duration::from_secs(2);
+
 /// The most that an answer may hold: a thousand nodes, with room.
 const ANSWER_LEN_MAX: u64 = 4 << 20;
 
-/// Asks the known HTTP interfaces, except the node's own, which is at `own`. `None`: no other is known.
-pub(super) fn discover(config: &Config, own: Option<&str>) -> Option<Discover> {
-    let own: Option<Address> = own.and_then(|own| crate::config::Value::parse(own).ok());
-    let known = config.known_nodes.iter().map(|seed| &seed.0);
-    let others: Arc<[Address]> =
-        known.filter(|seed| !own.as_ref().is_some_and(|own| same(own, seed))).cloned().collect();
-    if others.is_empty() {
-        return None;
+/// The known HTTP interfaces of other nodes, and how they are asked.
+#[derive(Clone, Debug)]
+pub(super) struct Discover {
+    others: Arc<[Address]>,
+    token: Option<String>,
+}
+
+impl Discover {
+    /// What is known besides the node's own interface, which is at `own`. `None`: nothing is.
+    pub(super) fn new(config: &Config, own: Option<&str>) -> Option<Self> {
+        let own: Option<Address> = own.and_then(|own| Value::parse(own).ok());
+        let is_own = |seed: &Address| own.as_ref().is_some_and(|own| same(own, seed));
+        let known = config.known_nodes.iter().map(|seed| &seed.0);
+        let others: Arc<[Address]> = known.filter(|seed| !is_own(seed)).cloned().collect();
+        let token = config.http_token.as_ref().map(|token| format!("Bearer {}", token.expose()));
+        (!others.is_empty()).then_some(Self { others, token })
     }
-    let token = config.http_token.as_ref().map(|token| format!("Bearer {}", token.expose()));
-    Some(Arc::new(move || {
-        let (others, token) = (Arc::clone(&others), token.clone());
-        Box::pin(async move {
-            let asking = tokio::task::spawn_blocking(move || ask_all(&others, token.as_deref()));
-            asking.await.unwrap_or_default()
-        })
-    }))
+
+    /// Whenever the node knows nobody, asks until somebody tells whom there is to meet. Runs for ever.
+    pub(super) async fn run(self, runtime: Runtime) {
+        let mut wait = ASK_AGAIN;
+        loop {
+            let alone = runtime.transport().sessions().is_empty();
+            if alone {
+                let asked = self.clone();
+                let asking =
+                    tokio::task::spawn_blocking(move || ask_all(&asked.others, asked.token.as_deref()));
+                let addresses = asking.await.unwrap_or_default();
+                let others = addresses.iter().filter(|address| **address != runtime.info().address);
+                others.for_each(|address| runtime.node_up(address));
+            }
+            tokio::time::sleep(wait).await;
+            wait = if alone { (wait * 2).min(ASK_AGAIN_MAX) } else { ASK_AGAIN_MAX };
+        }
+    }
 }
 
 /// Whether both lead to one place. The machine's own address has several spellings.

@@ -13,7 +13,6 @@ use tumen_core::assignment::Strategy;
 use tumen_core::cluster::snapshot::GroupSpec;
 
 use super::builder::Shared;
-use super::discover;
 use crate::config::{Config, Value};
 
 /// How often during a lease a majority is asked whether it still follows.
@@ -27,15 +26,15 @@ pub(super) struct Addresses {
     pub(super) http: Option<String>,
 }
 
-/// The runtime's settings. `listener` is the cluster port, bound already.
+/// The runtime's settings. `discovers` tells whether HTTP interfaces of other nodes are known; `listener` is the cluster port, bound already.
 pub(super) fn settings(
     config: &Config,
     addresses: Addresses,
+    discovers: bool,
     listener: TcpListener,
     strategies: Vec<Arc<dyn Strategy>>,
 ) -> Settings {
-    let discover = discover::discover(config, addresses.http.as_deref());
-    let told_of_others = !config.join.is_empty() || discover.is_some();
+    let told_of_others = !config.join.is_empty() || discovers;
     let founds = !told_of_others || config.bootstrap_expect.is_some();
     Settings {
         name: config.name.clone(),
@@ -46,7 +45,8 @@ pub(super) fn settings(
         weight: config.weight,
         groups: groups(config, founds),
         seeds: config.join.iter().map(Value::show).collect(),
-        discover,
+        // The doors ask HTTP interfaces themselves, once the node runs.
+        discover: None,
         founds,
         bootstrap_expect: config.bootstrap_expect.map_or(1, |expect| expect as usize),
         coordinator: config.coordinator(),

@@ -3,10 +3,12 @@
 use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tumen_actors::node::Runtime;
 use tumen_actors::partitions::{Hosted, Kinds};
 use tumen_core::assignment::Strategy;
 
+use super::discover::Discover;
 use super::settings::{Addresses, settings};
 use super::{AssignmentsUpdated, Inner, Node, Subscription};
 use crate::config::{Address, Config};
@@ -35,10 +37,22 @@ pub(super) async fn start(
     };
     let listener = listener.into_std().map_err(system("the cluster port cannot be kept open"))?;
     let kept_open = listener.try_clone().map_err(system("the cluster port cannot be kept open"))?;
-    let runtime = Runtime::start(settings(&config, addresses, listener, strategies), kinds).await?;
-    let inner = Inner { config, runtime, listener: Mutex::new(Some(kept_open)), http: OnceLock::new() };
+    let discover = Discover::new(&config, addresses.http.as_deref());
+    let settings = settings(&config, addresses, discover.is_some(), listener, strategies);
+    let runtime = Runtime::start(settings, kinds).await?;
+    let stopping = CancellationToken::new();
+    let inner = Inner {
+        config,
+        runtime,
+        stopping: stopping.clone(),
+        listener: Mutex::new(Some(kept_open)),
+        http: OnceLock::new(),
+    };
     let node = Node { inner: Arc::new(inner) };
-    tokio::spawn(warn_of_numbers(node.clone(), node.subscribe()));
+    tokio::spawn(stopping.clone().run_until_cancelled_owned(warn_of_numbers(node.clone(), node.subscribe())));
+    if let Some(discover) = discover {
+        tokio::spawn(stopping.run_until_cancelled_owned(discover.run(node.runtime().clone())));
+    }
     if let Some(listener) = http {
         let server = http::serve(&node, listener).map_err(system("the HTTP port cannot be served"))?;
         // It was not set before.
@@ -54,7 +68,11 @@ async fn warn_of_numbers(node: Node, mut plans: Subscription<AssignmentsUpdated>
         let nodes = u32::try_from(snapshot.members.len()).unwrap_or(u32::MAX);
         if nodes != warned {
             warned = nodes;
-            node.config().warnings_for(nodes).iter().for_each(|warning| tracing::warn!("{warning}"));
+            // A node that joined may have been told other numbers than those that hold, or none.
+            let mut agreed = node.config().clone();
+            agreed.partitions = snapshot.users().spec.partitions;
+            agreed.replication = snapshot.users().spec.replication;
+            agreed.warnings_for(nodes).iter().for_each(|warning| tracing::warn!("{warning}"));
         }
     }
 }
