@@ -23,6 +23,8 @@ use std::time::Duration;
 use tokio::sync::{broadcast, watch};
 use tumen_core::cluster::asks::{Answer, Ask};
 use tumen_core::cluster::member::NodeInfo;
+use tumen_core::cluster::snapshot::Snapshot;
+use tumen_core::cluster::voters;
 use tumen_core::ids::{NodeBoot, NodeName};
 
 pub use self::asking::AskFailure;
@@ -60,6 +62,9 @@ pub enum NotReady {
     /// The node has no lease.
     #[error("no lease, cut off from the majority: {0}")]
     NoLease(String),
+    /// It is to vote, and does not yet: until it does, the loss of another node may be one too many.
+    #[error("this node does not vote yet")]
+    NotVoting,
     /// Its partitions do not all run.
     #[error("{running} of {wanted} partitions run{}", .failing.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
     Starting {
@@ -187,12 +192,28 @@ impl Runtime {
         if !parts.gate.is_open() {
             return Err(NotReady::NoLease(refusal()));
         }
+        if !self.votes_if_it_should(&plan) {
+            return Err(NotReady::NotVoting);
+        }
         let progress = parts.progress.borrow().clone();
         if progress.version < plan.version || !progress.is_whole() {
             let failing = progress.failing.values().next().cloned();
             return Err(NotReady::Starting { running: progress.running, wanted: progress.wanted, failing });
         }
         Ok(())
+    }
+
+    /// Whether this node votes, where all members of the plan should. Where only some should, it is the leader that
+    /// picks them, and one that was lost is replaced by another that is there already.
+    fn votes_if_it_should(&self, plan: &Snapshot) -> bool {
+        let members = plan.members.len();
+        if members == 1 || voters::wanted(members) < members {
+            return true;
+        }
+        let consensus = self.parts.consensus();
+        let metrics = consensus.metrics();
+        let metrics = metrics.borrow();
+        !metrics.joint && metrics.voters.contains_key(&consensus.life())
     }
 
     /// Stops in good order: hands over what this node serves and leads, gives its lease back, and ends. Within the

@@ -93,6 +93,8 @@ pub(super) struct Parts {
     pub(super) progress: watch::Sender<Progress>,
     council: ArcSwap<Council>,
     connected: Mutex<BTreeSet<NodeBoot>>,
+    /// Of these, the ones that belonged to a cluster when they greeted.
+    belonging: Mutex<BTreeSet<NodeBoot>>,
     pub(super) ports: Ports,
     pub(super) asking: Asking,
     pub(super) leader: watch::Sender<(Term, Option<NodeName>)>,
@@ -205,6 +207,20 @@ impl Parts {
     /// Whether a session with this boot is open.
     pub(super) fn is_connected(&self, id: &NodeBoot) -> bool {
         self.connected.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
+    }
+
+    /// Whether anybody who is connected belonged to a cluster when it greeted.
+    pub(super) fn meets_members(&self) -> bool {
+        !self.belonging.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    fn note_belonging(&self, id: &NodeBoot, belongs: bool) {
+        let mut belonging = self.belonging.lock().unwrap_or_else(PoisonError::into_inner);
+        if belongs {
+            belonging.insert(id.clone());
+        } else {
+            belonging.remove(id);
+        }
     }
 
     fn note_session(&self, id: &NodeBoot, up: bool) {
@@ -363,6 +379,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         progress: watch::Sender::default(),
         council: ArcSwap::from_pointee(council),
         connected: Mutex::default(),
+        belonging: Mutex::default(),
         consensus_settings: settings.consensus,
         data_dir: settings.data_dir,
         crash_proof: settings.coordinator.crash_proof,
@@ -499,6 +516,7 @@ fn handle_session(parts: &Arc<Parts>, event: transport::Event) {
             let node = peer.info.id.clone();
             tracing::info!(%node, address = %peer.info.address, "a node is there");
             parts.note_session(&node, true);
+            parts.note_belonging(&node, peer.belongs.is_some());
             parts.transport.remember(&node.node, &peer.info.address);
             founding::handle_met(parts, &peer);
             parts.ports.coordinator.cast(AssignmentCoordinatorMsg::PeerUp(peer.info.clone()));
@@ -510,6 +528,7 @@ fn handle_session(parts: &Arc<Parts>, event: transport::Event) {
         Session::SessionDown { peer, reason, .. } => {
             tracing::info!(node = %peer, %reason, "a node is gone");
             parts.note_session(&peer, false);
+            parts.note_belonging(&peer, false);
             parts.ports.coordinator.cast(AssignmentCoordinatorMsg::PeerDown(peer.clone()));
             parts.look_for_crash(peer.clone());
             parts.tell(Event::NodeDown { node: peer, reason: reason.to_string() });

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  told of seeds ───────────────▶ never founds: asks for its lease until somebody takes it in
-//!  --bootstrap-expect N ────────▶ waits for N; the first by name founds
+//!  --bootstrap-expect N ────────▶ waits for N; the first by name founds, unless one of them has a cluster already
 //!  neither ─────────────────────▶ founds at once; meets an elder cluster of its name ─▶ drops its own, joins
 //! ```
 
@@ -46,6 +46,10 @@ pub(super) async fn found(parts: Arc<Parts>, founder: Founder) {
         ticks.tick().await;
         if parts.belongs_somewhere() {
             return;
+        }
+        if parts.meets_members() {
+            // This node was told to found a cluster with others, and these have one already: it was started again.
+            continue;
         }
         let sessions = parts.transport.sessions();
         let first = sessions.iter().all(|session| parts.id.node < session.peer.node);

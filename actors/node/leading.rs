@@ -101,6 +101,7 @@ pub(super) async fn follow_acks(parts: Arc<Parts>, consensus: consensus::Handle)
 /// While this node leads: sees to it that as many nodes vote as should, and the right ones.
 pub(super) async fn keep_voters(parts: Arc<Parts>, consensus: consensus::Handle) {
     let mut leadership = consensus.leadership();
+    let mut plans = parts.plans.subscribe();
     let mut lives = Lives::default();
     let mut ticks = tokio::time::interval(VOTERS_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -108,8 +109,12 @@ pub(super) async fn keep_voters(parts: Arc<Parts>, consensus: consensus::Handle)
         if leadership.wait_for(|news| news.first_entry_applied && !news.yielding).await.is_err() {
             return;
         }
-        ticks.tick().await;
-        let Some(plan) = parts.plans.newest() else { continue };
+        // A new plan is looked at without delay: until its members vote, the cluster hangs on those that did before.
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = plans.changed() => {}
+        }
+        let Some(plan) = plans.borrow_and_update().clone() else { continue };
         let present = consensus.metrics().borrow().voters.clone();
         let standings = lives.standings(&parts, &consensus, &plan).await;
         let Some(next) = voters::plan(&standings, &present, consensus.life()) else { continue };
