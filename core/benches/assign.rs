@@ -36,9 +36,11 @@ fn table() {
                     layout = Some(strategy.assign(&scenario.problem()).expect("an answer"));
                     best = best.min(start.elapsed().as_secs_f64() * 1e3);
                 }
+                let start = Instant::now();
                 let c = certify(&scenario.problem(), &layout.expect("it ran"));
+                let certified = start.elapsed().as_secs_f64() * 1e3;
                 println!(
-                    "{name:15} {:6} {:15} {best:9.3} {:9} {:8} {:8} {:7} {:5} {:5}",
+                    "{name:15} {:6} {:15} {best:9.3} {:9} {:8} {:8} {:7} {:5} {:5} {certified:9.3}",
                     size.nodes,
                     event.name(),
                     c.moved,
