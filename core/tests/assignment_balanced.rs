@@ -2,6 +2,8 @@
 //!
 //! `TUMEN_PROPTEST_CASES` sets how many cases each property sees (default 400).
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
 #[path = "assignment_balanced/oracle.rs"]
 mod oracle;
 
@@ -70,7 +72,7 @@ fn events(kind: Kind) -> impl Strategy<Value = Event> {
     (nodes(), nodes(), any::<u16>(), any::<u16>(), 1..14_u32, 1..5_u32).prop_map(
         |(before, other, stay, change, partitions, replication)| {
             let (mut was, mut is) = (before.clone(), before);
-            was.retain(|node| stay & (1 << number(node)) != 0 || number(node) % 3 == 0);
+            was.retain(|node| stay & (1 << number(node)) != 0 || number(node).is_multiple_of(3));
             for new in other {
                 match is.iter_mut().find(|node| node.name == new.name) {
                     Some(old) if change & (3 << number(&new)) == 0 => *old = new,
@@ -78,7 +80,7 @@ fn events(kind: Kind) -> impl Strategy<Value = Event> {
                     None => is.push(new),
                 }
             }
-            is.retain(|node| change & (1 << number(node)) != 0 || number(node) % 2 == 0);
+            is.retain(|node| change & (1 << number(node)) != 0 || number(node).is_multiple_of(2));
             Event { partitions, replication, before: was, after: is }
         },
     )
@@ -271,7 +273,7 @@ proptest! {
     fn order_and_encoding_of_the_input_change_nothing(event in events(ANY), turn in 0_usize..10) {
         let before = assign(&event.fresh());
         let after = assign(&event.problem(&before));
-        let mut turned = event.clone();
+        let mut turned = event;
         let length = turned.after.len().max(1);
         turned.after.rotate_left(turn % length);
         turned.after.reverse();
@@ -312,7 +314,7 @@ proptest! {
         assert_placed(&problem, &after, &Oracle::of(&problem));
         for partition in 0..event.partitions {
             let holds = |layout: &Layout, name: &NodeName| layout.names(partition).any(|held| held == name);
-            let fit = |name: &&NodeName| holds(&before, *name) && holds(&in_sync, *name);
+            let fit = |name: &&NodeName| holds(&before, name) && holds(&in_sync, name);
             let fits: Vec<_> = after.names(partition).filter(fit).collect();
             if let Some(primary) = after.primary(partition) {
                 prop_assert!(fits.is_empty() || fits.contains(&primary), "partition {partition}");
@@ -388,4 +390,36 @@ fn extremes_are_answered_or_refused_and_never_panic() {
     }
     let twice = [nodes[0].clone(), nodes[1].clone(), nodes[0].clone()];
     assert!(Balanced.assign(&Problem::new(&twice, 5, 3)).unwrap_err().to_string().contains("n0"));
+}
+
+/// Too large for the oracle; the certificate proves each step.
+#[test]
+fn upheavals_of_a_larger_cluster_move_the_proven_minimum() {
+    let zoned = |count: usize, zones: usize, weights: u32| -> Vec<Candidate> {
+        let candidate = |n: usize| Candidate {
+            zone: (zones > 0).then(|| Zone(format!("z{}", n * n % 97 % zones.max(1)).into())),
+            weight: 1 + (n as u32).wrapping_mul(2_654_435_761) % weights,
+            ..Candidate::new(name(n))
+        };
+        (0..count).map(candidate).collect()
+    };
+    let mut layout = Layout::default();
+    for (count, zones, weights, replication) in [
+        (60, 0, 1, 3),
+        (60, 2, 1, 3),
+        (60, 3, 1_000, 3),
+        (50, 3, 1_000, 3),
+        (60, 5, 7, 2),
+        (60, 5, 900, 5),
+        (24, 4, 30, 3),
+        (60, 0, 1, 3),
+    ] {
+        let nodes = zoned(count, zones, weights);
+        let problem = Problem::new(&nodes, 700, replication).after(&layout);
+        let next = assign(&problem);
+        let certificate = certify(&problem, &next);
+        assert_eq!(check(&problem, &next), Ok(()));
+        assert!(certificate.is_minimal(), "{count} nodes, {zones} zones, {weights} weights: {certificate}");
+        layout = next;
+    }
 }

@@ -80,8 +80,7 @@ fn shares(weights: &[u32], caps: &[u32], zones: &[usize], zone_cap: u32, total: 
     let whole = |level: f64| (0..count).map(|z| zone_sum(z, level).min(f64::from(zone_cap))).sum();
     let level = bisect(&whole, f64::from(total));
     let (mut low, mut high) = (Vec::new(), Vec::new());
-    for node in 0..weights.len() {
-        let zone = zones[node];
+    for (node, zone) in zones.iter().copied().enumerate() {
         let own = if zone_sum(zone, level) > f64::from(zone_cap) + 1e-9 {
             bisect(&|level| zone_sum(zone, level), f64::from(zone_cap))
         } else {
