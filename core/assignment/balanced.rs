@@ -11,9 +11,10 @@
 //! mend what little they miss; a map that is far from its shares under zones is planned anew, as one flow.
 //! [`certify`](crate::assignment::certify) proves each result with code of its own.
 //!
-//! Where promises compete, the first of these wins: distinct nodes, zones apart, shares by weight, least movement,
-//! warm primaries, even primaries within what those allow, fewest changes of primaries. (With
-//! [`warm_only`](crate::assignment::Problem::warm_only); without it evenness comes before warmth.)
+//! Where promises compete, the earlier wins: distinct nodes, zones apart (at most the least possible number of copies
+//! in one), shares by weight, least movement. Primaries come after that and move no copy: even within what the rows
+//! allow, then as few cold as possible, then as few changes; with
+//! [`warm_only`](crate::assignment::Problem::warm_only) warm comes first.
 //!
 //! Prior art: Garage's layout (max-flow), Kafka's sticky assignor, Riak's claim.
 

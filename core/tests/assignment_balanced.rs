@@ -10,7 +10,9 @@ mod oracle;
 use oracle::Oracle;
 use proptest::prelude::*;
 use tumen_core::NodeName;
-use tumen_core::assignment::{Balanced, Candidate, Layout, Problem, Strategy as _, certify, check};
+use tumen_core::assignment::{
+    Balanced, Candidate, Layout, Problem, Strategy as _, certify, check, strategies,
+};
 use tumen_core::cluster::member::Zone;
 
 fn config() -> ProptestConfig {
@@ -171,6 +173,8 @@ fn assert_led(problem: &Problem<'_>, layout: &Layout, oracle: &Oracle) {
     }
     let paid: i64 = (0..problem.partitions).map(|p| cost(p, layout.primary(p).unwrap())).sum();
     assert_eq!(paid, best, "thousands: cold primaries; ones: changes");
+    let certificate = certify(problem, layout);
+    assert!(certificate.primary_bound <= certificate.primary_changes, "{certificate}");
 }
 
 /// Equal weights, no zones.
@@ -331,6 +335,20 @@ proptest! {
         // The check refuses a primary that only keeps copies wherever another member may lead.
         assert_placed(&problem, &after, &Oracle::of(&problem));
         prop_assert_eq!(&assign(&Problem { copies_only: &away, ..event.problem(&after) }), &after);
+    }
+
+    /// Whatever map it is asked about, its bound is one that the best of all maps keeps.
+    #[test]
+    fn a_certificate_never_claims_too_much(event in events(ANY), other in any_layout(), own in 0..3_usize) {
+        let before = assign(&event.fresh());
+        let problem = event.problem(&before);
+        let layout = match own {
+            0 => other,
+            1 => strategies::by_name("rendezvous").unwrap().assign(&problem).unwrap(),
+            _ => assign(&Problem { previous: None, ..problem }),
+        };
+        let certificate = certify(&problem, &layout);
+        prop_assert!(certificate.lower_bound <= Oracle::of(&problem).moved, "{}", certificate);
     }
 
     #[test]
