@@ -159,7 +159,7 @@ knobs! {
         /// How log lines on stderr look: `text` for people, `json` for programs.
         plain log: LogFormat = "text";
         /// Which log lines: a level, or directives such as `info,tumen=debug`.
-        plain log_filter: String = "info" [also "RUST_LOG"];
+        plain log_filter: String = "info,openraft=warn,ractor=warn,ractor_cluster=warn" [also "RUST_LOG"];
     }
 }
 

@@ -382,7 +382,6 @@ impl Actor for AssignmentCoordinator {
             AssignmentCoordinatorMsg::Leadership { leader, term, settled } => {
                 state.leads = leader.as_ref() == Some(&self.me.node);
                 if !state.leads {
-                    let leader = leader.clone();
                     for waiting in state.waiting.drain(..) {
                         drop(waiting.to.send(Err(AskError::NotLeader { leader: leader.clone() })));
                     }

@@ -57,6 +57,7 @@ async fn node(name: &str) -> Result<(Transport, String, TcpListener), Failed> {
             protocol: PROTOCOL,
         },
         groups: Vec::new(),
+        lease: tumen_core::cluster::lease::Config::default(),
     };
     let settings = Settings::default();
     let transport =

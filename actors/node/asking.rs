@@ -122,7 +122,7 @@ impl Serve for Asking {
                     }),
                     Err(AskFailure::NoLeader) => incoming.reply.fail(Failure::NotServed),
                     Err(AskFailure::Timeout | AskFailure::Refused(_)) => {
-                        incoming.reply.fail(Failure::Dropped)
+                        incoming.reply.fail(Failure::Dropped);
                     }
                 }
             });

@@ -180,7 +180,7 @@ impl PartitionManager {
                     mailboxes.push(Mailbox::new(hosted.kind.clone(), actor, waiting));
                 }
                 Err(error) => {
-                    tracing::error!(%partition, kind = %hosted.kind, %error, "a worker cannot be spawned")
+                    tracing::error!(%partition, kind = %hosted.kind, %error, "a worker cannot be spawned");
                 }
             }
         }

@@ -35,6 +35,9 @@ const RETRY_WAIT: Duration = Duration::from_millis(1);
 /// The longest wait before a call is tried again.
 const RETRY_WAIT_MAX: Duration = Duration::from_millis(50);
 
+/// How long a call is tried on a node without a lease before it is answered that the node is cut off.
+const CUT_OFF_AFTER: Duration = Duration::from_secs(1);
+
 /// How a call is sent.
 #[derive(Clone, Copy, Debug)]
 pub struct CallOptions {
@@ -77,10 +80,10 @@ impl Router {
             seats,
             kinds,
             gate,
-            transport: transport.clone(),
+            transport,
         };
         let router = Self { shared: Arc::new(shared) };
-        transport.serve(Service::Partition, Arc::new(router.clone()));
+        router.shared.transport.serve(Service::Partition, Arc::new(router.clone()));
         router
     }
 
@@ -149,7 +152,8 @@ impl Router {
                 "a message has at most {BODY_LEN_MAX} bytes, this one has {len}"
             )));
         }
-        let deadline = Instant::now() + options.within;
+        let began = Instant::now();
+        let deadline = began + options.within;
         let mut wait = RETRY_WAIT;
         // Whether an earlier try of an idempotent call may have been carried out.
         let mut maybe_applied = false;
@@ -167,6 +171,13 @@ impl Router {
             };
             if !again {
                 return Err(failure);
+            }
+            // A node that is cut off waits a little, as for an election, and then says what is the matter.
+            if !self.shared.gate.is_open()
+                && table.version() > Version::ZERO
+                && began.elapsed() > CUT_OFF_AFTER
+            {
+                return Err(if maybe_applied { expired(failure, true) } else { Failure::NoQuorum });
             }
             // A newer plan ends the wait; one that the receiver has is on its way to this node as well.
             let (newer, longest) = match &failure {

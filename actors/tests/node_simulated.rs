@@ -45,8 +45,9 @@ fn kinds() -> Kinds {
     let start = Arc::new(|place: Place| -> BoxFuture<'static, Result<Box<dyn Host>, String>> {
         Box::pin(async move { Ok(Box::new(Counter { place, count: 0 }) as Box<dyn Host>) })
     });
-    let hosted = Hosted { kind: Kind::new("counter").unwrap(), messages: vec![(message(), "count")], start };
-    Kinds::new(vec![hosted]).unwrap()
+    let hosted =
+        Hosted { kind: Kind::new("counter").expect("valid"), messages: vec![(message(), "count")], start };
+    Kinds::new(vec![hosted]).expect("valid")
 }
 
 fn settings(world: &World, n: usize, seeds: &[usize], min_nodes: usize) -> Settings {
@@ -60,7 +61,7 @@ fn settings(world: &World, n: usize, seeds: &[usize], min_nodes: usize) -> Setti
     };
     Settings {
         name: name(n),
-        cluster: ClusterName::new("test").unwrap(),
+        cluster: ClusterName::new("test").expect("valid"),
         address: format!("127.0.0.1:{}", 7000 + n),
         http: None,
         zone: None,
@@ -85,7 +86,7 @@ fn settings(world: &World, n: usize, seeds: &[usize], min_nodes: usize) -> Setti
 }
 
 fn name(n: usize) -> NodeName {
-    NodeName::new(&format!("node-{n}")).unwrap()
+    NodeName::new(&format!("node-{n}")).expect("valid")
 }
 
 /// `TUMEN_LOG=debug` shows what the nodes say.
@@ -96,7 +97,7 @@ fn show_logs() {
 }
 
 async fn start(world: &World, n: usize, seeds: &[usize], min_nodes: usize) -> Runtime {
-    Runtime::start(settings(world, n, seeds, min_nodes), kinds()).await.unwrap()
+    Runtime::start(settings(world, n, seeds, min_nodes), kinds()).await.expect("valid")
 }
 
 /// Waits until something is so; a minute of virtual time is plenty.
@@ -142,7 +143,7 @@ async fn call_all(node: &Runtime) -> Vec<String> {
     for n in 0..50 {
         let reply =
             call(node, &format!("user:{n}")).await.unwrap_or_else(|error| panic!("user:{n}: {error}"));
-        answers.push(String::from_utf8(reply.to_vec()).unwrap());
+        answers.push(String::from_utf8(reply.to_vec()).expect("valid"));
     }
     answers
 }

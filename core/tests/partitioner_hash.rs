@@ -81,7 +81,7 @@ fn chi_square_thousandths(counts: &[u64], keys: u64) -> u128 {
 
 fn push(key: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     use std::io::Write as _;
-    key.write_fmt(text).unwrap();
+    key.write_fmt(text).expect("writing to memory succeeds");
 }
 
 /// A random version 4 uuid as text; SplitMix64 is the chance.

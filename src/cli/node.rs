@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::children;
 use crate::config::{Config, ConfigErrors, KNOBS, Knob, Layer, LogFormat, Source};
+use crate::node::Node;
 
 /// Where `tumen node` serves HTTP if it is told nothing: where the operator's commands ask if they are told nothing.
 const HTTP_PRESET: &str = "127.0.0.1:8080";
@@ -63,9 +64,35 @@ pub(super) async fn run_node(config: Config) -> ExitCode {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    // ---- The node is started here, and waited for. ----
-    tracing::error!(node = %config.name, "this build has no node to start");
-    ExitCode::FAILURE
+    let node = match Node::configured(config).kv().start().await {
+        Ok(node) => node,
+        Err(error) => {
+            super::complain(&error.to_string());
+            return ExitCode::FAILURE;
+        }
+    };
+    let shown = node.clone();
+    let ready = tokio::spawn(async move {
+        if shown.ready().await.is_ok() {
+            say_ready(&shown);
+        }
+    });
+    let ended = node.run_until_signal().await;
+    ready.abort();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            super::complain(&error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The one line on stdout: for people, and for programs that wait for it.
+#[expect(clippy::print_stdout, reason = "what stdout is for")]
+fn say_ready(node: &Node) {
+    let http = node.http_address().map(|address| format!(", http://{address}")).unwrap_or_default();
+    println!("{} is ready: cluster {}, {}{http}", node.name(), node.config().cluster, node.address());
 }
 
 /// Log lines go to stderr: stdout is for the one line that says that the node is ready.

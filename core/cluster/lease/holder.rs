@@ -39,7 +39,7 @@ pub enum Effect {
     Resume,
 }
 
-/// One boot's lease. Every node has one, the leader too. A node that joins another cluster makes a new one.
+/// One boot's lease. Every node has one, the leader too, for as long as its process runs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Holder {
     me: NodeBoot,
@@ -151,11 +151,30 @@ impl Holder {
         now: Moment,
         released: impl IntoIterator<Item = Release>,
     ) -> Vec<Effect> {
+        self.note_released(now, released);
+        self.handle_wake(now)
+    }
+
+    /// The same, where whoever stops the partitions is not who sends requests: takes the releases down at once,
+    /// and wants [`Self::handle_wake`] now.
+    ///
+    /// Between the stop and this note nobody may come back who would serve the partition again. A message to
+    /// the sender would leave a gap in which a restarted worker finds no release and serves on.
+    pub fn note_released(&mut self, now: Moment, released: impl IntoIterator<Item = Release>) {
         for Release { partition, epoch } in released {
             let known = self.releases.entry(partition).or_insert(epoch);
             *known = epoch.max(*known);
         }
-        let mut effects = self.settle(now, self.until);
+        self.ask_at = self.ask_at.min(now);
+    }
+
+    /// The node leaves its cluster, with everything stopped, to join another: it holds nothing there and has
+    /// heard of nothing. Its requests are numbered on, so that a late grant of the former leader grants nothing.
+    pub fn handle_left(&mut self, now: Moment) -> Vec<Effect> {
+        let before = self.until;
+        let Self { last_number, paused, .. } = *self;
+        *self = Self { last_number, paused, ..Self::new(self.me.clone(), self.config) };
+        let mut effects = self.settle(now, before);
         effects.push(self.ask(now));
         effects
     }

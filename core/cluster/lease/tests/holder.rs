@@ -175,3 +175,27 @@ fn unanswered_requests_are_remembered_for_a_lease_at_most() {
     holder.handle_reply(at(1000), granted(&first, 1, ms(1500), 1));
     assert!(!holder.holds(at(1000)), "long forgotten, and as if lost");
 }
+
+#[test]
+fn a_release_is_known_before_it_is_sent() {
+    let mut holder = holding();
+    holder.note_released(at(10), [release(1)]);
+    assert_eq!(holder.duty(&plan(1, [1, 1], "b", 1), P), None);
+    assert_eq!(holder.wake_at(), at(10));
+    assert_eq!(asked(&holder.handle_wake(at(11))).releases, [release(1)]);
+}
+
+#[test]
+fn a_late_grant_of_a_cluster_that_was_left_grants_nothing() {
+    let mut holder = holding();
+    let late = asked(&holder.handle_wake(at(500)));
+    let effects = holder.handle_left(at(510));
+    assert_eq!(effects[..2], [Effect::Publish { until: Moment::ZERO }, Effect::Pause]);
+    let first = asked(&effects);
+    assert_eq!((first.number, first.acted_on), (late.number + 1, PlanId::ZERO));
+    assert_eq!(holder.handle_acted(at(515), &plan(1, [1, 1], "a", 1)), []);
+    assert_eq!(holder.handle_reply(at(520), granted(&late, 9, ms(1500), 1)), []);
+    // The other cluster's terms and versions start where they like.
+    let effects = holder.handle_reply(at(530), granted(&first, 1, ms(1500), 1));
+    assert_eq!(effects, [Effect::Publish { until: at(2010) }, Effect::Resume]);
+}
