@@ -15,6 +15,7 @@ mod founding;
 mod leading;
 mod settings;
 mod stopping;
+mod supervision;
 
 use std::fmt;
 use std::sync::Arc;
@@ -33,7 +34,10 @@ pub use self::assembly::StartError;
 pub use self::events::Event;
 pub use self::settings::{Connect, Discover, MakeStrategies, Settings};
 use crate::cluster::consensus::{Leadership, Metrics};
+use crate::cluster::membership::Members;
 use crate::cluster::plans::Plans;
+use crate::cluster::pubsub::Hub;
+use crate::node_supervisor::Ended;
 use crate::partitions::partition_manager::Progress;
 use crate::partitions::{Gate, Kinds, ReadTable, Router};
 use crate::transport::Transport;
@@ -158,6 +162,26 @@ impl Runtime {
         self.parts.asking.ask(&self.parts.transport, leader, ask, within).await
     }
 
+    /// The nodes held for alive by gossip. Always contains this one.
+    pub fn members(&self) -> &Members {
+        &self.parts.members
+    }
+
+    /// Topics: publish, retain, subscribe.
+    pub fn hub(&self) -> &Hub {
+        &self.parts.hub
+    }
+
+    /// Waits until the node's actors have ended: because it was stopped, or because one of them failed again and again.
+    /// Returns why, in the latter case.
+    pub async fn ended(&self) -> Option<String> {
+        match self.parts.actors_ended().await? {
+            Ended::Stopped { .. } => None,
+            Ended::GaveUp(why) => Some(why.to_string()),
+            Ended::Killed => Some("the node's supervisor was killed".to_owned()),
+        }
+    }
+
     /// A node is to be found at this address of a cluster port.
     pub fn node_up(&self, address: &str) {
         self.parts.transport.meet(address);
@@ -168,6 +192,7 @@ impl Runtime {
         if *node == self.parts.id.node {
             return;
         }
+        self.parts.members.node_down(node);
         let sessions = self.parts.transport.sessions();
         for session in sessions.iter().filter(|session| session.peer.node == *node) {
             self.parts.transport.disconnect(&session.peer);

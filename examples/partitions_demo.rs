@@ -20,7 +20,10 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::WARN).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter("warn,openraft=off,ractor_cluster=error")
+        .init();
     let node = Node::builder("partitions-demo", "node-1")
         .partitions(16)
         .replication(3)

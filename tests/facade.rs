@@ -2,7 +2,10 @@
 //!
 //! A process has one node, so the tests share it, and a runtime that outlives each of them.
 
-use std::io::{BufRead, BufReader, Write};
+#[path = "support/http.rs"]
+mod http;
+
+use std::io::{BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -13,8 +16,7 @@ use tumen::kv::{Get, Put};
 use tumen::prelude::*;
 use tumen::{CallOptions, PartitionId};
 
-/// Long enough for anything on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::http::{Answer, PATIENCE, listen, next_event, read_answer};
 
 #[derive(Serialize, Deserialize)]
 struct Add(u32);
@@ -93,72 +95,17 @@ static NODE: LazyLock<Node> = LazyLock::new(|| {
     })
 });
 
-fn http() -> SocketAddr {
+fn address() -> SocketAddr {
     NODE.http_address().unwrap()
 }
 
-struct Answer {
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
-}
-
-impl Answer {
-    fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|header| header.0 == name).map(|header| &*header.1)
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|why| panic!("{why}: {:?}", self.text()))
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
-    }
-
-    /// The error's code; and it is a whole error, which changed nothing.
-    fn refused(&self) -> String {
-        assert_eq!(self.header("content-type"), Some("application/json"));
-        let body = self.json();
-        assert_eq!(body["error"]["changed"], json!(false), "{body}");
-        assert!(body["error"]["message"].as_str().is_some_and(|message| message.len() > 10), "{body}");
-        body["error"]["code"].as_str().unwrap().to_owned()
-    }
-}
-
-/// One request on a connection of its own, byte by byte as it is given.
-fn send(head: &str, body: &[u8]) -> Answer {
-    let mut stream = TcpStream::connect(http()).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(head.as_bytes()).unwrap();
-    // A server that refuses early may not read all of it.
-    drop(stream.write_all(body));
-    read_answer(&mut BufReader::new(stream), head.starts_with("HEAD"))
-}
-
-fn read_answer(reader: &mut impl BufRead, headers_only: bool) -> Answer {
-    let mut line = String::new();
-    reader.read_line(&mut line).unwrap();
-    let status = line.split(' ').nth(1).unwrap_or_else(|| panic!("no answer but {line:?}")).parse().unwrap();
-    let mut headers = Vec::new();
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).unwrap();
-        let Some((name, value)) = line.trim_end().split_once(": ") else { break };
-        headers.push((name.to_ascii_lowercase(), value.to_owned()));
-    }
-    let mut answer = Answer { status, headers, body: Vec::new() };
-    let len = answer.header("content-length").map_or(0, |len| len.parse().unwrap());
-    if !headers_only {
-        answer.body.resize(len, 0);
-        reader.read_exact(&mut answer.body).unwrap();
-    }
-    answer
-}
-
+/// One request to the node.
 fn ask(method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
-    let len = if body.is_empty() { String::new() } else { format!("content-length: {}\r\n", body.len()) };
-    send(&format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n{len}{headers}\r\n"), body)
+    http::ask(address(), method, path, headers, body)
+}
+
+fn send(head: &str, body: &[u8]) -> Answer {
+    http::send(address(), head, body)
 }
 
 fn get(path: &str) -> Answer {
@@ -373,7 +320,7 @@ fn a_wrong_method_is_told_the_right_ones() {
 
 #[test]
 fn shapes_are_exact() {
-    let (boot, address) = (format!("{:x}", NODE.id().boot.0), NODE.address());
+    let boot = format!("{:x}", NODE.id().boot.0);
     assert_eq!(get("/health").json(), json!({"status": "alive", "name": "node-1", "boot": boot}));
     assert_eq!(get("/ready").json(), json!({"ready": true}));
     let partition = |index: u32| {
@@ -400,7 +347,7 @@ fn shapes_are_exact() {
         "leader": "node-1",
         "mode": "sync",
         "nodes": [{
-            "name": "node-1", "state": "up", "boot": boot, "address": address, "http": http().to_string(),
+            "name": "node-1", "state": "up", "boot": boot, "address": NODE.address(), "http": address().to_string(),
             "zone": null, "weight": 100, "services": ["counter", "kv"],
         }],
     });
@@ -444,30 +391,14 @@ fn answers_carry_tags() {
 
 #[test]
 fn events_are_numbered_and_begin_with_the_plan_in_force() {
-    let mut stream = TcpStream::connect(http()).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(b"GET /events HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
-    let mut reader = BufReader::new(stream);
-    let head = read_answer(&mut reader, true);
-    assert_eq!((head.status, head.header("content-type")), (200, Some("text/event-stream")));
-    let mut event = Vec::new();
-    while event.len() < 3 {
-        let mut line = String::new();
-        reader.read_line(&mut line).unwrap();
-        if let Some((field, value)) = line.trim_end().split_once(": ") {
-            event.push((field.to_owned(), value.to_owned()));
-        }
-    }
-    let field = |name: &str| &event.iter().find(|field| field.0 == name).unwrap().1;
-    assert_eq!(field("event"), "snapshot");
-    let data: Value = serde_json::from_str(field("data")).unwrap();
+    let (id, data) = next_event(&mut listen(address()));
     assert_eq!((&data["event"], &data["version"]), (&json!("snapshot"), &json!(NODE.current_epoch().0)));
-    assert!(field("id").starts_with(&format!("{:x}-", NODE.id().boot.0)));
+    assert!(id.starts_with(&format!("{:x}-", NODE.id().boot.0)));
 }
 
 #[test]
 fn connections_are_kept_for_more_requests() {
-    let mut stream = TcpStream::connect(http()).unwrap();
+    let mut stream = TcpStream::connect(address()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let since = Instant::now();
     for _ in 0..20 {
@@ -488,7 +419,7 @@ fn a_second_node_in_one_process_is_refused() {
 
 #[test]
 fn a_port_in_use_is_told_with_its_address() {
-    let taken = http().to_string();
+    let taken = address().to_string();
     let refused = RUNTIME.block_on(Node::builder("shop", "node-2").listen(&taken).start()).unwrap_err();
     assert!(matches!(&refused, Error::Bind { address, .. } if *address == taken), "{refused}");
     let refused = Node::builder("shop", "node-2").listen("127.0.0.1:0").http(&taken).start();

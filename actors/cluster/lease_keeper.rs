@@ -35,9 +35,10 @@ impl Lease {
         Self { holder: Arc::new(Mutex::new(Holder::new(me, config))) }
     }
 
-    /// This node left its cluster: the lease that it had there is no lease any more.
-    fn leave(&self, me: NodeBoot, config: Config) {
-        self.with(|holder| *holder = Holder::new(me, config));
+    /// These were stopped for good. Noted at once, not by a message: whoever reads [`Self::releases`] after this sees
+    /// them, even if an actor crashes in between.
+    pub fn note_released(&self, now: Moment, releases: Vec<Release>) {
+        self.with(|holder| holder.note_released(now, releases));
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Holder) -> T) -> T {
@@ -72,10 +73,6 @@ pub enum LeaseKeeperMsg {
     Reply(Reply),
     /// What `0` took away lets nothing out any more.
     ActedOn(Arc<Snapshot>),
-    /// These were stopped for good.
-    Released(Vec<Release>),
-    /// Everything is stopped: give the lease back.
-    Stopping,
     /// This node left its cluster.
     Left,
 }
@@ -85,7 +82,6 @@ impl ractor::Message for LeaseKeeperMsg {}
 /// The actor.
 pub struct LeaseKeeper {
     me: NodeName,
-    config: Config,
     lease: Lease,
     gate: Gate,
     clock: Clock,
@@ -93,6 +89,8 @@ pub struct LeaseKeeper {
     to_self: ToSelf,
     /// Told of the newest plan that a grant named, so that a node that missed it can ask for it.
     behind: Arc<dyn Fn(Version) + Send + Sync>,
+    /// Whether the node stops for good.
+    stopping: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
 /// What the keeper remembers.
@@ -106,15 +104,15 @@ pub struct LeaseKeeperState {
 impl LeaseKeeper {
     /// The keeper of `lease`.
     pub fn new(
-        config: Config,
         lease: Lease,
         gate: Gate,
         clock: Clock,
         transport: Transport,
         to_self: ToSelf,
         behind: Arc<dyn Fn(Version) + Send + Sync>,
+        stopping: Arc<dyn Fn() -> bool + Send + Sync>,
     ) -> Self {
-        Self { me: transport.local().node.clone(), config, lease, gate, clock, transport, to_self, behind }
+        Self { me: transport.local().node.clone(), lease, gate, clock, transport, to_self, behind, stopping }
     }
 
     fn run(&self, myself: &ActorRef<LeaseKeeperMsg>, state: &mut LeaseKeeperState, effects: Vec<Effect>) {
@@ -205,17 +203,12 @@ impl Actor for LeaseKeeper {
                 (self.behind)(newest);
             }
         }
-        if matches!(message, LeaseKeeperMsg::Left) {
-            self.gate.publish(Moment::ZERO);
-            self.lease.leave(self.transport.local().clone(), self.config);
-        }
         let effects = self.lease.with(|holder| match message {
-            LeaseKeeperMsg::Wake | LeaseKeeperMsg::Left => holder.handle_wake(now),
+            LeaseKeeperMsg::Wake => holder.handle_wake(now),
+            LeaseKeeperMsg::Left => holder.handle_left(now),
             LeaseKeeperMsg::Leader(leader) => holder.handle_leader(now, leader),
             LeaseKeeperMsg::Reply(reply) => holder.handle_reply(now, reply),
             LeaseKeeperMsg::ActedOn(plan) => holder.handle_acted(now, &plan),
-            LeaseKeeperMsg::Released(releases) => holder.handle_released(now, releases),
-            LeaseKeeperMsg::Stopping => holder.handle_stopping(now),
         });
         self.run(&myself, state, effects);
         Ok(())
@@ -228,6 +221,17 @@ impl Actor for LeaseKeeper {
     ) -> Result<(), ActorProcessingErr> {
         if let Some(wake) = state.wake.take() {
             wake.abort();
+        }
+        if (self.stopping)() {
+            // Of the node's actors this one stops last: nothing is served any more, and the lease goes back.
+            let now = self.clock.now();
+            for effect in self.lease.with(|holder| holder.handle_stopping(now)) {
+                match effect {
+                    Effect::Ask { to, request } => self.ask(state, to, request),
+                    Effect::Publish { until } => self.gate.publish(until),
+                    Effect::Pause | Effect::Resume => {}
+                }
+            }
         }
         Ok(())
     }

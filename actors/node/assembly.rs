@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -16,11 +16,12 @@ use tokio_util::task::TaskTracker;
 use tumen_core::UnixMillis;
 use tumen_core::cluster::asks::{Answer, Ask};
 use tumen_core::cluster::control::{Command, Outcome};
-use tumen_core::cluster::coordinator::{self, Coordinator, CrashProof};
+use tumen_core::cluster::coordinator::CrashProof;
 use tumen_core::cluster::greeting::{Belonging, Greeting};
-use tumen_core::cluster::lease::{Release, Reply};
+use tumen_core::cluster::lease::{self, Release, Reply};
 use tumen_core::cluster::member::NodeInfo;
 use tumen_core::cluster::snapshot::{GroupSpec, Snapshot};
+use tumen_core::cluster::topics::{self, Overflow, Topic};
 use tumen_core::ids::{ClusterId, ClusterName, GroupId, NodeBoot, NodeName, Term, Version};
 use tumen_core::wire::{CoordinatorFrame, LeaseFrame, PROTOCOL};
 
@@ -28,15 +29,19 @@ use super::asking::{self, Asking};
 use super::events::Event;
 use super::founding::{self, Founder};
 use super::leading;
-use super::settings::{MakeStrategies, Settings};
+use super::settings::Settings;
+use super::supervision;
 use crate::clock::Clock;
-use crate::cluster::assignment_coordinator::{AssignmentCoordinator, AssignmentCoordinatorMsg, Surroundings};
+use crate::cluster::assignment_coordinator::{AssignmentCoordinatorMsg, Surroundings};
 use crate::cluster::consensus;
-use crate::cluster::lease_keeper::{self, Lease, LeaseKeeper, LeaseKeeperMsg};
+use crate::cluster::lease_keeper::{self, Lease, LeaseKeeperMsg};
+use crate::cluster::membership::{Members, Seeds};
 use crate::cluster::plans::Plans;
+use crate::cluster::pubsub::{Hub, News};
 use crate::codec;
-use crate::partitions::partition_manager::{PartitionManager, PartitionManagerMsg, Progress, Reports};
-use crate::partitions::router::{RouterActor, RouterMsg};
+use crate::node_supervisor::{Ended, NodeSupervisor};
+use crate::partitions::partition_manager::{PartitionManagerMsg, Progress, Reports};
+use crate::partitions::router::RouterMsg;
 use crate::partitions::{Belief, Gate, Kinds, ReadTable, Router};
 use crate::port::Port;
 use crate::store::Store;
@@ -50,6 +55,8 @@ const PROBE_WITHIN: Duration = Duration::from_millis(500);
 const COUNCIL_STOP_WITHIN: Duration = Duration::from_secs(5);
 /// The most events that wait for a slow listener.
 const EVENTS_MAX: usize = 4096;
+/// The most announced plans that wait. Only the newest matters.
+const ANNOUNCEMENTS_MAX: usize = 64;
 
 /// Why a node did not start. Nothing of it runs.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +67,9 @@ pub enum StartError {
     /// The node has no way to others.
     #[error("{0}")]
     Transport(String),
+    /// The actors did not start.
+    #[error("{0}")]
+    Actors(String),
     /// An actor did not start.
     #[error("{actor} did not start: {why}")]
     Actor {
@@ -95,6 +105,9 @@ pub(super) struct Parts {
     connected: Mutex<BTreeSet<NodeBoot>>,
     /// Of these, the ones that belonged to a cluster when they greeted.
     belonging: Mutex<BTreeSet<NodeBoot>>,
+    pub(super) members: Members,
+    pub(super) hub: Hub,
+    supervisor: OnceLock<NodeSupervisor>,
     pub(super) ports: Ports,
     pub(super) asking: Asking,
     pub(super) leader: watch::Sender<(Term, Option<NodeName>)>,
@@ -118,18 +131,9 @@ impl Parts {
         !self.stop_begun.swap(true, Ordering::SeqCst)
     }
 
-    /// Ends an actor after its present message, or at the deadline in the middle of it.
-    pub(super) async fn stop_actor<M: ractor::Message>(
-        &self,
-        port: &Port<M>,
-        deadline: tokio::time::Instant,
-    ) {
-        let Some(actor) = port.current() else { return };
-        let within =
-            deadline.saturating_duration_since(tokio::time::Instant::now()).max(Duration::from_millis(100));
-        if actor.stop_and_wait(None, Some(within)).await.is_err() {
-            drop(actor.kill_and_wait(Some(within)).await);
-        }
+    /// Whether the node is stopping, or has stopped.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stop_begun.load(Ordering::SeqCst)
     }
 
     /// The cluster that this node belongs to, if it belongs to one.
@@ -165,16 +169,12 @@ impl Parts {
         }
     }
 
-    /// Tells a new peer who leads, and by which plan.
+    /// Tells a new peer who leads.
     pub(super) fn greet_as_leader(&self, node: &NodeName) {
         let (term, _) = *self.leader.borrow();
         let frame = CoordinatorFrame::Leads { leader: self.id.node.clone(), term };
-        let plan = self.plans.newest().map(|plan| announcement(&plan));
-        let frames = [(Channel::Coordinator, Some(codec::encode(&frame))), (Channel::Sync, plan)];
-        for (channel, frame) in frames.into_iter().filter_map(|(channel, frame)| Some((channel, frame?))) {
-            if let Err(error) = self.transport.cast(node, channel, &frame) {
-                tracing::debug!(to = %node, ?channel, %error, "not sent");
-            }
+        if let Err(error) = self.transport.cast(node, Channel::Coordinator, &codec::encode(&frame)) {
+            tracing::debug!(to = %node, %error, "not sent");
         }
     }
 
@@ -266,9 +266,31 @@ impl Parts {
         }
     }
 
-    /// Tells every peer of a plan: whole where it is small, and where it is large by its version only.
+    /// Tells everybody of a plan, late subscribers too: whole where it is small, and where it is large by its version only.
     pub(super) fn announce(&self, plan: &Arc<Snapshot>) {
-        self.cast_all(Channel::Sync, &announcement(plan));
+        if let Err(error) = self.hub.retain(&assignments(), announcement(plan)) {
+            tracing::error!(version = %plan.version, %error, "a plan could not be announced; nodes pull it instead");
+        }
+    }
+
+    /// This node does not lead: what it announced when it did is not for late subscribers any more.
+    pub(super) fn withdraw(&self) {
+        self.hub.release(&assignments());
+    }
+
+    /// How the node's actors ended, once they have.
+    pub(super) async fn actors_ended(&self) -> Option<Ended> {
+        match self.supervisor.get() {
+            Some(supervisor) => Some(supervisor.ended().await),
+            None => None,
+        }
+    }
+
+    /// Stops the actors, the last that was started first.
+    pub(super) async fn stop_actors(&self) {
+        if let Some(supervisor) = self.supervisor.get() {
+            supervisor.stop().await;
+        }
     }
 
     /// Somebody said who leads; the newest term is believed.
@@ -354,6 +376,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         info: info.clone(),
         cluster: settings.cluster.clone(),
         groups: settings.groups.clone(),
+        lease: settings.coordinator.lease,
         plans: plans.clone(),
         gate: gate.clone(),
         founded: Mutex::default(),
@@ -362,6 +385,9 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
     let connecting = (settings.connect)(Arc::new(move || greet.greeting()));
     let transport = connecting.await.map_err(StartError::Transport)?;
     let council = Council::start(&settings.consensus, store, &transport, clock).await?;
+    let seeds = Seeds { discover: settings.discover, ..Seeds::fixed(settings.seeds) };
+    let members = Members::new(info.clone(), &clock, seeds);
+    let hub = Hub::new(topics::Config::default(), id.clone(), transport.clone(), clock);
     let ports = Ports::default();
     let table = ReadTable::new(belief);
     let router = Router::new(id.clone(), table.clone(), kinds.clone(), gate.clone(), transport.clone());
@@ -380,6 +406,9 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         council: ArcSwap::from_pointee(council),
         connected: Mutex::default(),
         belonging: Mutex::default(),
+        members,
+        hub,
+        supervisor: OnceLock::new(),
         consensus_settings: settings.consensus,
         data_dir: settings.data_dir,
         crash_proof: settings.coordinator.crash_proof,
@@ -396,10 +425,23 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         greeter,
     });
     wire_transport(&parts);
-    start_actors(&parts, &settings.coordinator, &settings.strategies, &kinds).await?;
+    let spec = supervision::Actors {
+        coordinator: settings.coordinator,
+        membership: settings.membership,
+        strategies: settings.strategies,
+        kinds,
+    };
+    let supervisor = match supervision::start(&parts, spec).await {
+        Ok(supervisor) => supervisor,
+        Err(error) => {
+            parts.stop_council().await;
+            return Err(StartError::Actors(error.to_string()));
+        }
+    };
+    // It was not set before.
+    drop(parts.supervisor.set(supervisor));
     follow(&parts);
     parts.transport.start();
-    settings.seeds.iter().for_each(|seed| parts.transport.meet(seed));
     if settings.founds {
         let founder =
             Founder { cluster: settings.cluster, groups: settings.groups, expect: settings.bootstrap_expect };
@@ -413,6 +455,7 @@ struct Greeter {
     info: NodeInfo,
     cluster: ClusterName,
     groups: Vec<(GroupId, GroupSpec)>,
+    lease: lease::Config,
     plans: Plans,
     gate: Gate,
     founded: Mutex<Option<(ClusterId, UnixMillis)>>,
@@ -426,6 +469,7 @@ impl Greeter {
             belongs: self.belonging(),
             info: self.info.clone(),
             groups: self.groups.clone(),
+            lease: self.lease,
         }
     }
 
@@ -447,11 +491,13 @@ impl Greeter {
 fn wire_transport(parts: &Arc<Parts>) {
     let transport = &parts.transport;
     let here = Arc::downgrade(parts);
-    transport.subscribe(Arc::new(move |event| {
+    let listener = Arc::new(move |event| {
         if let Some(parts) = here.upgrade() {
             handle_session(&parts, event);
         }
-    }));
+    });
+    parts.members.sessions().subscribe("node", listener);
+    parts.members.sessions().follow(transport);
     let ports = parts.ports.clone();
     transport.on_control(
         Channel::Lease,
@@ -482,18 +528,6 @@ fn wire_transport(parts: &Arc<Parts>) {
                     parts.ports.lease_keeper.cast(LeaseKeeperMsg::Leader(leader));
                 }
                 Err(error) => tracing::warn!(from = %session.peer, %error, "a message is dropped"),
-            }
-        }),
-    );
-    let here = Arc::downgrade(parts);
-    transport.on_control(
-        Channel::Sync,
-        Arc::new(move |session, body| {
-            let Some(parts) = here.upgrade() else { return };
-            match codec::decode(&body, transport::CONTROL_LEN_MAX) {
-                Ok(PlanFrame::Whole(plan)) => parts.take_plan(plan),
-                Ok(PlanFrame::Version(version)) => parts.catch_up(version),
-                Err(error) => tracing::warn!(from = %session.peer, %error, "a plan is dropped"),
             }
         }),
     );
@@ -543,70 +577,10 @@ fn handle_session(parts: &Arc<Parts>, event: transport::Event) {
     }
 }
 
-/// Starts the actors, each after those that it stands on.
-async fn start_actors(
-    parts: &Arc<Parts>,
-    config: &coordinator::Config,
-    strategies: &MakeStrategies,
-    kinds: &Kinds,
-) -> Result<(), StartError> {
-    let failed = |actor: &'static str| {
-        move |error: ractor::SpawnErr| StartError::Actor { actor, why: error.to_string() }
-    };
-    let around = Arc::new(Around { parts: Arc::downgrade(parts) });
-    let ports = &parts.ports;
-
-    let coordinator_port = ports.coordinator.clone();
-    let to_self = Arc::new(move |request| {
-        coordinator_port.cast(AssignmentCoordinatorMsg::LeaseRequest(request));
-    });
-    let here = Arc::downgrade(parts);
-    let behind = Arc::new(move |version| {
-        if let Some(parts) = here.upgrade() {
-            parts.catch_up(version);
-        }
-    });
-    let keeper = LeaseKeeper::new(
-        config.lease,
-        parts.lease.clone(),
-        parts.gate.clone(),
-        parts.clock,
-        parts.transport.clone(),
-        to_self,
-        behind,
-    );
-    let (keeper, _) = LeaseKeeper::spawn(None, keeper, ()).await.map_err(failed("LeaseKeeper"))?;
-    ports.lease_keeper.lead_to(keeper);
-
-    let (info, config, strategies) = (parts.info.clone(), config.clone(), Arc::clone(strategies));
-    let make_law = Arc::new(move || Coordinator::new(info.clone(), config.clone(), strategies()));
-    let coordinator =
-        AssignmentCoordinator::new(parts.clock, parts.transport.clone(), around.clone(), make_law);
-    let (coordinator, _) =
-        AssignmentCoordinator::spawn(None, coordinator, ()).await.map_err(failed("AssignmentCoordinator"))?;
-    ports.coordinator.lead_to(coordinator);
-
-    let manager = PartitionManager::new(
-        parts.id.clone(),
-        kinds.clone(),
-        parts.table.clone(),
-        parts.gate.clone(),
-        around,
-        parts.progress.clone(),
-    );
-    let (manager, _) =
-        PartitionManager::spawn(None, manager, ()).await.map_err(failed("PartitionManager"))?;
-    ports.manager.lead_to(manager);
-
-    let router = RouterActor::new(parts.router.clone());
-    let (router, _) = RouterActor::spawn(None, router, ()).await.map_err(failed("Router"))?;
-    ports.router.lead_to(router);
-    Ok(())
-}
-
 /// Starts what waits for news beside the actors.
 fn follow(parts: &Arc<Parts>) {
     parts.tasks.spawn(until_stopping(parts, follow_plans(Arc::clone(parts))));
+    parts.tasks.spawn(until_stopping(parts, follow_announcements(Arc::clone(parts))));
     follow_council(parts);
 }
 
@@ -701,6 +675,25 @@ where
     }
 }
 
+/// The topic on which the leader retains the plan in force.
+fn assignments() -> Topic {
+    Topic::new("assignments").expect("a short name")
+}
+
+/// Takes in what leaders announce.
+async fn follow_announcements(parts: Arc<Parts>) {
+    let mut announcements = parts.hub.subscribe(&assignments(), ANNOUNCEMENTS_MAX, Overflow::DropOldest);
+    while let Some(news) = announcements.recv().await {
+        // A plan that was missed is replaced by the next, or pulled when a lease names it.
+        let News::Said(message) = news else { continue };
+        match codec::decode(&message.body, transport::CONTROL_LEN_MAX) {
+            Ok(PlanFrame::Whole(plan)) => parts.take_plan(plan),
+            Ok(PlanFrame::Version(version)) => parts.catch_up(version),
+            Err(error) => tracing::warn!(from = %message.publisher, %error, "a plan is dropped"),
+        }
+    }
+}
+
 /// Takes each new plan to those who act on it: the router and the manager see the same one.
 async fn follow_plans(parts: Arc<Parts>) {
     let mut plans = parts.plans.subscribe();
@@ -721,8 +714,8 @@ async fn follow_plans(parts: Arc<Parts>) {
 }
 
 /// The coordinator's surroundings: Raft, and this node's own partitions and lease.
-struct Around {
-    parts: Weak<Parts>,
+pub(super) struct Around {
+    pub(super) parts: Weak<Parts>,
 }
 
 impl Surroundings for Around {
@@ -763,7 +756,8 @@ impl Reports for Around {
 
     fn released(&self, releases: Vec<Release>) {
         if let Some(parts) = self.parts.upgrade() {
-            parts.ports.lease_keeper.cast(LeaseKeeperMsg::Released(releases));
+            parts.lease.note_released(parts.clock.now(), releases);
+            parts.ports.lease_keeper.cast(LeaseKeeperMsg::Wake);
         }
     }
 

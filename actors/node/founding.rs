@@ -108,6 +108,7 @@ async fn leave_own(parts: &Arc<Parts>) {
         tracing::error!(%error, "this node's own cluster could not be dropped");
         return;
     }
+    parts.withdraw();
     parts.forget_cluster();
     parts.ports.router.cast(RouterMsg::Left);
     parts.ports.coordinator.cast(AssignmentCoordinatorMsg::Left);

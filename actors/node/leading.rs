@@ -75,6 +75,9 @@ fn handle_leadership(parts: &Parts, news: &Leadership) {
         settled: news.first_entry_applied,
     });
     parts.learn_leader(news.leader.as_ref(), news.term);
+    if !news.i_lead {
+        parts.withdraw();
+    }
     if news.i_lead && news.first_entry_applied {
         let frame = CoordinatorFrame::Leads { leader: parts.id.node.clone(), term: news.term };
         parts.cast_all(Channel::Coordinator, &codec::encode(&frame));

@@ -17,8 +17,7 @@ use crate::clock::Clock;
 use crate::cluster::consensus;
 use crate::transport::{Greet, Transport};
 
-/// Finds addresses of cluster ports to join by; asked again and again until somebody is found.
-pub type Discover = Arc<dyn Fn() -> BoxFuture<'static, Vec<String>> + Send + Sync>;
+pub use crate::cluster::membership::Discover;
 
 /// Makes the node's transport, once it is known how the node greets others.
 pub type Connect = Box<dyn FnOnce(Greet) -> BoxFuture<'static, Result<Transport, String>> + Send>;

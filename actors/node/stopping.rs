@@ -9,7 +9,6 @@ use tumen_core::cluster::coordinator::Departure;
 use tumen_core::cluster::snapshot::Snapshot;
 
 use super::assembly::Parts;
-use crate::cluster::lease_keeper::LeaseKeeperMsg;
 
 /// How long the last lease request may be on its way before the sessions end.
 const LAST_WORD: Duration = Duration::from_millis(50);
@@ -27,15 +26,13 @@ pub(super) async fn stop(parts: &Arc<Parts>) {
     tracing::debug!("stopping: closing");
     // Nothing leaves from here on, and only then does the lease go back.
     parts.table.close_all();
-    parts.stop_actor(&parts.ports.manager, deadline).await;
-    parts.ports.lease_keeper.cast(LeaseKeeperMsg::Stopping);
+    parts.members.leave().await;
+    parts.stop_actors().await;
     tokio::time::sleep(LAST_WORD).await;
-    parts.stop_actor(&parts.ports.router, deadline).await;
-    parts.stop_actor(&parts.ports.coordinator, deadline).await;
-    parts.stop_actor(&parts.ports.lease_keeper, deadline).await;
     tracing::debug!("stopping: leaving consensus");
     parts.stopping.cancel();
     parts.stop_council().await;
+    parts.hub.close();
     tracing::debug!("stopping: ending the sessions");
     parts.transport.stop().await;
     parts.tasks.close();

@@ -45,7 +45,8 @@ fn kinds() -> Kinds {
     let start = Arc::new(|place: Place| -> BoxFuture<'static, Result<Box<dyn Host>, String>> {
         Box::pin(async move { Ok(Box::new(Counter { place, count: 0 }) as Box<dyn Host>) })
     });
-    let hosted = Hosted { kind: Kind::new("counter").expect("valid"), messages: vec![(message(), "count")], start };
+    let hosted =
+        Hosted { kind: Kind::new("counter").expect("valid"), messages: vec![(message(), "count")], start };
     Kinds::new(vec![hosted]).expect("valid")
 }
 

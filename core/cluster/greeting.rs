@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::lease;
 use crate::cluster::member::NodeInfo;
 use crate::cluster::snapshot::GroupSpec;
 use crate::ids::{ClusterId, ClusterName, NodeName, Version};
@@ -22,6 +23,8 @@ pub struct Greeting {
     pub info: NodeInfo,
     /// What the speaker holds to be agreed on about each group; empty where it takes what the others have.
     pub groups: Vec<(crate::ids::GroupId, GroupSpec)>,
+    /// How long leases last with the speaker: a new leader waits out what any other may have granted.
+    pub lease: lease::Config,
 }
 
 /// A founded cluster, as one of its nodes tells of it.
@@ -170,13 +173,15 @@ impl Greeting {
 
     fn divergences(&self, theirs: &Self) -> Vec<Divergence> {
         let mut found = Vec::new();
+        let mut compare = |setting: &str, ours: String, theirs: String| {
+            if ours != theirs {
+                found.push(Divergence { setting: setting.to_owned(), ours, theirs });
+            }
+        };
+        compare("lease length", format!("{:?}", self.lease.length), format!("{:?}", theirs.lease.length));
+        compare("lease drift", self.lease.drift_ppm.to_string(), theirs.lease.drift_ppm.to_string());
         for (id, a) in &self.groups {
             let Some((_, b)) = theirs.groups.iter().find(|(other, _)| other == id) else { continue };
-            let mut compare = |setting: &str, ours: String, theirs: String| {
-                if ours != theirs {
-                    found.push(Divergence { setting: setting.to_owned(), ours, theirs });
-                }
-            };
             compare("partitions", a.partitions.to_string(), b.partitions.to_string());
             compare("replication", a.replication.to_string(), b.replication.to_string());
             compare("strategy", a.strategy.clone(), b.strategy.clone());

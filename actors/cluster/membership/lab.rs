@@ -62,6 +62,7 @@ impl Lab {
             belongs: None,
             info: info.clone(),
             groups: vec![],
+            lease: tumen_core::cluster::lease::Config::default(),
         };
         let greet = Arc::new(move || greeting.clone());
         let transport = self.world.node(greet, Cookie::none(), Settings::default());

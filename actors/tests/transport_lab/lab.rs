@@ -34,6 +34,7 @@ pub fn greeting(cluster: &str, node: &str, boot: u64, address: &str, protocol: u
             protocol,
         },
         groups: Vec::new(),
+        lease: tumen_core::cluster::lease::Config::default(),
     }
 }
 

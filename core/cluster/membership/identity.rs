@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::cluster::member::NodeInfo;
 use crate::ids::{Boot, NodeBoot, NodeName};
-use crate::wire::StableHasher;
+use crate::wire::{StableHasher, stable_hash};
 
 /// One life of one node in the gossip. Cheap to clone.
 ///
@@ -22,6 +22,8 @@ struct Inner {
     bytes: Box<[u8]>,
     /// Its part of the hash over a list of nodes.
     hash: u64,
+    /// The hash of the name: most names that differ are told apart by it.
+    place: u64,
 }
 
 impl Identity {
@@ -31,7 +33,8 @@ impl Identity {
         hash.write_str(info.name().as_str());
         hash.write_u64(info.boot().0);
         hash.write_u64(revival);
-        Self(Arc::new(Inner { info, revival, bytes, hash: hash.finish() }))
+        let place = stable_hash(info.name().as_str().as_bytes());
+        Self(Arc::new(Inner { info, revival, bytes, hash: hash.finish(), place }))
     }
 
     pub(super) fn info(&self) -> &Arc<NodeInfo> {
@@ -62,6 +65,11 @@ impl Identity {
         self.0.hash
     }
 
+    /// The hash of its name.
+    pub(super) fn place(&self) -> u64 {
+        self.0.place
+    }
+
     /// The same run, come back to life after the `revival` given.
     pub(super) fn revived_after(&self, revival: u64) -> Self {
         Self::new(self.0.info.clone(), revival.saturating_add(1))
@@ -88,15 +96,24 @@ impl fmt::Debug for Identity {
     }
 }
 
+/// What two lives of one node share: its name. foca searches its list by it.
+pub(super) struct Place(Identity);
+
+impl PartialEq for Place {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.place() == other.0.place() && self.0.name() == other.0.name()
+    }
+}
+
 impl foca::Identity for Identity {
-    type Addr = NodeName;
+    type Addr = Place;
 
     fn renew(&self) -> Option<Self> {
         (self.revival() < u64::MAX).then(|| self.revived_after(self.revival()))
     }
 
-    fn addr(&self) -> NodeName {
-        self.name().clone()
+    fn addr(&self) -> Place {
+        Place(self.clone())
     }
 
     fn win_addr_conflict(&self, adversary: &Self) -> bool {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Cause, Effect, Known, Membership, Moment, NodeName, Seen, Source, State, Timer, View, packet};
 use crate::cluster::membership::identity::Identity;
+use crate::wire::stable_hash;
 use foca::Member;
 
 impl Membership {
@@ -144,8 +145,16 @@ impl Membership {
         if touched.is_empty() {
             return;
         }
-        let members: Vec<_> =
-            self.swim.members().filter(|member| touched.contains(member.id().name())).cloned().collect();
+        let places: Vec<_> = touched.iter().map(|name| stable_hash(name.as_str().as_bytes())).collect();
+        let touched = |member: &&Member<Identity>| {
+            places.contains(&member.id().place()) && touched.contains(member.id().name())
+        };
+        let members: Vec<_> = if places.len() <= 8 {
+            self.swim.members().filter(touched).cloned().collect()
+        } else {
+            // What has not changed is told again, and changes nothing.
+            self.swim.members().cloned().collect()
+        };
         for member in members {
             let name = member.id().name();
             let source = match cause {
