@@ -26,7 +26,7 @@ pub struct Gate {
 impl Gate {
     /// A gate that is closed until a lease opens it.
     pub fn closed(clock: Clock, belief: Belief) -> Self {
-        Self { until: Arc::default(), answered: Arc::default(), clock, belief }
+        Self { until: Arc::default(), answered: Arc::default(), made: clock.now(), clock, belief }
     }
 
     /// The lease's end, as the lease's law published it.

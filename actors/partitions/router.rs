@@ -169,10 +169,9 @@ impl Router {
                 return Err(failure);
             }
             // A node that is cut off waits a little, as for an election, and then says what is the matter.
-            if !self.shared.gate.is_open()
-                && table.version() > Version::ZERO
-                && began.elapsed() > CUT_OFF_AFTER
-            {
+            let gate = &self.shared.gate;
+            let cut_off = !gate.is_open() && gate.refusal() == Failure::NoQuorum;
+            if cut_off && table.version() > Version::ZERO {
                 return Err(if maybe_applied { expired(failure, true) } else { Failure::NoQuorum });
             }
             // A newer plan ends the wait; one that the receiver has is on its way to this node as well.
