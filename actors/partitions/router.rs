@@ -163,6 +163,8 @@ impl Router {
             let again = match &failure {
                 Failure::Stale { .. } | Failure::NotReady | Failure::Fenced { changed: false } => true,
                 Failure::Fenced { .. } | Failure::Timeout { maybe_applied: true } => options.idempotent,
+                // The other node is cut off and this one is not: somebody else is about to be primary.
+                Failure::NoQuorum => self.shared.gate.is_open(),
                 _ => false,
             };
             if !again {
