@@ -63,16 +63,37 @@ pub fn draw() -> u64 {
     rand::rng().next_u64()
 }
 
-/// A boot that never was before: wall-clock seconds above, chance below.
+/// A boot that never was before: wall-clock milliseconds above, chance below. A process that is killed and started again
+/// within the same second is to have the greater one, or it would pass for the older of the two.
 pub fn new_boot(clock: &Clock) -> Boot {
-    Boot(stamped(clock))
+    Boot((clock.unix().0 << BOOT_CHANCE_BITS) | (draw() & ((1 << BOOT_CHANCE_BITS) - 1)))
 }
 
-/// A life that never was before.
+/// A life that never was before: wall-clock seconds above, chance below. Lives of different nodes are told apart by it
+/// alone, so there is more chance in it; their order means nothing.
 pub fn new_life(clock: &Clock) -> Life {
-    Life(stamped(clock))
+    Life(((clock.unix().0 / 1000) << 32) | (draw() & 0xffff_ffff))
 }
 
-fn stamped(clock: &Clock) -> u64 {
-    ((clock.unix().0 / 1000) << 32) | (draw() & 0xffff_ffff)
+/// Leaves 42 bits for milliseconds, which last until the year 2109.
+const BOOT_CHANCE_BITS: u32 = 22;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_boot_is_the_greater() {
+        let clock = Clock::system();
+        let mut last = new_boot(&clock);
+        for _ in 0..5 {
+            let before = clock.unix();
+            while clock.unix() == before {
+                std::hint::spin_loop();
+            }
+            let next = new_boot(&clock);
+            assert!(last < next);
+            last = next;
+        }
+    }
 }
