@@ -85,7 +85,8 @@ fn status(error: &Error) -> StatusCode {
         Error::Route(RouteError::NoPlan | RouteError::NoPrimary(_))
         | Error::Refused(AskError::NoPlan | AskError::NotLeader { .. })
         | Error::NoLeader
-        | Error::Stopped => StatusCode::SERVICE_UNAVAILABLE,
+        | Error::Stopped
+        | Error::Ended(_) => StatusCode::SERVICE_UNAVAILABLE,
         Error::NoAnswer => StatusCode::GATEWAY_TIMEOUT,
         Error::Refused(AskError::Strategy { .. })
         | Error::Config(_)
