@@ -36,7 +36,9 @@
 
 mod exchange;
 mod handle;
+#[expect(clippy::result_large_err, reason = "openraft's errors are as large as they are")]
 mod raft_network;
+#[expect(clippy::result_large_err, reason = "openraft's errors are as large as they are")]
 mod raft_store;
 mod serve;
 mod settings;

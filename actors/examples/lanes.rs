@@ -119,7 +119,7 @@ async fn measure(rounds: usize, threads: usize) -> Result<(), Failed> {
         .stdout(Stdio::piped())
         .spawn()?;
     let output = other.stdout.take().ok_or("no output")?;
-    let _other = Other(other);
+    let other = Other(other);
     let mut line = String::new();
     BufReader::new(output).read_line(&mut line)?;
     let mut words = line.split_whitespace();
@@ -141,84 +141,141 @@ async fn measure(rounds: usize, threads: usize) -> Result<(), Failed> {
     let b = NodeName::new("b")?;
     let queued = bare::Client::connect(&queued, bare::Style::Queue).await?;
     let locked = bare::Client::connect(&locked, bare::Style::Locked).await?;
-    println!("threads per process: {threads}; rounds: {rounds}; medians; thousand calls a second");
+    println!("threads per process: {threads}; rounds: {rounds}");
     println!(
-        "outstanding   bare, queue   bare, locked      data lane   lane/queue  lane/locked   p50 µs bare/lane"
+        "thousand calls a second: middle round (best round); middle round trip; processor time a call, both sides"
     );
+    let bench = Bench { rounds, server: other.0.id() };
     for outstanding in [1, 64, 1024] {
-        let mut results: [Vec<(f64, f64)>; 3] = Default::default();
-        for _ in 0..rounds {
-            let call = |client: Arc<bare::Client>| {
-                move || {
-                    let client = Arc::clone(&client);
-                    async move { client.call(&BODY).await.map(drop) }
-                }
-            };
-            results[0].push(load(outstanding, call(Arc::clone(&queued))).await);
-            results[1].push(load(outstanding, call(Arc::clone(&locked))).await);
+        let call = |client: &Arc<bare::Client>| {
+            let client = Arc::clone(client);
+            move || {
+                let client = Arc::clone(&client);
+                async move { client.call(&BODY).await.map(drop) }
+            }
+        };
+        let (queued, locked) = (call(&queued), call(&locked));
+        let lane = {
             let (transport, b) = (transport.clone(), b.clone());
-            results[2].push(
-                load(outstanding, move || {
-                    let (transport, b) = (transport.clone(), b.clone());
-                    async move {
-                        let encode = |buffer: &mut BytesMut| buffer.put_slice(&BODY);
-                        let reply =
-                            transport.call(&b, Service::Application, Duration::from_secs(5), encode).await;
-                        reply.ok().map(drop)
-                    }
-                })
-                .await,
+            move || {
+                let (transport, b) = (transport.clone(), b.clone());
+                async move {
+                    let encode = |buffer: &mut BytesMut| buffer.put_slice(&BODY);
+                    let reply =
+                        transport.call(&b, Service::Application, Duration::from_secs(5), encode).await;
+                    reply.ok().map(drop)
+                }
+            }
+        };
+        let mut runs: [Vec<Run>; 3] = Default::default();
+        for _ in 0..bench.rounds {
+            runs[0].push(bench.load(outstanding, queued.clone()).await);
+            runs[1].push(bench.load(outstanding, locked.clone()).await);
+            runs[2].push(bench.load(outstanding, lane.clone()).await);
+        }
+        let summed = runs.map(|runs| Summary::of(&runs));
+        for (name, it) in ["bare, queue", "bare, locked", "data lane"].into_iter().zip(&summed) {
+            println!(
+                "{outstanding:>5} {name:<13} {:>8.1} ({:>7.1}) k/s {:>8.1} µs {:>6.2} µs",
+                it.rate, it.best, it.middle, it.cpu
             );
         }
-        let [queue, lock, lane] = results.map(median);
+        let [queue, lock, lane] = summed;
         println!(
-            "{outstanding:>11} {:>13.1} {:>14.1} {:>14.1} {:>12.2} {:>12.2}   {:.0}/{:.0} / {:.0}",
-            queue.0,
-            lock.0,
-            lane.0,
-            lane.0 / queue.0,
-            lane.0 / lock.0,
-            queue.1,
-            lock.1,
-            lane.1,
+            "{outstanding:>5} lane beside queue: {:.2} (best {:.2}), round trip {:.2}, processor {:.2}; beside locked: {:.2} (best {:.2}), {:.2}, {:.2}",
+            lane.rate / queue.rate,
+            lane.best / queue.best,
+            lane.middle / queue.middle,
+            lane.cpu / queue.cpu,
+            lane.rate / lock.rate,
+            lane.best / lock.best,
+            lane.middle / lock.middle,
+            lane.cpu / lock.cpu,
         );
     }
     control(&transport, &b).await
 }
 
-/// Keeps `outstanding` calls under way for a while: thousand calls a second, and the middle one's µs.
-async fn load<F, C>(outstanding: usize, call: F) -> (f64, f64)
-where
-    F: Fn() -> C + Clone + Send + 'static,
-    C: Future<Output = Option<()>> + Send,
-{
-    let begun = Instant::now();
-    let tasks: Vec<_> = (0..outstanding)
-        .map(|_| {
-            let call = call.clone();
-            tokio::spawn(async move {
-                let mut times = Vec::new();
-                while begun.elapsed() < PERIOD {
-                    let begun = Instant::now();
-                    call().await.expect("an answer");
-                    times.push(begun.elapsed().as_secs_f64() * 1e6);
-                }
-                times
-            })
-        })
-        .collect();
-    let mut times = Vec::new();
-    for task in tasks {
-        times.extend(task.await.expect("no panic"));
-    }
-    let rate = times.len() as f64 / begun.elapsed().as_secs_f64() / 1e3;
-    times.sort_by(f64::total_cmp);
-    (rate, times[times.len() / 2])
+struct Bench {
+    rounds: usize,
+    server: u32,
 }
 
-fn median(mut all: Vec<(f64, f64)>) -> (f64, f64) {
-    all.sort_by(|one, other| one.0.total_cmp(&other.0));
-    all[all.len() / 2]
+/// One round: thousand calls a second, the middle round trip in µs, and the processor's µs for each call.
+struct Run {
+    rate: f64,
+    middle: f64,
+    cpu: f64,
+}
+
+struct Summary {
+    rate: f64,
+    best: f64,
+    middle: f64,
+    cpu: f64,
+}
+
+impl Summary {
+    fn of(runs: &[Run]) -> Self {
+        let median = |of: fn(&Run) -> f64| {
+            let mut all: Vec<f64> = runs.iter().map(of).collect();
+            all.sort_by(f64::total_cmp);
+            all[all.len() / 2]
+        };
+        let best = runs.iter().map(|run| run.rate).fold(0.0, f64::max);
+        Self {
+            rate: median(|run| run.rate),
+            best,
+            middle: median(|run| run.middle),
+            cpu: median(|run| run.cpu),
+        }
+    }
+}
+
+impl Bench {
+    /// Keeps `outstanding` calls under way for a while.
+    async fn load<F, C>(&self, outstanding: usize, call: F) -> Run
+    where
+        F: Fn() -> C + Clone + Send + 'static,
+        C: Future<Output = Option<()>> + Send,
+    {
+        let (begun, cpu) = (Instant::now(), self.cpu());
+        let tasks: Vec<_> = (0..outstanding)
+            .map(|_| {
+                let call = call.clone();
+                tokio::spawn(async move {
+                    let mut times = Vec::new();
+                    while begun.elapsed() < PERIOD {
+                        let begun = Instant::now();
+                        call().await.expect("an answer");
+                        times.push(begun.elapsed().as_secs_f64() * 1e6);
+                    }
+                    times
+                })
+            })
+            .collect();
+        let mut times = Vec::new();
+        for task in tasks {
+            times.extend(task.await.expect("no panic"));
+        }
+        let rate = times.len() as f64 / begun.elapsed().as_secs_f64() / 1e3;
+        let cpu = (self.cpu() - cpu) / times.len() as f64;
+        times.sort_by(f64::total_cmp);
+        Run { rate, middle: times[times.len() / 2], cpu }
+    }
+
+    /// The µs of processor time that both processes have had, as exactly as the system counts them.
+    fn cpu(&self) -> f64 {
+        let of = |process: &str| {
+            let threads = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+            let nanos = threads.filter_map(|thread| {
+                let stat = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+                stat.split(' ').next()?.parse::<f64>().ok()
+            });
+            nanos.sum::<f64>() / 1e3
+        };
+        of("self") + of(&self.server.to_string())
+    }
 }
 
 /// The control lane's round trip, alone and beside a copy of a gigabyte.

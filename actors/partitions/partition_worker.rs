@@ -157,7 +157,7 @@ impl PartitionWorker {
             return Ok(());
         }
         if !self.gate.is_open() {
-            delivery.answer(Err(Failure::NoQuorum));
+            delivery.answer(Err(self.gate.refusal()));
             return Ok(());
         }
         let body = std::mem::take(&mut delivery.body);

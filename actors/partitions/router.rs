@@ -35,9 +35,6 @@ const RETRY_WAIT: Duration = Duration::from_millis(1);
 /// The longest wait before a call is tried again.
 const RETRY_WAIT_MAX: Duration = Duration::from_millis(50);
 
-/// How long a call is tried on a node without a lease before it is answered that the node is cut off.
-const CUT_OFF_AFTER: Duration = Duration::from_secs(1);
-
 /// How a call is sent.
 #[derive(Clone, Copy, Debug)]
 pub struct CallOptions {
@@ -152,8 +149,7 @@ impl Router {
                 "a message has at most {BODY_LEN_MAX} bytes, this one has {len}"
             )));
         }
-        let began = Instant::now();
-        let deadline = began + options.within;
+        let deadline = Instant::now() + options.within;
         let mut wait = RETRY_WAIT;
         // Whether an earlier try of an idempotent call may have been carried out.
         let mut maybe_applied = false;
@@ -173,10 +169,9 @@ impl Router {
                 return Err(failure);
             }
             // A node that is cut off waits a little, as for an election, and then says what is the matter.
-            if !self.shared.gate.is_open()
-                && table.version() > Version::ZERO
-                && began.elapsed() > CUT_OFF_AFTER
-            {
+            let gate = &self.shared.gate;
+            let cut_off = !gate.is_open() && gate.refusal() == Failure::NoQuorum;
+            if cut_off && table.version() > Version::ZERO {
                 return Err(if maybe_applied { expired(failure, true) } else { Failure::NoQuorum });
             }
             // A newer plan ends the wait; one that the receiver has is on its way to this node as well.
@@ -264,7 +259,7 @@ impl Router {
             return Err(if behind { Failure::Stale { version: table.version() } } else { Failure::NotReady });
         };
         if !self.shared.gate.is_open() {
-            return Err(Failure::NoQuorum);
+            return Err(self.shared.gate.refusal());
         }
         seat.workers().get(kind).cloned().ok_or(Failure::NotReady)
     }

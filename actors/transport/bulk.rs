@@ -31,6 +31,9 @@ const END: u8 = 2;
 const TAKEN: u8 = 3;
 const ANSWER: u8 = 4;
 const FAILED: u8 = 5;
+/// The bytes that are read or written in one turn, so that the many hops of a heartbeat do not each wait for a
+/// whole chunk.
+const TURN: usize = 64 << 10;
 /// Chunks that wait between a connection and whoever fills or empties it.
 const QUEUE: usize = 2;
 
@@ -167,7 +170,13 @@ async fn take(network: &Network, link: &Link, socket: &mut Socket) -> Result<(),
 async fn write_frame(socket: &mut Socket, kind: u8, bytes: &[u8]) -> io::Result<()> {
     let mut head = [kind; 5];
     head[1..].copy_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
-    socket.write_all_buf(&mut Buf::chain(head.as_slice(), bytes)).await
+    let (first, rest) = bytes.split_at(bytes.len().min(TURN));
+    socket.write_all_buf(&mut Buf::chain(head.as_slice(), first)).await?;
+    for part in rest.chunks(TURN) {
+        tokio::task::yield_now().await;
+        socket.write_all(part).await?;
+    }
+    Ok(())
 }
 
 async fn read_bytes(socket: &mut Socket) -> io::Result<Bytes> {
@@ -177,10 +186,11 @@ async fn read_bytes(socket: &mut Socket) -> io::Result<Bytes> {
     }
     let mut bytes = BytesMut::with_capacity(len);
     while bytes.len() < len {
-        let missing = len - bytes.len();
-        if socket.read_buf(&mut (&mut bytes).limit(missing)).await? == 0 {
+        let part = (len - bytes.len()).min(TURN);
+        if socket.read_buf(&mut (&mut bytes).limit(part)).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        tokio::task::yield_now().await;
     }
     Ok(bytes.freeze())
 }

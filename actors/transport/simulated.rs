@@ -13,6 +13,7 @@
 mod agenda;
 mod driver;
 mod link;
+mod meeting;
 mod node;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -23,16 +23,21 @@ impl Strategy for Rendezvous {
         let wanted = roster.copies as usize;
         let equal = roster.nodes.windows(2).all(|pair| pair[0].weight == pair[1].weight);
         let mut best: Vec<(Draw, u32)> = Vec::with_capacity(wanted + 1);
+        let mut row = Vec::with_capacity(wanted);
         Ok(roster.layout(problem.partitions, |partition, layout| {
             best.clear();
             let salt = mix(u64::from(partition), 2);
+            let mut limit = NO_LIMIT;
             for (number, hash) in (0..).zip(&hashes) {
                 let draw = mix(*hash, salt);
                 // Equal weights leave the order of the draws as it is, and spare us the logarithm.
-                let cost = if equal { 0 } else { cost(draw, roster.nodes[number as usize].weight) };
-                take(&roster, &mut best, (Draw { cost, draw: !draw }, number));
+                let weight = if equal { 0 } else { roster.nodes[number as usize].weight };
+                let Some(new) = Draw::below(limit, draw, weight) else { continue };
+                take(&roster, &mut best, (new, number));
+                limit = best.get(wanted - 1).map_or(NO_LIMIT, |(worst, _)| *worst);
             }
-            let mut row: Vec<u32> = best.iter().map(|(_, node)| *node).collect();
+            row.clear();
+            row.extend(best.iter().map(|(_, node)| *node));
             roster.promote(&mut row);
             layout.push_row(&row);
         }))
@@ -46,12 +51,26 @@ struct Draw {
     draw: u64,
 }
 
+const NO_LIMIT: Draw = Draw { cost: u64::MAX, draw: u64::MAX };
+
+impl Draw {
+    /// A node's draw, if it is better than the limit; without a weight the draw decides alone.
+    fn below(limit: Self, draw: u64, weight: u32) -> Option<Self> {
+        let mut new = Self { cost: 0, draw: !draw };
+        if weight > 0 {
+            // 62 bits of integer and fraction. A product is quicker than the quotient that it spares most nodes.
+            let log = neg_log2(draw) << 20;
+            if u128::from(log) >= (u128::from(limit.cost) + 1) * u128::from(weight) {
+                return None;
+            }
+            new.cost = log / u64::from(weight);
+        }
+        (new < limit).then_some(new)
+    }
+}
+
 /// Keeps the best draws in order: no more than wanted, no more of one zone than may be.
 fn take(roster: &Roster<'_>, best: &mut Vec<(Draw, u32)>, new: (Draw, u32)) {
-    let full = best.len() == roster.copies as usize;
-    if full && best.last().is_none_or(|worst| *worst <= new) {
-        return;
-    }
     let at = best.partition_point(|held| *held < new);
     best.insert(at, new);
     let zone = |node: u32| roster.zones[node as usize];
@@ -64,12 +83,6 @@ fn take(roster: &Roster<'_>, best: &mut Vec<(Draw, u32)>, new: (Draw, u32)) {
         }
     }
     best.truncate(roster.copies as usize);
-}
-
-/// −log₂((draw + ½) / 2⁶⁴) ÷ weight, in whole numbers.
-fn cost(draw: u64, weight: u32) -> u64 {
-    // 58 bits of integer and fraction leave room for any weight above zero.
-    (neg_log2(draw) << 20) / u64::from(weight.max(1))
 }
 
 /// Steps of the table of logarithms, and the bits of a logarithm's fraction.

@@ -39,8 +39,7 @@ impl<'a> Roster<'a> {
                 None => loners += 1,
             }
         }
-        let room =
-            |cap: usize| loners.min(loners * cap) + members.values().map(|z| z.len().min(cap)).sum::<usize>();
+        let room = |cap: usize| loners + members.values().map(|z| z.len().min(cap)).sum::<usize>();
         let zone_cap = (1..=copies.max(1)).find(|cap| room(*cap as usize) >= copies as usize).unwrap_or(1);
         let mut zones = vec![FREE; nodes.len()];
         let mut zone_count = 0;

@@ -90,6 +90,28 @@ pub struct Scenario {
 }
 
 impl Scenario {
+    /// What any strategy that is even before and after must move, without zones and with equal weights: what was on
+    /// the node that left, or the newcomer's share. None where there was no map of its own before.
+    pub fn unavoidable(&self) -> Option<u64> {
+        let previous = self.previous.as_ref()?;
+        let copies = u64::from(self.size.partitions) * u64::from(self.size.replication.min(self.size.nodes));
+        match self.event {
+            Event::Join => Some(copies / (u64::from(self.size.nodes) + 1)),
+            Event::Leave | Event::Replace => {
+                let gone = |name: &NodeName| self.nodes.iter().all(|node| node.name != *name);
+                let held = previous.nodes().iter().zip(previous.copies_per_node());
+                Some(held.filter(|(name, _)| gone(name)).map(|(_, held)| u64::from(held)).sum())
+            }
+            _ => None,
+        }
+    }
+
+    /// What an answer costs, counted independently.
+    pub fn figures(&self, layout: &Layout) -> Figures {
+        let certificate = certify(&self.problem(), layout);
+        Figures { size: self.size, event: self.event, unavoidable: self.unavoidable(), certificate }
+    }
+
     /// What a strategy is asked now.
     pub fn problem(&self) -> Problem<'_> {
         let problem = Problem::new(&self.nodes, self.size.partitions, self.size.replication);
@@ -189,18 +211,10 @@ pub struct Figures {
     pub size: Size,
     /// What happened.
     pub event: Event,
+    /// See [`Scenario::unavoidable`].
+    pub unavoidable: Option<u64>,
     /// What the change costs, counted independently.
     pub certificate: Certificate,
-}
-
-/// The figures of one event.
-///
-/// # Errors
-/// What the strategy says.
-pub fn figures(strategy: &dyn Strategy, size: Size, event: Event) -> Result<Figures, AssignError> {
-    let scenario = scenario(strategy, size, event)?;
-    let layout = strategy.assign(&scenario.problem())?;
-    Ok(Figures { size, event, certificate: certify(&scenario.problem(), &layout) })
 }
 
 #[cfg(test)]
@@ -213,7 +227,9 @@ mod tests {
         for strategy in strategies::NAMES.map(|name| strategies::by_name(name).unwrap()) {
             for event in Event::ALL {
                 let size = Size { nodes: 7, partitions: 32, ..SMALL };
-                let figures = figures(&*strategy, size, event).unwrap();
+                let scenario = scenario(&*strategy, size, event).unwrap();
+                let layout = strategy.assign(&scenario.problem()).unwrap();
+                let figures = scenario.figures(&layout);
                 if strategy.name() == "balanced" {
                     assert!(figures.certificate.is_minimal(), "{figures:?}");
                     assert!(figures.certificate.imbalance_copies <= 1, "{figures:?}");

@@ -40,7 +40,7 @@ pub struct Timing {
 }
 
 /// What the voter is to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Ask the other voters whether they would vote for this one. Answers go to [`Election::handle_answer`].
     Ask {

@@ -142,7 +142,7 @@ impl Shared {
     /// asked elsewhere even where the first node went away in the middle of it.
     fn request(&self, asker: &Asker, turn: usize, key: &str) {
         let since = Instant::now();
-        let mut at = turn % self.nodes.len();
+        let mut at = self.next_there(turn % self.nodes.len());
         loop {
             let (node, there) = &self.nodes[at];
             let answer = if turn.is_multiple_of(2) {
@@ -163,7 +163,7 @@ impl Shared {
                 Answer::Gone if !late => {
                     self.redirected.fetch_add(1, Ordering::Relaxed);
                     there.store(false, Ordering::Relaxed);
-                    at = self.other_than(at);
+                    at = self.next_there((at + 1) % self.nodes.len());
                 }
                 Answer::Again => return self.note_failure(format!("{node} is not ready for {key} for ever")),
                 Answer::Gone => return self.note_failure("no node can be reached".into()),
@@ -172,11 +172,11 @@ impl Shared {
         }
     }
 
-    /// The next node that is believed to be there; the next of all if none is.
-    fn other_than(&self, at: usize) -> usize {
+    /// This node if it is believed to be there, else the next that is; this one if none is.
+    fn next_there(&self, at: usize) -> usize {
         let count = self.nodes.len();
-        let mut others = (1..=count).map(|step| (at + step) % count);
-        others.find(|other| self.nodes[*other].1.load(Ordering::Relaxed)).unwrap_or((at + 1) % count)
+        let mut all = (0..count).map(|step| (at + step) % count);
+        all.find(|node| self.nodes[*node].1.load(Ordering::Relaxed)).unwrap_or(at)
     }
 
     fn note_failure(&self, why: String) {

@@ -9,7 +9,7 @@
 //! ```
 
 // Every test file takes of this what it needs.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 pub mod belief;
 pub mod http;
@@ -135,7 +135,7 @@ impl Cluster {
             "--log",
             "json",
             "--log-filter",
-            "info,tumen=debug,tumen_actors=debug,tumen::belief=trace",
+            "warn,tumen=debug,tumen_actors=debug,tumen_core=debug,tumen::belief=trace",
         ];
         for (number, node) in nodes.iter_mut().enumerate() {
             node.flag(&base);

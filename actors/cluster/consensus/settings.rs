@@ -138,17 +138,11 @@ mod tests {
         assert_eq!(good.check(), Ok(()));
         assert!(good.openraft().as_ref().clone().validate().is_ok());
         let bad = |settings: Settings| settings.check().unwrap_err();
-        assert!(matches!(
-            bad(Settings { heartbeat: ms(150), ..good.clone() }),
-            SettingsError::Heartbeat { .. }
-        ));
-        assert!(matches!(
-            bad(Settings { heartbeat: ms(0), ..good.clone() }),
-            SettingsError::Heartbeat { .. }
-        ));
-        let order = Settings { election_timeout_min: ms(300), ..good.clone() };
+        assert!(matches!(bad(Settings { heartbeat: ms(150), ..good }), SettingsError::Heartbeat { .. }));
+        assert!(matches!(bad(Settings { heartbeat: ms(0), ..good }), SettingsError::Heartbeat { .. }));
+        let order = Settings { election_timeout_min: ms(300), ..good };
         assert!(matches!(bad(order), SettingsError::Order { .. }));
-        let late = Settings { heartbeat: ms(60), ..good.clone() };
+        let late = Settings { heartbeat: ms(60), ..good };
         assert!(matches!(bad(late), SettingsError::Late { .. }));
         assert_eq!(bad(Settings { ack_every: ms(0), ..good }), SettingsError::Zero);
     }

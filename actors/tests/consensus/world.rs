@@ -4,7 +4,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tumen_actors::clock::Clock;
 use tumen_actors::cluster::consensus::{
     CommitError, Consensus, ConsensusMsg, Handle, PortError, RaftPort, Settings,
 };
-use tumen_actors::store::Store;
+use tumen_actors::store::{Store, StoreError};
 use tumen_core::cluster::control::{Command, Founding, Outcome};
 use tumen_core::cluster::snapshot::{Assignment, GroupPlan, GroupSpec, Mode, Snapshot};
 use tumen_core::cluster::voters::Voters;
@@ -108,10 +108,23 @@ impl World {
     pub async fn start(&mut self, name: &str) -> Handle {
         let node = NodeName::new(name).unwrap();
         let store = match self.disk(name) {
-            Some(dir) => Store::open(&dir, &node, &self.clock).unwrap(),
+            Some(dir) => self.open(&dir, &node).await,
             None => Store::memory(&node, &self.clock),
         };
         self.start_with(store).await
+    }
+
+    /// A store that was dropped and not closed lets go of its file a moment later.
+    async fn open(&self, dir: &Path, node: &NodeName) -> Store {
+        let until = self.soon();
+        loop {
+            match Store::open(dir, node, &self.clock) {
+                Err(StoreError::Locked { .. }) if self.clock.now() < until => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                other => return other.unwrap(),
+            }
+        }
     }
 
     pub async fn start_all(&mut self, names: &[&str]) {

@@ -13,20 +13,27 @@ use crate::assignment::roster::FREE;
 /// Marks the start of a chain.
 const START: u32 = u32::MAX;
 
-/// Finds chains until every row is full and every node at its target.
-pub(super) fn augment(board: &mut Board<'_>) {
+/// Finds chains until every row is full and every node at its target, but no more than `most`. Says whether that was
+/// enough.
+pub(super) fn augment(board: &mut Board<'_>, most: u64) -> bool {
+    let holes: u64 = (0..board.partitions).map(|partition| board.holes(partition) as u64).sum();
+    let surplus = |node: usize| u64::from(board.load[node].saturating_sub(board.target[node]));
+    if holes + (0..board.load.len()).map(surplus).sum::<u64>() > most {
+        return false;
+    }
     for partition in 0..board.partitions {
         for _ in 0..board.holes(partition) {
-            let Some((chain, last)) = search(board, Some(partition), None) else { return };
+            let Some((chain, last)) = search(board, Some(partition), None) else { return false };
             apply(board, &chain, last);
         }
     }
     for node in 0..board.roster.len() {
         while board.load[node as usize] > board.target[node as usize] {
-            let Some((chain, last)) = search(board, None, Some(node)) else { return };
+            let Some((chain, last)) = search(board, None, Some(node)) else { return false };
             apply(board, &chain, last);
         }
     }
+    true
 }
 
 /// For each node reached, the partition that it takes and the node that gives it up.

@@ -22,17 +22,17 @@ impl Old {
             return old;
         };
         let numbers = roster.numbers_of(layout);
-        let number = |index: &u32| numbers.get(*index as usize).copied().unwrap_or(GONE);
         let mut seen = vec![u32::MAX; roster.nodes.len()];
         for partition in 0..partitions {
-            let row = layout.row(partition);
-            for node in row.iter().map(number).filter(|node| *node != GONE) {
+            let row =
+                || layout.row(partition).iter().filter_map(|index| numbers.get(*index as usize).copied());
+            for node in row().filter(|node| *node != GONE) {
                 if seen[node as usize] != partition {
                     seen[node as usize] = partition;
                     old.copies.push(node);
                 }
             }
-            old.primaries[partition as usize] = row.first().map_or(GONE, number);
+            old.primaries[partition as usize] = row().next().unwrap_or(GONE);
             old.ends.push(old.copies.len() as u32);
         }
         old

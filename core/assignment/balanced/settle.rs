@@ -15,24 +15,29 @@
 use crate::assignment::balanced::board::Board;
 use crate::assignment::roster::FREE;
 
-/// Steps after which the search stops and what was reached stands. Counted, not timed: all leaders agree.
-const STEPS_MAX: u64 = 1 << 28;
+/// Steps, per copy, after which the search gives up: the map is far from the minimum, and planning anew is quicker.
+const STEPS_PER_COPY: u64 = 12;
 
-/// Cancels circles until there is none left, or nothing is left to win.
-pub(super) fn settle(board: &mut Board<'_>) {
+/// Cancels circles until there is none left, or nothing is left to win. Says whether that point was reached.
+pub(super) fn settle(board: &mut Board<'_>) -> bool {
     let bound = bound(board);
-    let mut steps = 0;
-    while moved(board) > bound && steps < STEPS_MAX {
-        let mut search = Search::new(board);
+    let mut left =
+        STEPS_PER_COPY * (u64::from(board.partitions) * board.width as u64 + u64::from(board.roster.len()));
+    while moved(board) > bound {
+        let mut search = Search::new(board, left);
         let circles = search.run();
-        steps += search.steps + u64::from(board.partitions);
+        if search.steps >= left {
+            return false;
+        }
+        left -= search.steps;
         if circles.is_empty() {
-            return;
+            return true;
         }
         for change in circles {
             board.replace(change.partition, change.from, change.to);
         }
     }
+    true
 }
 
 /// New copies in the map so far.
@@ -73,10 +78,11 @@ struct Search<'b, 'a> {
     heights: Vec<u32>,
     highest: usize,
     steps: u64,
+    steps_max: u64,
 }
 
 impl<'b, 'a> Search<'b, 'a> {
-    fn new(board: &'b Board<'a>) -> Self {
+    fn new(board: &'b Board<'a>, steps_max: u64) -> Self {
         let places = if board.roster.zone_count > 0 { board.partitions as usize * board.width } else { 0 };
         let vertices = board.load.len() + 1 + board.partitions as usize + places;
         Self {
@@ -88,6 +94,7 @@ impl<'b, 'a> Search<'b, 'a> {
             heights: vec![board.roster.len()],
             highest: 0,
             steps: 0,
+            steps_max,
         }
     }
 
@@ -99,7 +106,7 @@ impl<'b, 'a> Search<'b, 'a> {
                 self.relax(vertex, -1, *node);
             }
         }
-        while !self.queue.is_empty() && self.steps < STEPS_MAX {
+        while !self.queue.is_empty() && self.steps < self.steps_max {
             for vertex in std::mem::take(&mut self.queue) {
                 self.queued[vertex as usize] = false;
                 self.spread(vertex);

@@ -20,8 +20,10 @@ const LOOKS_MAX: u64 = 1 << 28;
 
 /// The best bound that the prices of `new` give, for maps that start from `old`.
 pub(super) fn bound(field: &Field<'_>, shares: &Shares, old: &[Vec<usize>], new: &[Vec<usize>]) -> u64 {
-    let prices = sweep(field, shares, old, new);
-    let chosen: i64 = Choice::new(field, &prices).all(old);
+    let mut market = Market::of(field);
+    market.sweep_all(shares, old, new);
+    let chosen = market.choose_all(old);
+    let prices = &market.prices;
     let mut paid: i64 =
         (prices.iter().zip(&shares.floor)).map(|(price, floor)| price * i64::from(*floor)).sum();
     // Who is rounded up is for the best map to say; the cheapest are assumed.
@@ -39,108 +41,124 @@ fn cost(old: &[usize], node: usize) -> i64 {
     i64::from(!old.contains(&node))
 }
 
-/// Prices start at nought and only fall.
-fn sweep(field: &Field<'_>, shares: &Shares, old: &[Vec<usize>], new: &[Vec<usize>]) -> Vec<i64> {
-    let nodes = field.zones.len();
-    let mut prices = vec![0_i64; nodes];
-    let mut loads = vec![0_u32; nodes];
-    new.iter().flatten().for_each(|node| loads[*node] += 1);
-    let mut looks = 0;
-    for _ in 0..SWEEPS_MAX {
-        let before = prices.clone();
-        let mut highest = prices.iter().copied().max().unwrap_or(0);
-        for (old, row) in old.iter().zip(new) {
-            looks += pass_on(field, &mut prices, old, row, &mut highest);
+/// Nodes that crowd each other: those of one zone, or all that are in no zone that can be crowded.
+#[derive(Default)]
+struct Pool {
+    /// The most copies of one partition.
+    cap: usize,
+    /// Sorted by price, dearest first, when it was last sorted.
+    members: Vec<(i64, usize)>,
+}
+
+/// Prices, and who is offered at them.
+struct Market<'a> {
+    field: &'a Field<'a>,
+    /// Start at nought and only fall.
+    prices: Vec<i64>,
+    pools: Vec<Pool>,
+    pool_of: Vec<usize>,
+    looks: u64,
+}
+
+impl<'a> Market<'a> {
+    fn of(field: &'a Field<'_>) -> Self {
+        let nodes = field.zones.len();
+        let mut pools: Vec<Pool> = field.zone_sizes.iter().map(|_| Pool::default()).collect();
+        pools.push(Pool { cap: field.copies as usize, ..Pool::default() });
+        let last = pools.len() - 1;
+        let crowds = |node: usize| field.zone_sizes[field.zones[node]] > field.zone_cap;
+        for node in 0..nodes {
+            let pool = &mut pools[if crowds(node) { field.zones[node] } else { last }];
+            pool.cap = if crowds(node) { field.zone_cap as usize } else { pool.cap };
+            pool.members.push((0, node));
         }
-        // A node that holds its rounded-up share could hold one less, if another holds one more.
-        let above =
-            (0..nodes).filter(|node| loads[*node] < shares.ceil(*node)).map(|node| prices[node]).min();
-        if let Some(above) = above {
-            for node in (0..nodes).filter(|node| loads[*node] > shares.floor[*node]) {
-                prices[node] = prices[node].min(above);
+        pools.retain(|pool| !pool.members.is_empty());
+        let mut pool_of = vec![0; nodes];
+        for (at, pool) in pools.iter().enumerate() {
+            pool.members.iter().for_each(|(_, node)| pool_of[*node] = at);
+        }
+        Self { field, prices: vec![0; nodes], pools, pool_of, looks: 0 }
+    }
+
+    /// Lets prices fall until they stay.
+    fn sweep_all(&mut self, shares: &Shares, old: &[Vec<usize>], new: &[Vec<usize>]) {
+        let nodes = self.prices.len();
+        let mut loads = vec![0_u32; nodes];
+        new.iter().flatten().for_each(|node| loads[*node] += 1);
+        for _ in 0..SWEEPS_MAX {
+            let before = self.prices.clone();
+            for (old, row) in old.iter().zip(new) {
+                self.pass_on(old, row);
+            }
+            // A node that holds its rounded-up share could hold one less, if another holds one more.
+            let above = |node: &usize| loads[*node] < shares.ceil(*node);
+            if let Some(least) = (0..nodes).filter(above).map(|node| self.prices[node]).min() {
+                for node in (0..nodes).filter(|node| loads[*node] > shares.floor[*node]) {
+                    self.prices[node] = self.prices[node].min(least);
+                }
+            }
+            if self.prices == before || self.looks > LOOKS_MAX {
+                break;
+            }
+            (0..self.pools.len()).for_each(|pool| self.sort(pool));
+        }
+        (0..self.pools.len()).for_each(|pool| self.sort(pool));
+    }
+
+    fn sort(&mut self, pool: usize) {
+        let members = &mut self.pools[pool].members;
+        members.iter_mut().for_each(|(price, node)| *price = self.prices[*node]);
+        members.sort_unstable_by_key(|(price, node)| (Reverse(*price), *node));
+    }
+
+    /// Lets one row pass a copy on: it drops one of its members and takes another node instead.
+    fn pass_on(&mut self, old: &[usize], row: &[usize]) {
+        let dropped = |node: &usize| self.prices[*node] - cost(old, *node);
+        let Some(any) = row.iter().map(dropped).min() else { return };
+        // Into a pool that is full only a member of that pool makes room.
+        let offers: Vec<i64> = (self.pools.iter().enumerate())
+            .map(|(at, pool)| {
+                let inside = || row.iter().filter(|node| self.pool_of[**node] == at);
+                if inside().count() < pool.cap { any } else { inside().map(dropped).min().unwrap_or(any) }
+            })
+            .collect();
+        for node in old {
+            let offer = offers[self.pool_of[*node]];
+            if offer < self.prices[*node] && !row.contains(node) {
+                self.prices[*node] = offer;
             }
         }
-        if prices == before || looks > LOOKS_MAX {
-            break;
+        for (at, offer) in offers.into_iter().enumerate() {
+            let mut fell = false;
+            for (stale, node) in &self.pools[at].members {
+                if *stale <= offer + 1 {
+                    break;
+                }
+                self.looks += 1;
+                if self.prices[*node] > offer + 1 && !row.contains(node) && !old.contains(node) {
+                    self.prices[*node] = offer + 1;
+                    fell = true;
+                }
+            }
+            if fell {
+                self.sort(at);
+            }
         }
-    }
-    prices
-}
-
-/// Lets one row pass copies on: it drops one of its members and takes another node instead. Says how many nodes
-/// were looked at.
-fn pass_on(field: &Field<'_>, prices: &mut [i64], old: &[usize], row: &[usize], highest: &mut i64) -> u64 {
-    let in_zone = |zone: usize| row.iter().filter(|node| field.zones[**node] == zone).count();
-    let is_full = |zone: usize| in_zone(zone) >= field.zone_cap as usize;
-    let dropped = |node: &usize| prices[*node] - cost(old, *node);
-    let Some(any) = row.iter().map(dropped).min() else { return 0 };
-    // Into a zone that is full only a member of that zone makes room.
-    let from = |zone: usize, dropped: &dyn Fn(&usize) -> i64| {
-        if is_full(zone) {
-            row.iter().filter(|node| field.zones[**node] == zone).map(dropped).min().unwrap_or(any)
-        } else {
-            any
-        }
-    };
-    let better = |node: usize| {
-        let price = from(field.zones[node], &dropped) + cost(old, node);
-        (price < prices[node] && !row.contains(&node)).then_some((node, price))
-    };
-    let mut falls: Vec<(usize, i64)> = old.iter().filter_map(|node| better(*node)).collect();
-    let mut looks = 0;
-    if any + 1 < *highest {
-        falls.extend((0..prices.len()).filter_map(better));
-        looks = prices.len() as u64;
-    }
-    falls.into_iter().for_each(|(node, price)| prices[node] = price);
-    if looks > 0 {
-        *highest = prices.iter().copied().max().unwrap_or(0);
-    }
-    looks
-}
-
-/// What rows choose by themselves at given prices.
-struct Choice<'a> {
-    field: &'a Field<'a>,
-    prices: &'a [i64],
-    /// The nodes of each zone, those that take most off the cost first. Zones that cannot be crowded are one pool.
-    pools: Vec<(usize, Vec<usize>)>,
-    /// Which pool each node is in.
-    of_node: Vec<usize>,
-}
-
-impl<'a> Choice<'a> {
-    fn new(field: &'a Field<'_>, prices: &'a [i64]) -> Self {
-        let mut pools: Vec<(usize, Vec<usize>)> =
-            vec![(field.zone_cap as usize, Vec::new()); field.zone_sizes.len()];
-        pools.push((field.copies as usize, Vec::new()));
-        let last = pools.len() - 1;
-        for (node, zone) in field.zones.iter().enumerate() {
-            let crowds = field.zone_sizes[*zone] > field.zone_cap;
-            pools[if crowds { *zone } else { last }].1.push(node);
-        }
-        pools.retain(|(_, pool)| !pool.is_empty());
-        let mut of_node = vec![0; prices.len()];
-        for (at, (_, pool)) in pools.iter().enumerate() {
-            pool.iter().for_each(|node| of_node[*node] = at);
-        }
-        pools.iter_mut().for_each(|(_, pool)| pool.sort_by_key(|node| (Reverse(prices[*node]), *node)));
-        Self { field, prices, pools, of_node }
     }
 
     /// The least that all rows can pay, each choosing freely: distinct nodes, no zone crowded, nothing else.
-    fn all(&self, old: &[Vec<usize>]) -> i64 {
+    fn choose_all(&self, old: &[Vec<usize>]) -> i64 {
         let (mut best, mut total) = (Vec::new(), 0);
         for old in old {
             best.clear();
-            for (at, (cap, pool)) in self.pools.iter().enumerate() {
+            for (at, pool) in self.pools.iter().enumerate() {
                 let start = best.len();
-                let fresh = pool.iter().filter(|node| !old.contains(node)).take(*cap);
-                best.extend(fresh.map(|node| 1 - self.prices[*node]));
-                let kept = old.iter().filter(|node| self.of_node[**node] == at);
+                let fresh = pool.members.iter().filter(|(_, node)| !old.contains(node));
+                best.extend(fresh.take(pool.cap).map(|(_, node)| 1 - self.prices[*node]));
+                let kept = old.iter().filter(|node| self.pool_of[**node] == at);
                 best.extend(kept.map(|node| -self.prices[*node]));
                 best[start..].sort_unstable();
-                best.truncate(start + cap);
+                best.truncate(start + pool.cap);
             }
             best.sort_unstable();
             total += best.iter().take(self.field.copies as usize).sum::<i64>();

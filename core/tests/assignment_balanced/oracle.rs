@@ -7,22 +7,21 @@ use tumen_core::NodeName;
 use tumen_core::assignment::{Candidate, Layout, Problem};
 
 /// What the best map of a problem looks like.
-pub struct Oracle {
+pub(crate) struct Oracle {
     /// Live nodes, sorted by name.
-    pub nodes: Vec<Candidate>,
-    pub copies: u32,
+    pub(crate) nodes: Vec<Candidate>,
     /// Per node a zone number; nodes without a zone have one of their own.
-    pub zones: Vec<usize>,
-    pub zone_cap: u32,
+    pub(crate) zones: Vec<usize>,
+    pub(crate) zone_cap: u32,
     /// Bounds on what each node holds.
-    pub low: Vec<u32>,
-    pub high: Vec<u32>,
+    pub(crate) low: Vec<u32>,
+    pub(crate) high: Vec<u32>,
     /// The fewest copies that any map within the bounds makes.
-    pub moved: u64,
+    pub(crate) moved: u64,
 }
 
 impl Oracle {
-    pub fn of(problem: &Problem<'_>) -> Self {
+    pub(crate) fn of(problem: &Problem<'_>) -> Self {
         let mut nodes: Vec<Candidate> = problem.nodes.iter().filter(|n| n.weight > 0).cloned().collect();
         nodes.sort_by(|a, b| a.name.cmp(&b.name));
         let copies = problem.replication.min(nodes.len() as u32);
@@ -36,10 +35,17 @@ impl Oracle {
         let total = problem.partitions * copies;
         let (low, high) = shares(&weights, &caps, &zones, zone_cap * problem.partitions, total);
         let moved = fewest(problem, &nodes, copies, &zones, zone_cap, &low, &high);
-        Self { nodes, copies, zones, zone_cap, low, high, moved }
+        Self { nodes, zones, zone_cap, low, high, moved }
     }
 
-    pub fn number(&self, name: &NodeName) -> usize {
+    /// How many partitions each node should lead at least and at most: by weight, and never more than it holds.
+    pub(crate) fn lead_shares(&self, layout: &Layout, partitions: u32) -> (Vec<u32>, Vec<u32>) {
+        let weights: Vec<u32> = self.nodes.iter().map(|node| node.weight).collect();
+        let apart: Vec<usize> = (0..weights.len()).collect();
+        shares(&weights, &layout.copies_per_node(), &apart, u32::MAX, partitions)
+    }
+
+    pub(crate) fn number(&self, name: &NodeName) -> usize {
         self.nodes.iter().position(|node| node.name == *name).unwrap()
     }
 }
@@ -57,13 +63,7 @@ fn zones(nodes: &[Candidate]) -> Vec<usize> {
 }
 
 /// Water-filling: the level at which all is shared out, found by bisection, and inside each full zone again.
-pub fn shares(
-    weights: &[u32],
-    caps: &[u32],
-    zones: &[usize],
-    zone_cap: u32,
-    total: u32,
-) -> (Vec<u32>, Vec<u32>) {
+fn shares(weights: &[u32], caps: &[u32], zones: &[usize], zone_cap: u32, total: u32) -> (Vec<u32>, Vec<u32>) {
     let count = zones.iter().max().map_or(0, |last| last + 1);
     let share = |node: usize, level: f64| (level * f64::from(weights[node])).min(f64::from(caps[node]));
     let zone_sum = |zone: usize, level: f64| -> f64 {
@@ -80,8 +80,7 @@ pub fn shares(
     let whole = |level: f64| (0..count).map(|z| zone_sum(z, level).min(f64::from(zone_cap))).sum();
     let level = bisect(&whole, f64::from(total));
     let (mut low, mut high) = (Vec::new(), Vec::new());
-    for node in 0..weights.len() {
-        let zone = zones[node];
+    for (node, zone) in zones.iter().copied().enumerate() {
         let own = if zone_sum(zone, level) > f64::from(zone_cap) + 1e-9 {
             bisect(&|level| zone_sum(zone, level), f64::from(zone_cap))
         } else {
@@ -136,7 +135,7 @@ fn fewest(
 
 /// The cheapest way to lead: how many cold primaries, then how many changes. None if the bounds cannot be kept.
 /// `cost` is asked for each partition and member; none means that the member may not lead.
-pub fn cheapest_primaries(
+pub(crate) fn cheapest_primaries(
     layout: &Layout,
     low: &[u32],
     high: &[u32],
