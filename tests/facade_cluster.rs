@@ -2,6 +2,7 @@
 //! what becomes of it when nodes are killed, come back, and stop.
 //!
 //! The processes run this very test binary, which becomes a node where the environment says so.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "support/http.rs"]
 mod http;
