@@ -1,4 +1,5 @@
 //! A node's life: before there are partitions, their creation, news of it, its end, and another one after it.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "support/http.rs"]
 mod http;
