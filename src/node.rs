@@ -18,6 +18,7 @@ use tumen_actors::codec;
 use tumen_actors::node::{NotReady, Runtime};
 use tumen_actors::partitions::router::CallOptions;
 use tumen_core::cluster::asks::{Answer, Ask};
+use tumen_core::cluster::coordinator::Create;
 use tumen_core::partitions::request::{Failure, MessageId};
 use tumen_core::{NodeBoot, NodeName, PartitionId};
 
@@ -146,6 +147,21 @@ impl Node {
     /// Why the node does not serve all that it should, if so. It goes on trying by itself.
     pub fn not_ready(&self) -> Option<NotReady> {
         self.runtime().ready().err()
+    }
+
+    /// The same for people, with what has to happen first.
+    pub(crate) fn waits_for(&self) -> Option<String> {
+        let why = self.not_ready()?;
+        let (there, wanted) = (self.live_nodes().len(), self.config().min_nodes as usize);
+        Some(match why {
+            NotReady::NoPlan(_) if there < wanted => {
+                format!("no partitions exist yet: {there} of {wanted} nodes are there (--min-nodes {wanted})")
+            }
+            NotReady::NoPlan(why) if self.config().create == Create::Manual => {
+                format!("no partitions exist yet: they are created by POST /partitions ({why})")
+            }
+            why => why.to_string(),
+        })
     }
 
     /// Asks the worker that serves `key`, wherever it runs, and waits for its answer.
