@@ -1,5 +1,7 @@
 //! What is wrong is told clearly or closed within seconds, and disturbs nothing else.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
+
 mod harness;
 
 use std::io::{ErrorKind, Read, Write};
@@ -140,14 +142,14 @@ fn a_wrong_cookie_is_turned_away() {
 /// The first line of the answer to a request that no client library would send; empty where the connection is closed.
 fn first_line(http: &str, request: &str) -> String {
     use std::io::{BufRead, BufReader, Write};
-    let mut stream = std::net::TcpStream::connect(http).unwrap();
+    let mut stream = TcpStream::connect(http).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     // The server may answer, and close, before it has read all.
     drop(stream.write_all(request.as_bytes()));
     let mut line = String::new();
     match BufReader::new(stream).read_line(&mut line) {
         Ok(_) => line,
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => String::new(),
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => String::new(),
         Err(error) => panic!("no answer: {error}"),
     }
 }

@@ -1,5 +1,7 @@
 //! Consensus of several nodes in one process, on tokio's paused clock: what it promises through cuts and restarts.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
+
 #[path = "consensus/world.rs"]
 mod world;
 
