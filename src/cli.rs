@@ -42,8 +42,8 @@ enum Command {
     Operator(operator::Command),
 }
 
-/// Reads the command line and does what it says.
-pub fn main() -> ExitCode {
+/// Reads the command line and does what it says. `allocations` tells how often the present thread has allocated.
+pub fn main(allocations: fn() -> u64) -> ExitCode {
     match Cli::parse().command {
         Command::Node(args) => match args.begin().config(std::env::vars_os()) {
             Ok(config) => in_runtime(node::run_node(config)),
@@ -53,7 +53,7 @@ pub fn main() -> ExitCode {
             }
         },
         Command::Demo(args) => in_runtime(demo::run_demo(args)),
-        Command::Bench(args) => in_runtime(bench::run_bench(args)),
+        Command::Bench(args) => bench::run_bench(&args, allocations),
         Command::Operator(command) => match command.run() {
             Ok(code) => code,
             Err(why) => {

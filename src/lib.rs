@@ -46,6 +46,7 @@
 //! kv       a worker in the box: bytes by key                  http     what people and other programs ask a node
 //! ```
 
+mod bench;
 mod children;
 #[doc(hidden)]
 pub mod cli;
