@@ -114,9 +114,13 @@ fn without_a_disk_a_voter_comes_back_as_a_new_life() {
 fn voters(cluster: &Cluster, leader: usize) -> BTreeMap<String, String> {
     let log = cluster.node(leader).log();
     let said = log.lines().filter_map(|line| serde_json::from_str::<Json>(line).ok());
-    let last = said.filter(|line| line["message"] == "changing the voters").last();
-    drop(last);
-    BTreeMap::new()
+    let Some(last) = said.filter(|line| line["message"] == "changing the voters").last() else {
+        return BTreeMap::new();
+    };
+    // As in {Life(1): node-1, Life(2): node-2}.
+    let to = last["to"].as_str().unwrap().trim_matches(['{', '}']).to_owned();
+    let seats = to.split(", ").filter_map(|seat| seat.split_once(": "));
+    seats.map(|(life, name)| (name.to_owned(), life.to_owned())).collect()
 }
 
 #[test]

@@ -393,6 +393,8 @@ impl Drop for Cluster {
             for log in self.logs() {
                 node::print_tail(&log);
             }
+            self.dir.disable_cleanup(true);
+            eprintln!("---- all of it is in {} ----", self.dir.path().display());
         }
     }
 }
