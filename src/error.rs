@@ -46,6 +46,9 @@ pub enum Error {
     /// This node stops, or has stopped.
     #[error("this node is stopping")]
     Stopped,
+    /// This node ended by itself. Start it again; others take over what it served.
+    #[error("this node ended by itself: {0}")]
+    Ended(String),
     /// The configuration is refused, for all these reasons. Nothing was started.
     #[error(transparent)]
     Config(#[from] ConfigErrors),
@@ -152,7 +155,7 @@ impl Error {
             Self::NotFound(_) | Self::Refused(AskError::NoSuchNode(_)) => "not_found",
             Self::Refused(AskError::NotLeader { .. }) | Self::NoLeader => "no_leader",
             Self::NoAnswer => "timeout",
-            Self::Stopped => "stopping",
+            Self::Stopped | Self::Ended(_) => "stopping",
             Self::Refused(AskError::TooFewNodes { .. }) => "too_few_nodes",
             Self::Refused(AskError::Strategy { .. }) => "strategy",
             Self::Config(_) => "config",

@@ -18,6 +18,7 @@ use tumen_actors::codec;
 use tumen_actors::node::{NotReady, Runtime};
 use tumen_actors::partitions::router::CallOptions;
 use tumen_core::cluster::asks::{Answer, Ask};
+use tumen_core::cluster::coordinator::Create;
 use tumen_core::partitions::request::{Failure, MessageId};
 use tumen_core::{NodeBoot, NodeName, PartitionId};
 
@@ -124,22 +125,43 @@ impl Node {
     /// node that was told of seeds waits for them. [`Node::not_ready`] tells what it waits for.
     ///
     /// # Errors
-    /// When the node stops meanwhile.
+    /// When the node stops meanwhile, or ends by itself.
     pub async fn ready(&self) -> Result<()> {
-        let mut progress = self.runtime().progress();
-        loop {
-            match self.runtime().ready() {
-                Ok(()) => return Ok(()),
-                Err(NotReady::Stopping) => return Err(Error::Stopped),
-                // Whatever is missing may come without progress of the partitions, such as the lease.
-                Err(_) => drop(tokio::time::timeout(LOOK_EVERY, progress.changed()).await),
+        let ready = async {
+            let mut progress = self.runtime().progress();
+            loop {
+                match self.runtime().ready() {
+                    Ok(()) => return Ok(()),
+                    Err(NotReady::Stopping) => return Err(Error::Stopped),
+                    // Whatever is missing may come without progress of the partitions, such as the lease.
+                    Err(_) => drop(tokio::time::timeout(LOOK_EVERY, progress.changed()).await),
+                }
             }
+        };
+        tokio::select! {
+            ready = ready => ready,
+            ended = self.ended() => ended.and(Err(Error::Stopped)),
         }
     }
 
     /// Why the node does not serve all that it should, if so. It goes on trying by itself.
     pub fn not_ready(&self) -> Option<NotReady> {
         self.runtime().ready().err()
+    }
+
+    /// The same for people, with what has to happen first.
+    pub(crate) fn waits_for(&self) -> Option<String> {
+        let why = self.not_ready()?;
+        let (there, wanted) = (self.live_nodes().len(), self.config().min_nodes as usize);
+        Some(match why {
+            NotReady::NoPlan(_) if there < wanted => {
+                format!("no partitions exist yet: {there} of {wanted} nodes are there (--min-nodes {wanted})")
+            }
+            NotReady::NoPlan(why) if self.config().create == Create::Manual => {
+                format!("no partitions exist yet: they are created by POST /partitions ({why})")
+            }
+            why => why.to_string(),
+        })
     }
 
     /// Asks the worker that serves `key`, wherever it runs, and waits for its answer.
@@ -204,14 +226,29 @@ impl Node {
         drop(self.inner.listener.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
+    /// Waits until the node has ended: because it was stopped, or, which is an error, because an actor of it failed again
+    /// and again.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] tells what failed. Others take over what the node served once its lease has run out.
+    pub async fn ended(&self) -> Result<()> {
+        self.runtime().ended().await.map_or(Ok(()), |why| Err(Error::Ended(why)))
+    }
+
     /// Waits for Ctrl-C or SIGTERM, and stops in good order. A second signal meanwhile ends the process at once.
     ///
     /// # Errors
-    /// If signals cannot be waited for.
+    /// If signals cannot be waited for, or the node ended by itself; see [`Node::ended`].
     pub async fn run_until_signal(&self) -> Result<()> {
         let mut signals =
             Signals::new().map_err(|why| Error::System { what: "signals cannot be received", why })?;
-        signals.next().await;
+        tokio::select! {
+            () = signals.next() => {}
+            ended = self.ended() => {
+                self.stop().await;
+                return ended;
+            }
+        }
         tracing::info!(node = %self.id(), "stopping");
         tokio::select! {
             () = self.stop() => Ok(()),

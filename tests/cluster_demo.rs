@@ -1,5 +1,7 @@
 //! `tumen demo`, as people and programs run it; nothing of it is left, however it ends.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
+
 mod harness;
 
 use std::io::{BufRead, BufReader};

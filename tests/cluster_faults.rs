@@ -1,6 +1,8 @@
 //! Nodes that are killed, frozen, stopped and started again: others take over, they come back, and never do two
 //! believe that they serve the same.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
+
 mod harness;
 
 use std::thread;

@@ -1,5 +1,7 @@
 //! The three-terminal demonstration of the ClusterKit seed: NODE_ID, HTTP_ADDR and KNOWN_NODES, and nothing else.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
+
 mod harness;
 
 use harness::ports::Held;

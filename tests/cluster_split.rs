@@ -1,5 +1,7 @@
 //! Three nodes in a network that is cut into two and one.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
+
 mod harness;
 
 use harness::{Cluster, Options, PATIENCE, belief, check, state_of, wait_until};

@@ -1,5 +1,7 @@
 //! A node's configuration, told through every source: what wins, what is refused, and in which words.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
+
 use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;

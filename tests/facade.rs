@@ -1,6 +1,7 @@
 //! One node alone, through its facade and its HTTP interface: what it answers, and what bad input gets.
 //!
 //! A process has one node, so the tests share it, and a runtime that outlives each of them.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "support/http.rs"]
 mod http;

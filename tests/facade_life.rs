@@ -1,16 +1,22 @@
 //! A node's life: before there are partitions, their creation, news of it, its end, and another one after it.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "support/http.rs"]
 mod http;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
+use tumen::assignment::{AssignError, Layout, Problem, Strategy};
 use tumen::kv::Get;
 use tumen::prelude::*;
 use tumen::{CallOptions, Create};
 
 use crate::http::{PATIENCE, ask, listen, next_event};
+
+const TOKEN: &str = "swordfish-swordfish";
 
 fn builder(name: &str) -> tumen::Builder {
     Node::builder("life", name)
@@ -34,7 +40,9 @@ async fn a_node_lives_and_another_may_follow() {
 
     // Nothing exists yet: what can be answered is answered, provisionally; what cannot says so.
     assert!(node.not_ready().is_some());
-    assert_eq!(get("/ready").await.refused(), "not_ready");
+    let unready = get("/ready").await;
+    assert_eq!(unready.refused(), "not_ready");
+    assert!(unready.text().contains("POST /partitions"), "{}", unready.text());
     assert_eq!(get("/health").await.status, 200);
     let replicas = node.get_replicas(7).unwrap();
     assert_eq!((replicas.primary_node.as_ref(), replicas.provisional), (Some(node.name()), true));
@@ -95,7 +103,61 @@ async fn a_node_lives_and_another_may_follow() {
     assert_eq!(late.changed(), Some(false), "{late}");
     tokio::time::timeout(PATIENCE, node.stop()).await.expect("to stop twice is the same as once");
 
-    let next = builder("node-2").create(Create::Auto).start().await.unwrap();
+    // Another one, with a token and without kv.
+    let next = Node::builder("life", "node-2").listen("127.0.0.1:0").http("127.0.0.1:0").http_token(TOKEN);
+    let next = next.start().await.unwrap();
+    let http = next.http_address().unwrap();
     tokio::time::timeout(PATIENCE, next.ready()).await.unwrap().unwrap();
+    blocking(move || {
+        let (right, wrong) =
+            (format!("authorization: Bearer {TOKEN}\r\n"), "authorization: Bearer other\r\n");
+        let get = |path, headers: &str| ask(http, "GET", path, headers, b"");
+        for path in ["/cluster", "/config", "/kv/a", "/events", "/nowhere"] {
+            let refused = get(path, wrong);
+            assert_eq!((refused.status, refused.header("www-authenticate")), (401, Some("Bearer")), "{path}");
+            assert_eq!(refused.refused(), "unauthorized");
+            assert_eq!(get(path, "").status, 401);
+        }
+        assert_eq!((get("/health", "").status, get("/ready", "").status), (200, 200));
+        assert_eq!(get("/cluster", &right).status, 200);
+        let config = get("/config", &right);
+        assert!(config.status == 200 && !config.text().contains(TOKEN), "{}", config.text());
+        assert!(get("/kv/a", &right).text().contains("does not host kv"));
+    })
+    .await;
     next.stop().await;
+
+    // One with a strategy of its own. A map that breaks the rules is refused, with the reason, and nothing is changed.
+    let lawless = Arc::new(AtomicBool::new(false));
+    let last = builder("node-3").own_strategy(Own { lawless: Arc::clone(&lawless) }).start().await.unwrap();
+    let version = loop {
+        match last.create_partitions().await {
+            Err(error) if error.is_safe_to_retry() => {}
+            created => break created.unwrap(),
+        }
+    };
+    assert_eq!(last.snapshot().unwrap().users().spec.strategy, "own");
+    lawless.store(true, Ordering::SeqCst);
+    let refused = last.rebalance_partitions().await.unwrap_err();
+    assert!(refused.code() == "strategy" && refused.to_string().contains("own"), "{refused}");
+    assert_eq!((refused.changed(), last.current_epoch()), (Some(false), version));
+    last.stop().await;
+}
+
+/// One copy of each partition, on the first node; two on it where it is lawless.
+struct Own {
+    lawless: Arc<AtomicBool>,
+}
+
+impl Strategy for Own {
+    fn name(&self) -> &str {
+        "own"
+    }
+
+    fn assign(&self, problem: &Problem<'_>) -> Result<Layout, AssignError> {
+        let row: &[u32] = if self.lawless.load(Ordering::SeqCst) { &[0, 0] } else { &[0] };
+        let mut layout = Layout::new(problem.live()?.iter().map(|node| node.name.clone()).collect());
+        (0..problem.partitions).for_each(|_| layout.push_row(row));
+        Ok(layout)
+    }
 }

@@ -295,7 +295,7 @@ impl Parts {
 
     /// Somebody said who leads; the newest term is believed.
     pub(super) fn learn_leader(&self, leader: Option<&NodeName>, term: Term) {
-        self.leader.send_if_modified(|(known, who)| {
+        let news = self.leader.send_if_modified(|(known, who)| {
             let newer = term > *known || (term == *known && who.is_none() && leader.is_some());
             if newer {
                 *known = term;
@@ -303,6 +303,9 @@ impl Parts {
             }
             newer
         });
+        if news {
+            self.tell(Event::Leader { leader: leader.cloned(), term });
+        }
     }
 
     /// Pulls the newest plan from whoever may have it, one pull at a time.

@@ -18,7 +18,6 @@ use tumen_core::ids::{Life, NodeBoot};
 use tumen_core::wire::CoordinatorFrame;
 
 use super::assembly::Parts;
-use super::events::Event;
 use crate::cluster::assignment_coordinator::AssignmentCoordinatorMsg;
 use crate::cluster::consensus::{self, Leadership};
 use crate::cluster::lease_keeper::LeaseKeeperMsg;
@@ -88,7 +87,6 @@ fn handle_leadership(parts: &Parts, news: &Leadership) {
     if let Some(leader) = &news.leader {
         parts.ports.lease_keeper.cast(LeaseKeeperMsg::Leader(leader.clone()));
     }
-    parts.tell(Event::Leader { leader: news.leader.clone(), term: news.term });
 }
 
 /// While this node leads: takes each confirmation by a majority to the coordinator, so that leases can be granted.

@@ -22,7 +22,10 @@ pub(super) async fn stop(parts: &Arc<Parts>) {
     }
     tracing::info!(node = %parts.id, "stopping: handing over");
     hand_over(parts, deadline).await;
-    hand_over_leadership(parts, deadline).await;
+    if hand_over_leadership(parts, deadline).await {
+        // The new leader does not know yet that this node is on its way.
+        hand_over(parts, deadline).await;
+    }
     tracing::debug!("stopping: closing");
     // Nothing leaves from here on, and only then does the lease go back.
     parts.table.close_all();
@@ -56,21 +59,23 @@ async fn hand_over(parts: &Arc<Parts>, deadline: Instant) {
     }
 }
 
-/// Has another voter lead, if this node does.
-async fn hand_over_leadership(parts: &Arc<Parts>, deadline: Instant) {
+/// Has another voter lead, if this node does. Whether it now does.
+async fn hand_over_leadership(parts: &Arc<Parts>, deadline: Instant) -> bool {
     let consensus = parts.consensus();
     if !consensus.leadership().borrow().i_lead {
-        return;
+        return false;
     }
     let voters = consensus.metrics().borrow().voters.clone();
     let connected = parts.transport.sessions();
     let successor =
         voters.into_values().find(|voter| connected.iter().any(|session| session.peer.node == *voter));
-    let Some(successor) = successor else { return };
+    let Some(successor) = successor else { return false };
     let within = deadline.saturating_duration_since(Instant::now());
     if let Err(error) = consensus.step_down(&successor, parts.clock.now() + within).await {
         tracing::info!(%error, "Raft leadership was not handed over; the others elect a leader");
+        return false;
     }
+    true
 }
 
 fn others_can_serve(parts: &Parts, plan: &Snapshot) -> bool {

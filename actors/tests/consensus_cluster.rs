@@ -1,11 +1,12 @@
 //! Consensus of several nodes in one process, on tokio's paused clock: what it promises through cuts and restarts.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
+
 #[path = "consensus/world.rs"]
 mod world;
 
 use std::time::Duration;
 
-use tumen_actors::clock::Clock;
 use tumen_actors::cluster::consensus::{CommitError, NotReady};
 use tumen_actors::store::Store;
 use tumen_core::cluster::control::{Command, Outcome};
@@ -20,7 +21,7 @@ fn name(name: &str) -> NodeName {
 
 #[tokio::test(start_paused = true)]
 async fn a_lone_voter_founds_and_commits_at_once() {
-    let mut world = World::in_memory(Clock::tokio());
+    let mut world = World::simulated();
     let before = world.clock.now();
     world.found(&["n1"]).await;
     let handle = world.handle("n1");
@@ -39,7 +40,7 @@ async fn a_lone_voter_founds_and_commits_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn what_three_agree_on_all_three_show() {
-    let mut world = World::in_memory(Clock::tokio());
+    let mut world = World::simulated();
     let all = ["n1", "n2", "n3"];
     world.found(&all).await;
     let leader = world.leader_among(&all).await;
@@ -60,7 +61,7 @@ async fn what_three_agree_on_all_three_show() {
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_that_is_cut_off_gets_nothing_agreed_on_and_is_replaced() {
-    let mut world = World::in_memory(Clock::tokio());
+    let mut world = World::simulated();
     let all = ["n1", "n2", "n3"];
     world.found(&all).await;
     world.publish(&all).await;
@@ -88,7 +89,7 @@ async fn a_leader_that_is_cut_off_gets_nothing_agreed_on_and_is_replaced() {
 
 #[tokio::test(start_paused = true)]
 async fn a_voter_that_was_cut_off_comes_back_without_disturbing_anybody() {
-    let mut world = World::in_memory(Clock::tokio());
+    let mut world = World::simulated();
     let all = ["n1", "n2", "n3"];
     world.found(&all).await;
     world.cut_off("n3");
@@ -106,7 +107,7 @@ async fn a_voter_that_was_cut_off_comes_back_without_disturbing_anybody() {
 #[tokio::test(start_paused = true)]
 async fn a_silent_leader_is_followed_within_four_hundred_milliseconds() {
     for round in 0..20 {
-        let mut world = World::in_memory(Clock::tokio());
+        let mut world = World::simulated();
         let all = ["n1", "n2", "n3", "n4", "n5"];
         world.found(&all).await;
         world.publish(&all).await;
@@ -123,7 +124,7 @@ async fn a_silent_leader_is_followed_within_four_hundred_milliseconds() {
 #[tokio::test(start_paused = true)]
 async fn a_proven_crash_of_the_leader_is_followed_in_a_few_round_trips() {
     for round in 0..20 {
-        let mut world = World::in_memory(Clock::tokio());
+        let mut world = World::simulated();
         let all = ["n1", "n2", "n3", "n4", "n5"];
         world.found(&all).await;
         world.publish(&all).await;
@@ -141,7 +142,7 @@ async fn a_proven_crash_of_the_leader_is_followed_in_a_few_round_trips() {
 
 #[tokio::test(start_paused = true)]
 async fn a_false_alarm_costs_an_election_and_no_promise() {
-    let mut world = World::in_memory(Clock::tokio());
+    let mut world = World::simulated();
     let all = ["n1", "n2", "n3"];
     world.found(&all).await;
     let version = world.publish(&all).await;
@@ -154,7 +155,7 @@ async fn a_false_alarm_costs_an_election_and_no_promise() {
 
 #[tokio::test(start_paused = true)]
 async fn a_voter_without_its_memory_is_a_new_voter_and_never_the_old_one() {
-    let mut world = World::in_memory(Clock::tokio());
+    let mut world = World::simulated();
     let all = ["n1", "n2", "n3"];
     world.found(&all).await;
     let version = world.publish(&all).await;
@@ -182,7 +183,7 @@ async fn a_voter_without_its_memory_is_a_new_voter_and_never_the_old_one() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_voter_is_replaced_in_one_change() {
-    let mut world = World::in_memory(Clock::tokio());
+    let mut world = World::simulated();
     world.found(&["n1", "n2", "n3"]).await;
     world.publish(&["n1", "n2", "n3"]).await;
     world.start("n4").await;
@@ -205,7 +206,7 @@ async fn a_dead_voter_is_replaced_in_one_change() {
 
 #[tokio::test(start_paused = true)]
 async fn voters_grow_to_five_and_shrink_to_one() {
-    let mut world = World::in_memory(Clock::tokio());
+    let mut world = World::simulated();
     let all = ["n1", "n2", "n3", "n4", "n5"];
     world.found(&["n1"]).await;
     world.start_all(&all[1..]).await;
@@ -226,7 +227,7 @@ async fn voters_grow_to_five_and_shrink_to_one() {
 
 #[tokio::test(start_paused = true)]
 async fn leadership_is_handed_over_to_the_one_that_is_wanted() {
-    let mut world = World::in_memory(Clock::tokio());
+    let mut world = World::simulated();
     let all = ["n1", "n2", "n3"];
     world.found(&all).await;
     let mut version = world.publish(&all).await;
@@ -250,7 +251,7 @@ async fn leadership_is_handed_over_to_the_one_that_is_wanted() {
 
 #[tokio::test(start_paused = true)]
 async fn a_change_of_voters_that_was_left_in_the_middle_is_finished() {
-    let mut world = World::in_memory(Clock::tokio());
+    let mut world = World::simulated();
     let all = ["n1", "n2", "n3", "n4", "n5"];
     world.found(&all[..3]).await;
     world.start_all(&all[3..]).await;
@@ -279,7 +280,7 @@ async fn a_change_of_voters_that_was_left_in_the_middle_is_finished() {
 
 #[tokio::test(start_paused = true)]
 async fn a_voter_far_behind_gets_a_snapshot_in_chunks() {
-    let mut world = World::in_memory(Clock::tokio());
+    let mut world = World::simulated();
     world.settings.snapshot_after = 8;
     world.found(&["n1"]).await;
     let leader = world.handle("n1");
@@ -295,7 +296,7 @@ async fn a_voter_far_behind_gets_a_snapshot_in_chunks() {
 
 #[tokio::test(start_paused = true)]
 async fn what_makes_no_sense_is_dropped_or_refused() {
-    let mut world = World::in_memory(Clock::tokio());
+    let mut world = World::simulated();
     world.found(&["n1", "n2", "n3"]).await;
     let handle = world.handle("n2");
     for byte in 0..=255_u8 {
@@ -313,7 +314,7 @@ async fn what_makes_no_sense_is_dropped_or_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn a_restarted_actor_goes_on_with_the_same_life() {
-    let mut world = World::in_memory(Clock::tokio());
+    let mut world = World::simulated();
     let all = ["n1", "n2", "n3"];
     world.found(&all).await;
     let version = world.publish(&all).await;

@@ -1,5 +1,8 @@
 //! Consensus on real disks and the real clock: what survives restarts, and how long an agreement takes.
 
+#![allow(clippy::print_stdout, reason = "figures for people who ask for them")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
+
 #[path = "consensus/world.rs"]
 mod world;
 

@@ -1,5 +1,7 @@
 //! Whole nodes, actors and all, in one process: the simulated network on tokio's paused clock.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

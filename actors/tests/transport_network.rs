@@ -1,6 +1,7 @@
 //! The stories of the laboratory on the real network: every node is a process of its own, on loopback.
 
 #![allow(missing_docs, unreachable_pub, reason = "a test")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
 
 #[path = "transport_lab/lab.rs"]
 mod lab;

@@ -1,6 +1,7 @@
 //! The stories of the laboratory, and what only a simulated network can show.
 
 #![allow(missing_docs, unreachable_pub, reason = "a test")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
 
 #[path = "transport_lab/lab.rs"]
 mod lab;

@@ -436,11 +436,17 @@ impl Coordinator {
     pub fn handle_create_asked(&mut self, now: Now) -> Result<Vec<Effect>, AskError> {
         self.check_leading()?;
         if self.control.snapshot.is_none() {
-            let (present, wanted) = (self.roster.present().count(), self.config.min_nodes);
-            if present < wanted {
-                return Err(AskError::TooFewNodes { present, wanted });
+            let present = self.present_members();
+            let wanted = self.config.min_nodes;
+            if present.len() < wanted {
+                return Err(AskError::TooFewNodes { present: present.len(), wanted });
+            }
+            if let Some(founding) = self.control.founding.clone() {
+                // Tried once here, so that a strategy that fails is answered and not only logged.
+                self.first_snapshot(&founding, present, Term::ZERO, now.unix)?;
             }
             self.creation_asked = true;
+            self.resting_until = now.moment;
         }
         Ok(self.decide(now))
     }
@@ -524,9 +530,7 @@ impl Coordinator {
     fn create(&mut self, now: Now, leading: Leading) -> Vec<Effect> {
         let Some(founding) = self.control.founding.clone() else { return Vec::new() };
         let wanted = self.config.create == Create::Auto || self.creation_asked;
-        let present: Vec<Member> = (self.roster.present())
-            .map(|seen| Member { info: seen.info.clone(), status: Status::Up })
-            .collect();
+        let present = self.present_members();
         if !wanted || present.len() < self.config.min_nodes || now.moment < self.resting_until {
             return Vec::new();
         }
@@ -536,6 +540,12 @@ impl Coordinator {
         };
         self.creation_asked = false;
         self.commit(snapshot, None)
+    }
+
+    /// The nodes that are there, as members of a first plan.
+    fn present_members(&self) -> Vec<Member> {
+        let member = |seen: &roster::Seen| Member { info: seen.info.clone(), status: Status::Up };
+        self.roster.present().map(member).collect()
     }
 
     fn rest(&mut self, now: Moment, error: &AskError) -> Vec<Effect> {

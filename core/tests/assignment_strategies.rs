@@ -1,5 +1,7 @@
 //! What holds for every strategy in the box, and the maps that every platform must compute.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
+
 use proptest::prelude::*;
 use tumen_core::assignment::scenarios::{self, Event, SMALL, Size};
 use tumen_core::assignment::{Candidate, Problem, certify, check, strategies};

@@ -1,5 +1,6 @@
 //! The leader's law among several nodes: stories, and storms of seeded trouble.
 #![allow(missing_docs)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
 
 mod world;
 

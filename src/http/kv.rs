@@ -1,5 +1,6 @@
 //! `PUT`, `GET` and `DELETE /kv/{key}`: the bytes as they were put, never wrapped.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
@@ -10,6 +11,7 @@ use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::refusal::Refusal;
 use super::routes::App;
@@ -27,9 +29,10 @@ const BODY_WITHIN: Duration = Duration::from_secs(30);
 pub(super) async fn put(State(app): State<App>, request: Request) -> Result<StatusCode, Refusal> {
     let key = key(&app, request.uri())?;
     let content_type = content_type(request.headers())?;
-    let bytes = read(request.into_body(), VALUE_LEN_MAX, "a value").await?;
+    let (bytes, room) = read(&app, request.into_body(), VALUE_LEN_MAX, "a value").await?;
     let value = Value { bytes, content_type };
     let created = app.node.call(key.clone(), Put { key, value }).await?;
+    drop(room);
     Ok(if created { StatusCode::CREATED } else { StatusCode::NO_CONTENT })
 }
 
@@ -102,8 +105,13 @@ fn content_type(headers: &HeaderMap) -> Result<String, Refusal> {
     }
 }
 
-/// A request's body, bounded in length and time.
-pub(super) async fn read(body: Body, len_max: usize, what: &str) -> Result<Bytes, Refusal> {
+/// A request's body, bounded in length and time, with the room that it takes until it is dropped.
+pub(super) async fn read(
+    app: &App,
+    body: Body,
+    len_max: usize,
+    what: &str,
+) -> Result<(Bytes, OwnedSemaphorePermit), Refusal> {
     let too_long = || {
         let message = format!("{what} has at most {len_max} bytes");
         Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
@@ -112,6 +120,12 @@ pub(super) async fn read(body: Body, len_max: usize, what: &str) -> Result<Bytes
     if body.size_hint().lower() > len_max as u64 {
         return Err(too_long());
     }
+    let len = body.size_hint().upper().map_or(len_max, |len| usize::try_from(len).unwrap_or(len_max));
+    let kib = u32::try_from(len.min(len_max).div_ceil(1 << 10)).unwrap_or(u32::MAX);
+    let room = Arc::clone(&app.bodies).try_acquire_many_owned(kib).map_err(|_| {
+        let message = "too many large requests are under way: try again later";
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message)
+    })?;
     let reading = async {
         let mut chunks = body.into_data_stream();
         let mut bytes = BytesMut::new();
@@ -123,7 +137,7 @@ pub(super) async fn read(body: Body, len_max: usize, what: &str) -> Result<Bytes
             }
             bytes.extend_from_slice(&chunk);
         }
-        Ok(bytes.freeze())
+        Ok((bytes.freeze(), room))
     };
     let late = || Refusal::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the body did not come in time");
     tokio::time::timeout(BODY_WITHIN, reading).await.map_err(|_| late())?

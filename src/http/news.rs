@@ -68,7 +68,7 @@ impl News {
                     Ok(_) => {}
                     // What was missed shows in the difference to the plan in force.
                     Err(RecvError::Lagged(_)) => {
-                        node.snapshot().into_iter().for_each(|plan| writer.handle_plan(plan))
+                        node.snapshot().into_iter().for_each(|plan| writer.handle_plan(plan));
                     }
                     Err(RecvError::Closed) => return,
                 }

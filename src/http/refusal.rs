@@ -50,14 +50,11 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body)).into_response();
         let headers = response.headers_mut();
-        match self.status {
-            StatusCode::SERVICE_UNAVAILABLE => {
-                drop(headers.insert(RETRY_AFTER, HeaderValue::from_static("1")))
-            }
-            StatusCode::UNAUTHORIZED => {
-                drop(headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")))
-            }
-            _ => {}
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }
@@ -85,7 +82,8 @@ fn status(error: &Error) -> StatusCode {
         Error::Route(RouteError::NoPlan | RouteError::NoPrimary(_))
         | Error::Refused(AskError::NoPlan | AskError::NotLeader { .. })
         | Error::NoLeader
-        | Error::Stopped => StatusCode::SERVICE_UNAVAILABLE,
+        | Error::Stopped
+        | Error::Ended(_) => StatusCode::SERVICE_UNAVAILABLE,
         Error::NoAnswer => StatusCode::GATEWAY_TIMEOUT,
         Error::Refused(AskError::Strategy { .. })
         | Error::Config(_)

@@ -27,6 +27,9 @@ use crate::node::{Node, Partition, PartitionStats};
 /// The longest JSON that is read.
 const JSON_LEN_MAX: usize = 64 << 10;
 
+/// The most KiB of requests' bodies that are being read or carried out at once: 64 MiB.
+const BODIES_KIB_MAX: usize = 64 << 10;
+
 /// What every route may use.
 #[derive(Clone)]
 pub(super) struct App {
@@ -34,11 +37,15 @@ pub(super) struct App {
     pub(super) news: News,
     pub(super) stopping: CancellationToken,
     pub(super) listeners: Arc<Semaphore>,
+    /// Room for requests' bodies, in KiB.
+    pub(super) bodies: Arc<Semaphore>,
 }
 
 /// All routes of a node.
 pub(super) fn routes(node: Node, news: News, stopping: CancellationToken) -> Router {
     let who_may = Guard::new(node.config().http_token.clone());
+    let listeners = Arc::new(Semaphore::new(LISTENERS_MAX));
+    let bodies = Arc::new(Semaphore::new(BODIES_KIB_MAX));
     let kv = || get(kv::get).put(kv::put).delete(kv::delete);
     Router::new()
         .route("/health", get(health))
@@ -60,7 +67,7 @@ pub(super) fn routes(node: Node, news: News, stopping: CancellationToken) -> Rou
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(who_may, guard))
-        .with_state(App { node, news, stopping, listeners: Arc::new(Semaphore::new(LISTENERS_MAX)) })
+        .with_state(App { node, news, stopping, listeners, bodies })
 }
 
 async fn health(State(app): State<App>) -> Json<shapes::Health> {
@@ -70,9 +77,9 @@ async fn health(State(app): State<App>) -> Json<shapes::Health> {
 }
 
 async fn ready(State(app): State<App>) -> Result<Json<shapes::Ready>, Refusal> {
-    match app.node.not_ready() {
+    match app.node.waits_for() {
         None => Ok(Json(shapes::Ready { ready: true })),
-        Some(why) => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", why.to_string())),
+        Some(why) => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", why)),
     }
 }
 
@@ -182,7 +189,7 @@ async fn drain(
     body: Body,
 ) -> Result<Json<shapes::Draining>, Refusal> {
     let Path(name) = name.map_err(|why| Refusal::bad_request(why.body_text()))?;
-    let body = kv::read(body, JSON_LEN_MAX, "this order").await?;
+    let (body, _room) = kv::read(&app, body, JSON_LEN_MAX, "this order").await?;
     let shapes::Drain { leave } = if body.is_empty() {
         shapes::Drain::default()
     } else {

@@ -186,16 +186,12 @@ impl Node {
 
     /// The nodes that this node holds for alive, sorted. This node is always among them.
     pub fn live_nodes(&self) -> Vec<NodeName> {
-        let peers = self.runtime().transport().sessions().into_iter().map(|session| session.peer.node);
-        let mut live: Vec<NodeName> = peers.chain([self.name().clone()]).collect();
-        live.sort();
-        live.dedup();
-        live
+        self.runtime().members().live_nodes()
     }
 
-    /// What the nodes say of themselves that this node sees, sorted by name. This node is always among them.
+    /// What the nodes say of themselves that this node holds for alive, sorted by name. This node is always among them.
     pub(crate) fn seen(&self) -> Vec<NodeInfo> {
-        vec![self.runtime().info().clone()]
+        self.runtime().members().view().alive().map(|seen| (*seen.info).clone()).collect()
     }
 
     /// What a write's acknowledgement promises in this cluster.

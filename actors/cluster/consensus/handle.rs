@@ -108,7 +108,8 @@ impl Handle {
         self.prepare(others, deadline).await?;
         let seats: BTreeMap<u64, Seat> =
             voters.into_iter().map(|(life, node)| (life.0, Seat::of(node))).collect();
-        match self.within(deadline, raft.initialize(seats)).await? {
+        let begun = |_| CommitError::Timeout { maybe_applied: true };
+        match self.within(deadline, raft.initialize(seats)).await.map_err(begun)? {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
             Err(RaftError::APIError(InitializeError::NotInMembers(_)) | RaftError::Fatal(_)) => {
                 return Err(CommitError::Stopped { maybe_applied: true });
@@ -116,7 +117,8 @@ impl Handle {
         }
         let mut leadership = self.leadership();
         let led = leadership.wait_for(|leadership| leadership.leader.is_some());
-        self.within(deadline, led).await?.map_err(|_| CommitError::Stopped { maybe_applied: true })?;
+        let led = self.within(deadline, led).await.map_err(begun)?;
+        led.map_err(|_| CommitError::Stopped { maybe_applied: true })?;
         self.commit(Command::Found(founding), deadline).await
     }
 

@@ -103,15 +103,16 @@ pub(super) async fn run_finish(shared: Arc<Shared>, raft: Arc<Raft>) {
         let joint = metrics.borrow_and_update().joint;
         if joint && leadership.borrow_and_update().i_lead {
             // Whoever is at it finishes it; only what is left over is ours.
-            let _turn = shared.changing.lock().await;
+            let turn = shared.changing.lock().await;
             let present = membership(&raft);
             if is_joint(&present) {
                 let aimed: BTreeSet<u64> = voters_of(&present).into_keys().map(|Life(life)| life).collect();
                 let patience = shared.settings.election_timeout_max * 4;
                 let finished = tokio::time::timeout(patience, seat(&raft, aimed)).await;
                 tracing::info!(?finished, "finished a change of voters that was left in the middle");
-                pause(&shared).await;
             }
+            drop(turn);
+            pause(&shared).await;
             continue;
         }
         let changed = tokio::select! {

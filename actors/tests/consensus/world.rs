@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// The links between all nodes.
 #[derive(Default)]
 pub struct Net {
+    /// Whether messages take time.
+    slow: AtomicBool,
     state: Mutex<NetState>,
 }
 
@@ -60,7 +63,10 @@ impl RaftPort for Port {
         }
         let (from, to, net) = (self.from.clone(), to.clone(), Arc::clone(&self.net));
         tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_micros(100)).await;
+            // A timer of the real clock would take a millisecond and more.
+            if net.slow.load(Ordering::Relaxed) {
+                tokio::time::sleep(Duration::from_micros(100)).await;
+            }
             // What is under way when a link is cut is lost with it.
             if !net.lock().cut.contains(&(from.clone(), to)) {
                 handle.deliver(&from, &body);
@@ -89,6 +95,13 @@ pub struct World {
 }
 
 impl World {
+    /// On tokio's paused clock, where messages take a little time.
+    pub fn simulated() -> Self {
+        let world = Self::in_memory(Clock::tokio());
+        world.net.slow.store(true, Ordering::Relaxed);
+        world
+    }
+
     pub fn in_memory(clock: Clock) -> Self {
         let (net, nodes) = Default::default();
         Self { net, clock, settings: Settings::default(), nodes, disks: None }

@@ -287,11 +287,11 @@ impl World {
         for effect in effects {
             match effect {
                 reconcile::Effect::Stop { partition, epoch } => {
-                    self.send(me, News::Stopped(partition, epoch))
+                    self.send(me, News::Stopped(partition, epoch));
                 }
                 reconcile::Effect::Start { .. } => {}
                 reconcile::Effect::Release { partition, epoch } => {
-                    released.push(Release { partition, epoch })
+                    released.push(Release { partition, epoch });
                 }
             }
         }

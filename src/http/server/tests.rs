@@ -21,7 +21,7 @@ async fn server(limits: Limits) -> Server {
                 "late"
             }),
         )
-        .route("/never", get(|| std::future::pending::<String>()));
+        .route("/never", get(std::future::pending::<String>));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     Server::start(listener, routes, limits, CancellationToken::new()).unwrap()
 }
