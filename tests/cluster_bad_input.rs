@@ -1,5 +1,7 @@
 //! What is wrong is told clearly or closed within seconds, and disturbs nothing else.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
+
 mod harness;
 
 use std::io::{ErrorKind, Read, Write};
@@ -20,7 +22,8 @@ fn refused(flags: &[&str]) -> Output {
     for missing in ["--listen", "--http"].iter().filter(|flag| !flags.contains(flag)) {
         command.args([missing, "127.0.0.1:0"]);
     }
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let begun = Instant::now();
     while child.try_wait().unwrap().is_none() {
         if begun.elapsed() > PATIENCE {
@@ -147,7 +150,8 @@ fn a_wrong_cookie_is_turned_away() {
 fn keys_that_are_none_and_keys_that_are_too_long() {
     let cluster = bystander();
     let http = &cluster.node(0).http;
-    for answer in [cluster.http.get(http, "/kv/").unwrap(), cluster.http.put(http, "/kv/", "value").unwrap()] {
+    for answer in [cluster.http.get(http, "/kv/").unwrap(), cluster.http.put(http, "/kv/", "value").unwrap()]
+    {
         assert!((400..500).contains(&answer.status), "{} {}", answer.status, answer.text());
         assert!(!answer.code().is_empty(), "{}", answer.text());
     }

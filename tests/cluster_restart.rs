@@ -1,5 +1,7 @@
 //! What survives when nodes, or all of them, stop and start again: with disks, and without.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
+
 mod harness;
 
 use std::collections::BTreeMap;
