@@ -192,3 +192,50 @@ fn restarts_faster_than_anybody_can_notice() {
     cluster.wait_until_settled();
     belief::check(&cluster);
 }
+
+/// What a run's log would say, from lines of words.
+fn log(lines: &[&str]) -> String {
+    let line = |line: &&str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        let message = if words[0] == "stopped" { "no longer serving" } else { words[0] };
+        let rest = match words[..] {
+            ["leased", at, until] => format!(r#""at":{at},"until":{until}"#),
+            [_, at, partition, epoch] => format!(r#""at":{at},"partition":"{partition}","epoch":{epoch}"#),
+            _ => panic!("{line}"),
+        };
+        let (node, boot) = (r#""node":"a""#, lines.len());
+        format!(r#"{{"message":"{message}",{node},"boot":{boot},{rest},"target":"tumen::belief"}}"#)
+    };
+    lines.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn two_who_believe_the_same_at_once_would_be_found() {
+    let believe = |runs: &[(&str, u64)]| {
+        let mut all = std::collections::BTreeMap::<String, Vec<belief::Span>>::new();
+        for (text, end) in runs {
+            for (partition, spans) in belief::spans_of_run(text, *end) {
+                all.entry(partition).or_default().extend(spans);
+            }
+        }
+        all.values_mut().for_each(|spans| spans.sort_by_key(|span| span.from));
+        std::panic::catch_unwind(|| belief::check_spans(&all)).is_ok()
+    };
+    let first = log(&["leased 10 50", "serving 20 p 1", "leased 30 70"]);
+    // It serves while its lease lasts, and no longer than it lives.
+    let after = |at: u64| log(&[&format!("serving {at} p 2"), &format!("leased {at} 200")]);
+    assert!(believe(&[(&first, 100), (&after(70), 100)]));
+    assert!(!believe(&[(&first, 100), (&after(69), 100)]));
+    assert!(believe(&[(&first, 40), (&after(40), 100)]));
+    // A lease that was replaced by a shorter one counts no more.
+    let paused = log(&["leased 10 90", "serving 20 p 1", "leased 30 0"]);
+    assert!(believe(&[(&paused, 100), (&after(30), 100)]));
+    // What was given back is believed in no more; another partition never was.
+    let released = log(&["leased 10 90", "serving 20 p 1", "serving 20 q 1", "stopped 35 p 1"]);
+    assert!(believe(&[(&released, 100), (&after(35), 100)]));
+    assert!(!believe(&[(&released, 100), (&after(34), 100)]));
+    // Nobody passes it on under the same epoch.
+    let same = log(&["leased 70 200", "serving 75 p 1"]);
+    assert!(!believe(&[(&first, 100), (&same, 100)]));
+    assert!(!believe(&[("", 100)]), "logs that say nothing prove nothing");
+}

@@ -92,6 +92,40 @@ fn without_disks_a_cluster_that_stopped_is_gone_and_another_is_founded() {
 }
 
 #[test]
+fn without_a_disk_a_voter_comes_back_as_a_new_life() {
+    let mut cluster = Cluster::start(3, Options::default());
+    let leader = cluster.leader(0);
+    let victim = (0..3).find(|number| *number != leader).unwrap();
+    wait_until("all three vote", PATIENCE, || {
+        check(voters(&cluster, leader).len() == 3, || "not yet".into())
+    });
+    let before = voters(&cluster, leader);
+    cluster.restart(victim);
+    cluster.wait_until_settled();
+    let name = cluster.node(victim).name.clone();
+    let after = wait_until("the new life votes, and the old one does not", PATIENCE, || {
+        let now = voters(&cluster, leader);
+        check(now.len() == 3 && now.get(&name) != before.get(&name), || format!("{now:?}")).map(|()| now)
+    });
+    for (other, life) in before.iter().filter(|(other, _)| **other != name) {
+        assert_eq!(after.get(other), Some(life), "a voter that was there all the time keeps its life");
+    }
+}
+
+/// Who votes, each with its life, as the leader last said in its log.
+fn voters(cluster: &Cluster, leader: usize) -> BTreeMap<String, String> {
+    let log = cluster.node(leader).log();
+    let said = log.lines().filter_map(|line| serde_json::from_str::<Json>(line).ok());
+    let Some(last) = said.filter(|line| line["message"] == "changing the voters").last() else {
+        return BTreeMap::new();
+    };
+    // As in {Life(1): node-1, Life(2): node-2}.
+    let to = last["to"].as_str().unwrap().trim_matches(['{', '}']).to_owned();
+    let seats = to.split(", ").filter_map(|seat| seat.split_once(": "));
+    seats.map(|(life, name)| (name.to_owned(), life.to_owned())).collect()
+}
+
+#[test]
 fn a_boot_serves_nothing_until_a_newer_epoch_names_it() {
     // Where a refused connection proves nothing, the former boot's lease is waited out.
     let mut cluster =

@@ -4,15 +4,18 @@
 
 mod harness;
 
+use harness::ports::Held;
 use harness::{Cluster, Options, belief};
 
 /// Three nodes that are told of each other by their HTTP addresses only, node-1 of nobody.
 fn three_terminals() -> Cluster {
     let mut cluster = Cluster::prepare(3, Options::default().alone());
-    let http: Vec<String> = (0..3).map(|number| cluster.node(number).http.clone()).collect();
+    let mut held = Held::default();
+    let http: Vec<String> = (0..3).map(|_| held.take_pair()).collect();
     for number in 0..3 {
         let node = cluster.node_mut(number);
         node.by_flags = false;
+        node.http = http[number].clone();
         node.envs = vec![("NODE_ID".into(), node.name.clone()), ("HTTP_ADDR".into(), node.http.clone())];
         if number > 0 {
             node.envs.push(("KNOWN_NODES".into(), http[..number].join(",")));

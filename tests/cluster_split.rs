@@ -55,8 +55,7 @@ fn split(cluster: &Cluster, lone: usize) {
     assert_eq!(healed["id"], id);
     assert!(healed["version"].as_u64().unwrap() > after);
     for key in [&own_key, &their_key] {
-        let put = cluster.http.put(http, &format!("/kv/{key}"), "healed").unwrap();
-        assert!(matches!(put.status, 201 | 204), "{}", put.text());
+        cluster.put(lone, key, "healed");
     }
     belief::check(cluster);
 }
@@ -85,8 +84,7 @@ fn two_that_cannot_reach_each_other_both_serve_through_the_third() {
     let leased = |number: usize| cluster.try_get(number, "/ready");
     wait_until("all are leased", PATIENCE, || cut.iter().try_for_each(|number| leased(*number).map(drop)));
     let own = cluster.key_of(cut[0]);
-    let put = cluster.http.put(&cluster.node(cut[0]).http, &format!("/kv/{own}"), "own").unwrap();
-    assert!(matches!(put.status, 201 | 204), "{}", put.text());
+    cluster.put(cut[0], &own, "own");
     cluster.heal();
     cluster.wait_until_settled();
     belief::check(&cluster);

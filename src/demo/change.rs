@@ -104,7 +104,11 @@ impl Change {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { what, from_version, to_version, certificate } = self;
-        write!(f, "{what}: version {from_version} → {to_version}, {certificate}")
+        let Certificate { moved, lower_bound, primary_changes, .. } = certificate;
+        write!(
+            f,
+            "{what}: version {from_version} → {to_version}, {moved} copies moved (at least {lower_bound} had to), {primary_changes} primaries changed"
+        )
     }
 }
 

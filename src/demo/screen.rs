@@ -121,7 +121,7 @@ impl Pace {
 
 fn drawn(fleet: &Fleet, seen: Option<&Seen>, rate: f64, counts: &Counts) -> String {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::UTF8_BORDERS_ONLY);
     table.set_header(["node", "state", "primaries", "copies", "http"]);
     for node in fleet.nodes() {
         let (state, (led, held)) = shown(seen, &node.name);

@@ -5,7 +5,6 @@
 //! any moment. Times are nanoseconds of the boot-time clock, which all processes of a machine share.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde_json::Value as Json;
 
@@ -28,7 +27,8 @@ pub fn spans(cluster: &Cluster) -> BTreeMap<String, Vec<Span>> {
     for number in 0..cluster.len() {
         for run in cluster.node(number).runs() {
             let end = run.killed_at.unwrap_or_else(boot_time);
-            for (partition, spans) in spans_of_run(&run.log, end) {
+            let log = std::fs::read(&run.log).unwrap();
+            for (partition, spans) in spans_of_run(&String::from_utf8_lossy(&log), end) {
                 all.entry(partition).or_default().extend(spans);
             }
         }
@@ -44,9 +44,16 @@ pub fn spans(cluster: &Cluster) -> BTreeMap<String, Vec<Span>> {
 /// # Panics
 /// If they did, or nobody ever believed in anything.
 pub fn check(cluster: &Cluster) {
-    let all = spans(cluster);
+    check_spans(&spans(cluster));
+}
+
+/// The same of what was read already.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_spans(all: &BTreeMap<String, Vec<Span>>) {
     assert!(all.values().any(|spans| !spans.is_empty()), "nobody ever served anything, or no log says so");
-    for (partition, spans) in &all {
+    for (partition, spans) in all {
         for (at, one) in spans.iter().enumerate() {
             let mut others = spans[at + 1..].iter().take_while(|other| other.from < one.to);
             if let Some(other) = others.find(|other| other.boot != one.boot) {
@@ -60,10 +67,8 @@ pub fn check(cluster: &Cluster) {
     }
 }
 
-/// One run's belief in each partition.
-fn spans_of_run(log: &Path, end: u64) -> BTreeMap<String, Vec<Span>> {
-    let text = std::fs::read(log).unwrap();
-    let text = String::from_utf8_lossy(&text);
+/// One run's belief in each partition, by its log. It had ended by `end`.
+pub fn spans_of_run(text: &str, end: u64) -> BTreeMap<String, Vec<Span>> {
     let mut leases: Vec<(u64, u64)> = Vec::new();
     let mut open: BTreeMap<String, Span> = BTreeMap::new();
     let mut served: BTreeMap<String, Vec<Span>> = BTreeMap::new();

@@ -32,7 +32,7 @@ use self::proxies::Proxies;
 /// How long anything may take on a busy machine before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(40);
 /// How often to look again at what is waited for.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const LOOK_EVERY: Duration = Duration::from_millis(25);
 
 /// Waits until `look` finds what it looks for.
 ///
@@ -135,7 +135,7 @@ impl Cluster {
             "--log",
             "json",
             "--log-filter",
-            "warn,tumen=debug,tumen_actors=debug,tumen_core=debug,tumen::belief=trace",
+            "warn,tumen=debug,tumen_actors=debug,tumen_core=debug,tumen::belief=trace,openraft=error",
         ];
         for (number, node) in nodes.iter_mut().enumerate() {
             node.flag(&base);
@@ -363,6 +363,15 @@ impl Cluster {
             .expect("a node is primary of something")
     }
 
+    /// Writes a key at a node, as soon as it can be written.
+    pub fn put(&self, asked: usize, key: &str, value: &str) {
+        let node = &self.nodes[asked];
+        wait_until(&format!("{key} is written at {}", node.name), PATIENCE, || {
+            let put = self.http.put(&node.http, &format!("/kv/{key}"), value)?;
+            check(matches!(put.status, 201 | 204), || put.text())
+        });
+    }
+
     /// Where the nodes' logs and disks are.
     pub fn dir(&self) -> &Path {
         self.dir.path()
@@ -393,6 +402,8 @@ impl Drop for Cluster {
             for log in self.logs() {
                 node::print_tail(&log);
             }
+            self.dir.disable_cleanup(true);
+            eprintln!("---- all of it is in {} ----", self.dir.path().display());
         }
     }
 }

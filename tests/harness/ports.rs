@@ -20,6 +20,27 @@ impl Held {
     }
 }
 
+/// How far above its HTTP port a node's cluster port is, if it is told the first one only.
+const CLUSTER_ABOVE_HTTP: u16 = 10_000;
+
+impl Held {
+    /// An address for HTTP, above which the port that follows from it for the cluster is free as well.
+    pub fn take_pair(&mut self) -> String {
+        loop {
+            let http = listen();
+            let address = http.local_addr().unwrap();
+            let above = (Ipv4Addr::LOCALHOST, address.port() + CLUSTER_ABOVE_HTTP);
+            if !PORTS.contains(&above.1) {
+                continue;
+            }
+            if let Ok(cluster) = TcpListener::bind(above) {
+                self.0.extend([http, cluster]);
+                return address.to_string();
+            }
+        }
+    }
+}
+
 /// A listener on a free port.
 pub fn listen() -> TcpListener {
     loop {

@@ -6,7 +6,8 @@
 //! ```
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -146,22 +147,25 @@ impl Shared {
 
     /// Which node's process holds the other end.
     fn caller(&self, stream: &TcpStream) -> Option<usize> {
-        let port = stream.peer_addr().ok()?.port();
+        let sockets = sockets_of(stream.peer_addr().ok()?.port());
         let processes = self.state.lock().unwrap().processes.clone();
-        let owns = |process: &Option<u32>| process.is_some_and(|process| owns_port(process, port));
+        let owns = |process: &Option<u32>| process.is_some_and(|process| owns_any(process, &sockets));
         processes.iter().position(owns)
     }
 }
 
-/// Whether a process holds an outgoing connection from this port of 127.0.0.1.
-fn owns_port(process: u32, port: u16) -> bool {
-    let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
-    let local = format!("0100007F:{port:04X}");
-    let line = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let inodes = line.filter(|fields| fields.get(1) == Some(&local.as_str()));
-    let sockets: Vec<String> =
-        inodes.filter_map(|fields| fields.get(9).map(|inode| format!("socket:[{inode}]"))).collect();
+/// What the system calls the sockets that are bound to this port of 127.0.0.1, as it names them among a process's files.
+fn sockets_of(port: u16) -> Vec<String> {
+    let local = format!(": 0100007F:{port:04X} ");
+    let Ok(table) = File::open("/proc/net/tcp") else { return Vec::new() };
+    // There may be thousands of lines, for what tests left behind.
+    let lines = BufReader::with_capacity(1 << 18, table).lines().map_while(Result::ok);
+    let inodes = lines.filter(|line| line.contains(&local));
+    inodes.filter_map(|line| Some(format!("socket:[{}]", line.split_whitespace().nth(9)?))).collect()
+}
+
+fn owns_any(process: u32, sockets: &[String]) -> bool {
     let Ok(files) = std::fs::read_dir(format!("/proc/{process}/fd")) else { return false };
-    let names = files.flatten().filter_map(|file| std::fs::read_link(file.path()).ok());
-    names.into_iter().any(|name| sockets.iter().any(|socket| name.as_os_str() == socket.as_str()))
+    let mut names = files.flatten().filter_map(|file| std::fs::read_link(file.path()).ok());
+    names.any(|name| sockets.iter().any(|socket| name.as_os_str() == socket.as_str()))
 }
