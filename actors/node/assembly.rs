@@ -293,10 +293,11 @@ impl Parts {
         }
     }
 
-    /// Somebody said who leads; the newest term is believed.
+    /// Somebody said who leads; the newest term is believed, and of two who lead in one term the later word: Raft lets the
+    /// greater candidate of a term depose the lesser.
     pub(super) fn learn_leader(&self, leader: Option<&NodeName>, term: Term) {
         let news = self.leader.send_if_modified(|(known, who)| {
-            let newer = term > *known || (term == *known && who.is_none() && leader.is_some());
+            let newer = term > *known || (term == *known && leader.is_some() && who.as_ref() != leader);
             if newer {
                 *known = term;
                 *who = leader.cloned();
