@@ -173,10 +173,14 @@ impl Parts {
         }
     }
 
-    /// Tells a new peer who leads.
+    /// Tells a new peer that this node leads, if it does. Leader and term are read together: a former leader that thaws
+    /// has heard of its successor's term before it knows that it is deposed.
     pub(super) fn greet_as_leader(&self, node: &NodeName) {
-        let (term, _) = *self.leader.borrow();
-        let frame = CoordinatorFrame::Leads { leader: self.id.node.clone(), term };
+        let news = self.consensus().leadership().borrow().clone();
+        if !news.first_entry_applied {
+            return;
+        }
+        let frame = CoordinatorFrame::Leads { leader: self.id.node.clone(), term: news.term };
         if let Err(error) = self.transport.cast(node, Channel::Coordinator, &codec::encode(&frame)) {
             tracing::debug!(to = %node, %error, "not sent");
         }
@@ -570,9 +574,7 @@ fn handle_session(parts: &Arc<Parts>, event: transport::Event) {
             parts.transport.remember(&node.node, &peer.info.address);
             founding::handle_met(parts, &peer);
             parts.ports.coordinator.cast(AssignmentCoordinatorMsg::PeerUp(peer.info.clone()));
-            if parts.consensus().leadership().borrow().i_lead {
-                parts.greet_as_leader(&node.node);
-            }
+            parts.greet_as_leader(&node.node);
             parts.tell(Event::NodeUp { node });
         }
         Session::SessionDown { peer, reason, .. } => {

@@ -1,5 +1,6 @@
 //! Finds cluster ports where only HTTP interfaces are known: asks each of them for its cluster.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,11 +40,13 @@ impl Discover {
         (!others.is_empty()).then_some(Self { others, token })
     }
 
-    /// Whenever the node knows nobody, asks until somebody tells whom there is to meet. Runs for ever.
+    /// Whenever the node knows nobody, or nobody it knows has a cluster, asks until somebody tells whom there is to meet.
+    /// Runs for ever.
     pub(super) async fn run(self, runtime: Runtime) {
         let mut wait = ASK_AGAIN;
         loop {
-            let alone = runtime.transport().sessions().is_empty();
+            // Nodes that wait for the same founder may find each other first, and must go on looking for it.
+            let alone = runtime.transport().sessions().is_empty() || runtime.plans().newest().is_none();
             if alone {
                 let asked = self.clone();
                 let asking =
@@ -63,7 +66,7 @@ fn same(one: &Address, other: &Address) -> bool {
     one.port == other.port && (one.host == other.host || (one.is_loopback() && other.is_loopback()))
 }
 
-/// The cluster ports that the first of them tells who answers.
+/// The cluster ports that they tell. All are asked: the first that answers may be waiting for the others itself.
 fn ask_all(interfaces: &[Address], token: Option<&str>) -> Vec<String> {
     let config = Agent::config_builder().proxy(None).timeout_global(Some(ANSWER_WITHIN)).build();
     let agent = Agent::new_with_config(config);
@@ -74,7 +77,8 @@ fn ask_all(interfaces: &[Address], token: Option<&str>) -> Vec<String> {
             None
         }
     });
-    asked.take(1).flatten().collect()
+    let told: BTreeSet<String> = asked.flatten().collect();
+    told.into_iter().collect()
 }
 
 fn ask(agent: &Agent, interface: &Address, token: Option<&str>) -> Result<Vec<String>, ureq::Error> {
