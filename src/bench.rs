@@ -3,9 +3,11 @@
 //! ```text
 //! route    a key to its partition, primary and epoch: time and allocations
 //! assign   the strategies: time, movement beside what must move, balance
+//! failover from a node's death to the first answer for its keys; boot, memory, elections that nobody asked for
 //! ```
 //!
 //! Figures of a shared machine jump: compare what stands in one run only.
 
 pub(crate) mod assign;
+pub(crate) mod failover;
 pub(crate) mod route;

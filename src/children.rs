@@ -33,6 +33,29 @@ impl Child {
         self.process.try_wait().ok().flatten()
     }
 
+    /// What the system calls its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Stops it in its tracks, or lets it run on.
+    ///
+    /// # Errors
+    /// If it has ended, or the system knows no such thing.
+    pub(crate) fn freeze(&self, frozen: bool) -> io::Result<()> {
+        #[cfg(unix)]
+        {
+            use rustix::process::{Pid, Signal, kill_process};
+            let signal = if frozen { Signal::STOP } else { Signal::CONT };
+            Ok(kill_process(Pid::from_child(&self.process), signal)?)
+        }
+        #[cfg(not(unix))]
+        {
+            let _ = frozen;
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
     /// Kills it as `kill -9` does, and returns once nothing is left of it: when the signal was sent.
     pub(crate) fn kill(mut self) -> Instant {
         let at = Instant::now();

@@ -1,12 +1,14 @@
 //! `tumen bench`: the figures that the documentation promises, measured on this machine.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
-use crate::bench::{assign, route};
+use crate::bench::{assign, failover, route};
+use crate::config::Value;
 
 /// What `tumen bench` is told.
 #[derive(Clone, Debug, Args)]
@@ -16,6 +18,9 @@ pub(super) struct BenchArgs {
     /// Print the figures as JSON.
     #[arg(long)]
     pub(super) json: bool,
+    /// For `failover`: how long to watch, under load, for elections that nobody gave cause for.
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = <Duration as Value>::parse)]
+    pub(super) load: Duration,
 }
 
 /// What can be measured.
@@ -25,6 +30,8 @@ pub(super) enum Bench {
     Route,
     /// The strategies: time, movement, balance.
     Assign,
+    /// From a node's death to the first answer for each of its keys; boot, memory, elections.
+    Failover,
 }
 
 /// Runs one benchmark. `allocations` tells how often the present thread has allocated.
@@ -51,7 +58,39 @@ pub(super) fn run_bench(args: &BenchArgs, allocations: fn() -> u64) -> ExitCode 
                 ExitCode::FAILURE
             }
         },
+        Bench::Failover => match failover::measure(args.load) {
+            Ok(figures) => tell(args.json, &figures, || outages(&figures)),
+            Err(error) => {
+                super::complain(&error.to_string());
+                ExitCode::FAILURE
+            }
+        },
     }
+}
+
+fn outages(figures: &failover::Figures) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(["ms", "median", "slowest"]);
+    for (what, median, worst) in [
+        ("boot to ready", figures.boot_ms, figures.boot_worst_ms),
+        ("kill -9, not the leader", figures.kill_ms, figures.kill_worst_ms),
+        ("kill -9, the leader", figures.leader_ms, figures.leader_worst_ms),
+        ("SIGSTOP, not the leader", figures.freeze_ms, figures.freeze_worst_ms),
+    ] {
+        table.add_row([what.to_owned(), format!("{median:.1}"), format!("{worst:.1}")]);
+    }
+    let memory = figures.memory_mb.map_or_else(|| "?".to_owned(), |memory| memory.to_string());
+    format!(
+        "{table}\n{} nodes, {} partitions, fsync {:.2} ms, a lease of {:.0} ms\n{memory} MB in a node with 1,024 idle partitions\n{} elections nobody asked for in {:.0} s of load, {} requests, {} failed",
+        figures.nodes,
+        figures.partitions,
+        figures.fsync_ms,
+        figures.lease_ms,
+        figures.elections,
+        figures.load_seconds,
+        figures.load_requests,
+        figures.load_failed
+    )
 }
 
 fn table(rows: &[assign::Row]) -> String {

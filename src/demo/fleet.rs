@@ -33,7 +33,8 @@ const TAIL_LINES: usize = 15;
 #[derive(Debug)]
 pub(crate) struct Fleet {
     flags: Vec<String>,
-    logs: PathBuf,
+    dir: PathBuf,
+    disks: bool,
     nodes: Vec<Address>,
     running: Mutex<Vec<Option<Child>>>,
     interrupted: Arc<AtomicBool>,
@@ -60,10 +61,17 @@ impl Fleet {
         flags: Vec<String>,
         interrupted: Arc<AtomicBool>,
     ) -> Result<Self, DemoError> {
-        let logs = std::env::temp_dir().join(format!("tumen-{}", std::process::id()));
-        fs::create_dir_all(&logs).map_err(|why| DemoError::Logs { path: logs.clone(), why })?;
+        let dir = std::env::temp_dir().join(format!("tumen-{}", std::process::id()));
+        fs::create_dir_all(&dir).map_err(|why| DemoError::Logs { path: dir.clone(), why })?;
         let nodes = addresses(count)?;
-        Ok(Self { flags, logs, nodes, running: Mutex::default(), interrupted })
+        Ok(Self { flags, dir, disks: false, nodes, running: Mutex::default(), interrupted })
+    }
+
+    /// The same, with a directory for each node in which it keeps what survives a restart.
+    #[must_use]
+    pub(crate) fn with_disks(mut self) -> Self {
+        self.disks = true;
+        self
     }
 
     /// Starts all nodes and waits until all serve: how long that took. If a port was taken meanwhile, others are tried.
@@ -120,12 +128,15 @@ impl Fleet {
             command.args(["--join", &other.cluster]);
         });
         command.args(["--bootstrap-expect", &self.nodes.len().to_string()]).args(&self.flags);
+        if self.disks {
+            command.arg("--data-dir").arg(self.dir.join(name));
+        }
         command.stdout(Stdio::null()).stderr(log);
         Ok(command)
     }
 
     fn log(&self, name: &str) -> PathBuf {
-        self.logs.join(format!("{name}.log"))
+        self.dir.join(format!("{name}.log"))
     }
 
     /// Kills one node as `kill -9` does. Returns once it is gone: when the signal was sent.
@@ -134,9 +145,33 @@ impl Fleet {
         child.map(Child::kill)
     }
 
-    /// Where the nodes' logs are.
-    pub(crate) fn logs(&self) -> &Path {
-        &self.logs
+    /// Freezes a node's process as `SIGSTOP` does, or lets it run on.
+    ///
+    /// # Errors
+    /// If the system knows no such thing, or the node does not run.
+    pub(crate) fn freeze(&self, node: usize, frozen: bool) -> Result<(), DemoError> {
+        let running = self.lock();
+        let child = running.get(node).and_then(Option::as_ref);
+        let done =
+            child.map_or_else(|| Err(std::io::ErrorKind::NotFound.into()), |child| child.freeze(frozen));
+        done.map_err(|why| DemoError::Strange(format!("{} cannot be frozen: {why}", self.nodes[node].name)))
+    }
+
+    /// What the system calls a node's process, while it runs.
+    pub(crate) fn id(&self, node: usize) -> Option<u32> {
+        self.lock().get(node).and_then(Option::as_ref).map(Child::id)
+    }
+
+    /// Where the nodes' logs are, and their disks.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Ends all nodes, and removes what they wrote.
+    pub(crate) fn forget(self) {
+        self.lock().clear();
+        // It lies where temporary files lie, which the system tidies too.
+        drop(fs::remove_dir_all(&self.dir));
     }
 
     /// Where the nodes are reached.

@@ -20,17 +20,6 @@ pub(crate) struct Probes {
     keys: usize,
 }
 
-/// How long the keys were unanswered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Outage {
-    /// How many keys were asked for.
-    pub(crate) keys: usize,
-    /// Half of them were answered by then.
-    pub(crate) median: Duration,
-    /// All of them were answered by then.
-    pub(crate) worst: Duration,
-}
-
 impl Probes {
     /// Opens connections to these nodes, and asks for each key once.
     ///
@@ -68,9 +57,9 @@ impl Probes {
         Ok(Self { go, answers, threads, keys: keys.len() })
     }
 
-    /// The keys' node died at `since`, and nothing is left of it: ask for each key until it is answered. `None` where
-    /// there are no keys, or one of them is never answered.
-    pub(crate) fn run(self, since: Instant) -> Option<Outage> {
+    /// The keys' node died, or froze, at `since`: ask for each key until it is answered, and tell how long each took, the
+    /// quickest first. `None` where one of them is never answered.
+    pub(crate) fn run(self, since: Instant) -> Option<Vec<Duration>> {
         for go in &self.go {
             // A client that panicked gives no answers, which is noticed below.
             let _: Result<(), _> = go.send(since);
@@ -81,8 +70,7 @@ impl Probes {
         }
         let mut answered = told.filter(|told| told.len() == self.keys)?;
         answered.sort_unstable();
-        let median = *answered.get(answered.len() / 2)?;
-        Some(Outage { keys: self.keys, median, worst: *answered.last()? })
+        Some(answered)
     }
 }
 
