@@ -53,6 +53,10 @@ const PULL_WITHIN: Duration = Duration::from_secs(2);
 const PROBE_WITHIN: Duration = Duration::from_millis(500);
 /// How long openraft may take to end.
 const COUNCIL_STOP_WITHIN: Duration = Duration::from_secs(5);
+/// How soon a leader is dialled again that did not refuse the dial before, at first; it doubles each time.
+const PROBE_AGAIN_AFTER: Duration = Duration::from_millis(2);
+/// After this the voters elect another leader without any proof.
+const PROBE_AGAIN_MAX: Duration = Duration::from_millis(300);
 /// The most events that wait for a slow listener.
 const EVENTS_MAX: usize = 4096;
 /// The most announced plans that wait. Only the newest matters.
@@ -249,10 +253,18 @@ impl Parts {
         }
         let parts = Arc::clone(self);
         self.tasks.spawn(async move {
-            if parts.transport.probe(&address, PROBE_WITHIN).await == transport::Probe::Refused {
-                tracing::info!(leader = %node, "the leader's process is gone");
-                parts.consensus().leader_crashed(&node.node);
+            // A dying process closes its listener last, a little after its sessions: the first dial may be too early.
+            let mut wait = PROBE_AGAIN_AFTER;
+            while parts.transport.probe(&address, PROBE_WITHIN).await != transport::Probe::Refused {
+                tokio::time::sleep(wait).await;
+                wait *= 2;
+                let leads = parts.consensus().leadership().borrow().leader.as_ref() == Some(&node.node);
+                if !leads || parts.is_connected(&node) || wait > PROBE_AGAIN_MAX {
+                    return;
+                }
             }
+            tracing::info!(leader = %node, "the leader's process is gone");
+            parts.consensus().leader_crashed(&node.node);
         });
     }
 

@@ -154,6 +154,24 @@ pub enum Effect {
     WakeAt(Moment),
 }
 
+/// When a silent member was dialled, and how long to wait before it is dialled again.
+#[derive(Clone, Copy, Debug)]
+struct Probed {
+    at: Moment,
+    wait: Duration,
+}
+
+impl Probed {
+    fn again_at(self) -> Moment {
+        self.at + self.wait
+    }
+}
+
+/// How soon a member is dialled again whose session ended, but who did not refuse the first dial. A dying process closes
+/// its listener last, a little after its sessions, so that the first dial often comes too early. Doubles up to a
+/// third of the lease.
+const PROBE_AGAIN_AFTER: Duration = Duration::from_millis(2);
+
 /// Why a request to the coordinator was not carried out. Nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum AskError {
@@ -228,7 +246,7 @@ pub struct Coordinator {
     /// After a proposal did not come through nothing is proposed until then, or a Raft that refuses at once
     /// would be asked without end.
     propose_from: Moment,
-    probed_at: BTreeMap<NodeBoot, Moment>,
+    probed: BTreeMap<NodeBoot, Probed>,
     last_error: Option<String>,
 }
 
@@ -257,7 +275,7 @@ impl Coordinator {
             rebalance_asked: false,
             resting_until: Moment::ZERO,
             propose_from: Moment::ZERO,
-            probed_at: BTreeMap::new(),
+            probed: BTreeMap::new(),
             last_error: None,
         }
     }
@@ -286,7 +304,7 @@ impl Coordinator {
         if let Some(seen) = self.roster.current(id) {
             seen.connected = false;
         }
-        self.probed_at.remove(id);
+        self.probed.remove(id);
         self.decide(now)
     }
 
@@ -338,7 +356,7 @@ impl Coordinator {
             self.planned = None;
             self.committing = None;
             self.ack = None;
-            self.probed_at.clear();
+            self.probed.clear();
             self.roster.start_term();
             self.grantor.handle_elected(now.moment, term);
             self.bury_known_dead();
@@ -507,24 +525,31 @@ impl Coordinator {
 
     fn probe_the_silent(&mut self, now: Moment) -> Vec<Effect> {
         let Some(snapshot) = self.control.snapshot.clone() else { return Vec::new() };
+        let silent: Vec<Member> = self.silent(&snapshot).cloned().collect();
         let mut effects = Vec::new();
-        for member in
-            snapshot.members.iter().filter(|m| m.status != Status::Lost && m.name() != self.me.name())
-        {
-            let Some(seen) = self.roster.get(member.name()) else { continue };
-            let there = seen.connected && seen.info.id == *member.id();
-            let known_dead = seen.is_dead(member.info.boot());
-            let recent = self
-                .probed_at
-                .get(member.id())
-                .is_some_and(|at| now.since(*at) < self.config.lease.length / 3);
-            if !there && !known_dead && !recent && self.config.crash_proof.holds_for(&member.info.address) {
-                self.probed_at.insert(member.id().clone(), now);
-                effects
-                    .push(Effect::Probe { node: member.id().clone(), address: member.info.address.clone() });
+        for member in silent {
+            let last = self.probed.get(member.id());
+            if last.is_some_and(|last| now < last.again_at()) {
+                continue;
             }
+            let longest = self.config.lease.length / 3;
+            let wait = last.map_or(PROBE_AGAIN_AFTER, |last| last.wait * 2).min(longest);
+            self.probed.insert(member.id().clone(), Probed { at: now, wait });
+            effects.push(Effect::Probe { node: member.id().clone(), address: member.info.address.clone() });
         }
         effects
+    }
+
+    /// The members that may be gone, and of which a refused dial would prove it.
+    fn silent<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = &'a Member> {
+        let others =
+            snapshot.members.iter().filter(|m| m.status != Status::Lost && m.name() != self.me.name());
+        others.filter(|member| {
+            self.roster.get(member.name()).is_some_and(|seen| {
+                let there = seen.connected && seen.info.id == *member.id();
+                !there && !seen.is_dead(member.info.boot())
+            }) && self.config.crash_proof.holds_for(&member.info.address)
+        })
     }
 
     fn create(&mut self, now: Now, leading: Leading) -> Vec<Effect> {
@@ -596,10 +621,17 @@ impl Coordinator {
         let ends = members.iter().filter(|m| m.status.may_serve());
         let ends = ends.filter_map(|member| self.grantor.lease_end(member.id()));
         let expiries = members.iter().filter_map(|member| self.expiry(member));
+        let silent = self.control.snapshot.as_deref().into_iter().flat_map(|snapshot| self.silent(snapshot));
+        let probes = silent.filter_map(|member| Some(self.probed.get(member.id())?.again_at()));
         let planned = self.planned.as_ref().map(|planned| planned.deadline);
         let rests = [self.propose_from, self.resting_until];
-        (ends.chain(expiries).chain(planned).chain(rests).chain(self.window.closes(&self.config.window)))
-            .filter(|at| *at > now)
-            .min()
+        (ends
+            .chain(expiries)
+            .chain(probes)
+            .chain(planned)
+            .chain(rests)
+            .chain(self.window.closes(&self.config.window)))
+        .filter(|at| *at > now)
+        .min()
     }
 }

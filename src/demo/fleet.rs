@@ -108,8 +108,8 @@ impl Fleet {
         let Address { name, cluster, http } = &self.nodes[node];
         let log = File::options().append(true).create(true).open(self.log(name))?;
         let mut command = Command::new(std::env::current_exe()?);
-        // What is set for the user's own nodes is not meant for these.
-        for knob in KNOBS {
+        // What is set for the user's own nodes is not meant for these, but for how much they log.
+        for knob in KNOBS.iter().filter(|knob| knob.name != "log_filter") {
             command.env_remove(knob.variable());
             knob.also.map(|also| command.env_remove(also));
         }
