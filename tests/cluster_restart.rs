@@ -115,8 +115,8 @@ fn without_a_disk_a_voter_comes_back_as_a_new_life() {
 /// Who votes, each with its life, as the leader last said in its log.
 fn voters(cluster: &Cluster, leader: usize) -> BTreeMap<String, String> {
     let log = cluster.node(leader).log();
-    let said = log.lines().filter_map(|line| serde_json::from_str::<Json>(line).ok());
-    let Some(last) = said.filter(|line| line["message"] == "changing the voters").last() else {
+    let mut said = log.lines().filter_map(|line| serde_json::from_str::<Json>(line).ok());
+    let Some(last) = said.rfind(|line| line["message"] == "changing the voters") else {
         return BTreeMap::new();
     };
     // As in {Life(1): node-1, Life(2): node-2}.
