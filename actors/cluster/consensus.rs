@@ -289,7 +289,8 @@ impl ConsensusState {
             }
             ConsensusMsg::TakeOver => running.election.handle_call(now),
             ConsensusMsg::LeaderCrashed { node } => {
-                if shared.leadership.borrow().leader.as_ref() == Some(&node) {
+                // Where another voter stood already, openraft knows of no leader, but the last one's crash is proven all the same.
+                if shared.led_by.load().as_deref() == Some(&node) {
                     running.election.handle_proof(now);
                 }
             }

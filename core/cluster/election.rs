@@ -6,7 +6,7 @@
 //!        │                      Ask ─▶ the other voters    Elect ─▶ openraft, which votes
 //!        └ whatever was asked is forgotten                 no leader after a while: Ask again
 //!
-//!  proof that the leader's process is gone ─▶ Elect at once, and again shortly until there is a leader
+//!  proof that the leader's process is gone ─▶ Elect at once; if nobody wins, Ask again and again, shortly
 //! ```
 //!
 //! openraft would stand as soon as its own timer ran out. A voter that was frozen, or cut off for a while, then
@@ -18,7 +18,9 @@
 //! (`election_timeout_max`) after the last word of the leader they hold for established, and nothing but standing
 //! themselves makes them forget it. So without proof the next leader is there a lease and [`Timing::spread`] after
 //! the last heartbeat, at most. With proof every surviving voter stands at once: each thereby forgets the lease,
-//! votes are ordered by (term, life), and the greatest that is up to date wins, within a round or two.
+//! votes are ordered by (term, life), and the greatest that is up to date wins, mostly at once. Who did not win asks
+//! before it stands again: one that lacks entries, and so can never win, would else raise the term again and again
+//! ahead of the one that could.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -87,6 +89,8 @@ pub struct Election {
     asked: Option<BTreeSet<Life>>,
     round: u64,
     proven: bool,
+    /// Whether this voter stood, unasked, upon the present proof.
+    stood: bool,
     /// When the leader wanted this voter to follow it in office.
     called: Option<Moment>,
     chance: u64,
@@ -106,6 +110,7 @@ impl Election {
             asked: None,
             round: 0,
             proven: false,
+            stood: false,
             called: None,
             chance: seed,
         };
@@ -161,6 +166,7 @@ impl Election {
     /// The leader's process is gone, beyond doubt. Forgotten when a leader is heard.
     pub fn handle_proof(&mut self, now: Moment) {
         if !self.leading {
+            self.stood &= self.proven;
             self.proven = true;
             self.not_before = now;
         }
@@ -183,14 +189,18 @@ impl Election {
             return None;
         }
         let alone = BTreeSet::from([self.me]);
-        if self.proven || self.electorate.is_majority(&alone) {
-            let retry = if self.proven { self.timing.retry_proven } else { self.timing.retry };
-            return Some(self.elect(now, retry));
+        if (self.proven && !self.stood) || self.electorate.is_majority(&alone) {
+            self.stood = self.proven;
+            return Some(self.elect(now));
         }
         self.round += 1;
         self.asked = Some(alone);
         // Some heard the leader a little later than this voter did: it asks again soon. Asking disturbs nobody.
-        let pause = if self.called.is_some() { self.timing.spread / 10 } else { self.timing.spread / 2 };
+        let pause = match (self.proven, self.called) {
+            (true, _) => self.timing.retry_proven,
+            (false, Some(_)) => self.timing.spread / 10,
+            (false, None) => self.timing.spread / 2,
+        };
         self.not_before = now + pause + self.by_chance(pause);
         Some(Effect::Ask { round: self.round })
     }
@@ -205,10 +215,11 @@ impl Election {
         if !self.electorate.is_majority(asked) {
             return None;
         }
-        Some(self.elect(now, self.timing.retry))
+        Some(self.elect(now))
     }
 
-    fn elect(&mut self, now: Moment, retry: Duration) -> Effect {
+    fn elect(&mut self, now: Moment) -> Effect {
+        let retry = if self.proven { self.timing.retry_proven } else { self.timing.retry };
         self.asked = None;
         self.not_before = now + retry + self.by_chance(retry);
         Effect::Elect
@@ -311,11 +322,31 @@ mod tests {
         assert_eq!(law.handle_tick(at(1_001)), Some(Effect::Elect));
         let again = law.wake_at().unwrap();
         assert!(again <= at(1_031));
-        assert_eq!(law.handle_tick(again), Some(Effect::Elect));
-        law.handle_behind(again);
-        assert!(law.wake_at().unwrap() > again + 40 * MS, "who is behind lets others go first");
         law.handle_heard(again);
         assert_eq!(law.handle_tick(again + 100 * MS), None, "there is a leader");
+        law.handle_proof(again + 200 * MS);
+        assert_eq!(law.handle_tick(again + 200 * MS), Some(Effect::Elect), "another leader's crash");
+    }
+
+    #[test]
+    fn who_stood_in_vain_asks_before_it_stands_again() {
+        let mut law = voter(1);
+        law.handle_proof(at(1_001));
+        assert_eq!(law.handle_tick(at(1_001)), Some(Effect::Elect));
+        let again = law.wake_at().unwrap();
+        assert_eq!(law.handle_tick(again), Some(Effect::Ask { round: 1 }));
+        law.handle_proof(again);
+        assert_eq!(
+            law.handle_tick(again),
+            Some(Effect::Ask { round: 2 }),
+            "the same proof again proves no more"
+        );
+        law.handle_behind(again);
+        let again = law.wake_at().unwrap();
+        assert!(again > at(1_001) + 40 * MS, "who is behind lets others go first");
+        assert_eq!(law.handle_tick(again), Some(Effect::Ask { round: 3 }), "and raises no term meanwhile");
+        assert_eq!(law.handle_answer(again, 3, Life(3)), Some(Effect::Elect));
+        assert!(law.wake_at().unwrap() <= again + 30 * MS, "quickly, for the crash is proven");
     }
 
     #[test]

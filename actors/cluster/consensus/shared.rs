@@ -49,6 +49,8 @@ pub(super) struct Shared {
     /// When a leader's word was last accepted, in nanoseconds.
     heard: AtomicU64,
     successor: Mutex<Option<NodeName>>,
+    /// The leader that was known last, also where openraft knows of none at present.
+    pub(super) led_by: ArcSwapOption<NodeName>,
     proposal: AtomicU64,
 }
 
@@ -73,6 +75,7 @@ impl Shared {
             changing: tokio::sync::Mutex::default(),
             heard: AtomicU64::new(0),
             successor: Mutex::default(),
+            led_by: ArcSwapOption::empty(),
             proposal: AtomicU64::new(clock::draw()),
         }
     }
@@ -156,6 +159,9 @@ impl Shared {
         };
         if !i_lead {
             self.forget_acks();
+        }
+        if let Some(leader) = &leadership.leader {
+            self.led_by.store(Some(Arc::new(leader.clone())));
         }
         self.metrics.send_modify(|shown| {
             let before = self.leadership.borrow();
