@@ -8,14 +8,20 @@
 //!                                             └────▶ Router ◀─ calls
 //! ```
 
+mod announcing;
 mod asking;
 mod assembly;
+mod council;
 mod events;
 mod founding;
+mod greeter;
 mod leading;
+mod parts;
+mod sessions;
 mod settings;
 mod stopping;
 mod supervision;
+mod surroundings;
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,9 +35,9 @@ use tumen_core::cluster::voters;
 use tumen_core::ids::{NodeBoot, NodeName};
 
 pub use self::asking::AskFailure;
-use self::assembly::Parts;
 pub use self::assembly::StartError;
 pub use self::events::Event;
+use self::parts::Parts;
 pub use self::settings::{Connect, Discover, MakeStrategies, Settings};
 use crate::cluster::consensus::{Leadership, Metrics};
 use crate::cluster::membership::Members;

@@ -16,8 +16,8 @@ use tumen_core::cluster::greeting::{Greeting, Meeting};
 use tumen_core::cluster::snapshot::GroupSpec;
 use tumen_core::ids::{ClusterId, ClusterName, Generation, GroupId};
 
-use super::assembly::Parts;
 use super::events::Event;
+use super::parts::Parts;
 use crate::clock;
 use crate::cluster::assignment_coordinator::AssignmentCoordinatorMsg;
 use crate::cluster::lease_keeper::LeaseKeeperMsg;

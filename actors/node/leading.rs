@@ -17,7 +17,7 @@ use tumen_core::cluster::voters::{self, Standing};
 use tumen_core::ids::{Life, NodeBoot};
 use tumen_core::wire::CoordinatorFrame;
 
-use super::assembly::Parts;
+use super::parts::Parts;
 use crate::cluster::assignment_coordinator::AssignmentCoordinatorMsg;
 use crate::cluster::consensus::{self, Leadership};
 use crate::cluster::lease_keeper::LeaseKeeperMsg;

@@ -8,7 +8,7 @@ use tumen_core::cluster::asks::Ask;
 use tumen_core::cluster::coordinator::Departure;
 use tumen_core::cluster::snapshot::Snapshot;
 
-use super::assembly::Parts;
+use super::parts::Parts;
 
 /// How long the last lease request may be on its way before the sessions end.
 const LAST_WORD: Duration = Duration::from_millis(50);

@@ -7,8 +7,9 @@ use ractor::{Actor, ActorCell, ActorProcessingErr};
 use tumen_core::cluster::coordinator::{self, Coordinator};
 use tumen_core::cluster::membership;
 
-use super::assembly::{Around, Parts};
+use super::parts::Parts;
 use super::settings::MakeStrategies;
+use super::surroundings::Around;
 use crate::cluster::assignment_coordinator::{AssignmentCoordinator, AssignmentCoordinatorMsg};
 use crate::cluster::lease_keeper::{LeaseKeeper, LeaseKeeperMsg};
 use crate::cluster::membership::Membership;

@@ -11,15 +11,19 @@
 //! its process is proven dead. A plan for the lost waits for nobody; a plan for joins, departures and balance
 //! waits for releases, and gives up those that do not come.
 
+mod config;
 mod planning;
+mod probing;
+mod requests;
 mod roster;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
+pub use self::config::{Config, CrashProof, Create, Rebalance};
 pub use self::planning::{Move, Preview, certify_change, layout_of};
+use self::probing::Probed;
+pub use self::requests::AskError;
 pub use self::roster::{Departure, WindowConfig};
 use self::roster::{Roster, Window};
 use crate::assignment::Strategy;
@@ -33,92 +37,6 @@ use crate::time::{Moment, UnixMillis};
 
 /// How long after a proposal that did not come through the next one is made.
 const PROPOSE_AGAIN: Duration = Duration::from_millis(20);
-
-/// When partitions come into being.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Create {
-    /// As soon as enough nodes are there.
-    #[default]
-    Auto,
-    /// When somebody asks for it, and enough nodes are there.
-    Manual,
-}
-
-/// When partitions move for the sake of balance.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Rebalance {
-    /// Whenever members come or go.
-    #[default]
-    Auto,
-    /// When somebody asks for it. Lost primaries are replaced all the same.
-    Manual,
-}
-
-/// Where a refused dial of a node's own address proves that its process is gone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CrashProof {
-    /// On loopback addresses only: elsewhere a firewall, or a service without endpoints, refuses for the living.
-    #[default]
-    Loopback,
-    /// Everywhere: only where nothing but the node itself can answer at its address.
-    Always,
-    /// Nowhere: a crashed node's lease is waited out.
-    Never,
-}
-
-impl CrashProof {
-    /// Whether a refused dial of `address` (`host:port`) proves anything.
-    pub fn holds_for(self, address: &str) -> bool {
-        match self {
-            Self::Always => true,
-            Self::Never => false,
-            Self::Loopback => {
-                let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-                let host = host.trim_start_matches('[').trim_end_matches(']');
-                host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-            }
-        }
-    }
-}
-
-/// What the coordinator needs to know beforehand.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// How many nodes must be there before partitions come into being. Default 1.
-    pub min_nodes: usize,
-    /// When partitions come into being.
-    pub create: Create,
-    /// When partitions move for the sake of balance.
-    pub rebalance: Rebalance,
-    /// What a refused dial proves.
-    pub crash_proof: CrashProof,
-    /// How a burst of joins becomes one change.
-    pub window: WindowConfig,
-    /// How long a lost node's copies are waited for before they are made anew elsewhere. Default 30 s.
-    pub rebuild_after: Duration,
-    /// How long a primary that was asked for a release may take. Default 2 s; then the partition stays.
-    pub release_within: Duration,
-    /// Leases.
-    pub lease: lease::Config,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            min_nodes: 1,
-            create: Create::Auto,
-            rebalance: Rebalance::Auto,
-            crash_proof: CrashProof::Loopback,
-            window: WindowConfig::default(),
-            rebuild_after: Duration::from_secs(30),
-            release_within: Duration::from_secs(2),
-            lease: lease::Config::default(),
-        }
-    }
-}
 
 /// The present, on the steady clock for decisions and on the wall for people.
 #[derive(Clone, Copy, Debug)]
@@ -152,57 +70,6 @@ pub enum Effect {
     Commit(Command),
     /// Call [`Coordinator::handle_tick`] then, or before.
     WakeAt(Moment),
-}
-
-/// When a silent member was dialled, and how long to wait before it is dialled again.
-#[derive(Clone, Copy, Debug)]
-struct Probed {
-    at: Moment,
-    wait: Duration,
-}
-
-impl Probed {
-    fn again_at(self) -> Moment {
-        self.at + self.wait
-    }
-}
-
-/// How soon a member is dialled again whose session ended, but who did not refuse the first dial. A dying process closes
-/// its listener last, a little after its sessions, so that the first dial often comes too early. Doubles up to a
-/// third of the lease.
-const PROBE_AGAIN_AFTER: Duration = Duration::from_millis(2);
-
-/// Why a request to the coordinator was not carried out. Nothing changed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-pub enum AskError {
-    /// Another node leads.
-    #[error("this node does not lead the cluster: ask {}", .leader.as_ref().map_or("again later", |l| l.as_str()))]
-    NotLeader {
-        /// Who leads, if that is known.
-        leader: Option<NodeName>,
-    },
-    /// Fewer nodes are there than `--min-nodes` wants.
-    #[error("{present} of {wanted} nodes are there (--min-nodes {wanted}): {} more needed", .wanted - .present)]
-    TooFewNodes {
-        /// How many are there.
-        present: usize,
-        /// How many are wanted.
-        wanted: usize,
-    },
-    /// There are no partitions yet.
-    #[error("no partitions exist yet: create them first")]
-    NoPlan,
-    /// No member has this name.
-    #[error("no member is named {0}")]
-    NoSuchNode(NodeName),
-    /// The strategy failed, or what it made was refused.
-    #[error("the strategy {strategy:?} made no valid plan: {why}")]
-    Strategy {
-        /// The strategy's name.
-        strategy: String,
-        /// What is wrong.
-        why: String,
-    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -308,31 +175,6 @@ impl Coordinator {
         self.decide(now)
     }
 
-    /// A node's own address was dialled: `refused` tells whether the dial was refused at once.
-    pub fn handle_probed(&mut self, now: Now, id: &NodeBoot, refused: bool) -> Vec<Effect> {
-        let seen = self.roster.get(&id.node).filter(|seen| seen.info.id == *id);
-        let proven = seen.is_some_and(|s| !s.connected && self.config.crash_proof.holds_for(&s.info.address));
-        if refused && proven {
-            self.handle_dead(id);
-        }
-        self.decide(now)
-    }
-
-    fn handle_dead(&mut self, id: &NodeBoot) {
-        self.roster.bury(id);
-        self.grantor.handle_crash_proof(id.clone());
-    }
-
-    /// A new term's grantor is told of the deaths that were proven before it.
-    fn bury_known_dead(&mut self) {
-        let Some(snapshot) = self.control.snapshot.clone() else { return };
-        for member in &snapshot.members {
-            if self.roster.get(member.name()).is_some_and(|seen| seen.is_dead(member.info.boot())) {
-                self.grantor.handle_crash_proof(member.id().clone());
-            }
-        }
-    }
-
     /// Raft's leadership changed, or the leader's first entry was applied. Of the replicated state all that
     /// was applied by then is to be handed in before, through [`Self::handle_control`].
     pub fn handle_leadership(
@@ -431,55 +273,6 @@ impl Coordinator {
         effects
     }
 
-    /// A node announced how it goes, or an operator asked that it go.
-    pub fn handle_departure(
-        &mut self,
-        now: Now,
-        node: &NodeName,
-        how: Departure,
-    ) -> Result<Vec<Effect>, AskError> {
-        self.check_leading()?;
-        let member = self.control.snapshot.as_ref().and_then(|s| s.member(node.as_str()));
-        let Some(id) = member.map(|member| member.id().clone()) else {
-            return Err(AskError::NoSuchNode(node.clone()));
-        };
-        if let Some(seen) = self.roster.current(&id) {
-            seen.departure = Some(how);
-        }
-        self.resting_until = now.moment;
-        Ok(self.decide(now))
-    }
-
-    /// Somebody asks that partitions come into being. Where they exist already this changes nothing.
-    pub fn handle_create_asked(&mut self, now: Now) -> Result<Vec<Effect>, AskError> {
-        self.check_leading()?;
-        if self.control.snapshot.is_none() {
-            let present = self.present_members();
-            let wanted = self.config.min_nodes;
-            if present.len() < wanted {
-                return Err(AskError::TooFewNodes { present: present.len(), wanted });
-            }
-            if let Some(founding) = self.control.founding.clone() {
-                // Tried once here, so that a strategy that fails is answered and not only logged.
-                self.first_snapshot(&founding, present, Term::ZERO, now.unix)?;
-            }
-            self.creation_asked = true;
-            self.resting_until = now.moment;
-        }
-        Ok(self.decide(now))
-    }
-
-    /// Somebody asks for balance now.
-    pub fn handle_rebalance_asked(&mut self, now: Now) -> Result<Vec<Effect>, AskError> {
-        self.check_leading()?;
-        let snapshot = self.control.snapshot.clone().ok_or(AskError::NoPlan)?;
-        // Tried once here, so that a strategy that fails is answered and not only logged.
-        self.balanced(&snapshot, snapshot.members.clone())?;
-        self.rebalance_asked = true;
-        self.resting_until = now.moment;
-        Ok(self.decide(now))
-    }
-
     /// Time has passed.
     pub fn handle_tick(&mut self, now: Now) -> Vec<Effect> {
         self.decide(now)
@@ -500,13 +293,6 @@ impl Coordinator {
         &self.control
     }
 
-    fn check_leading(&self) -> Result<(), AskError> {
-        match self.leading {
-            Some(_) => Ok(()),
-            None => Err(AskError::NotLeader { leader: self.leader.clone() }),
-        }
-    }
-
     /// The one place where plans are made. Called after every piece of news.
     fn decide(&mut self, now: Now) -> Vec<Effect> {
         let Some(leading) = self.leading.filter(|leading| leading.settled) else { return Vec::new() };
@@ -521,35 +307,6 @@ impl Coordinator {
         }
         effects.extend(self.next_wake(now.moment).map(Effect::WakeAt));
         effects
-    }
-
-    fn probe_the_silent(&mut self, now: Moment) -> Vec<Effect> {
-        let Some(snapshot) = self.control.snapshot.clone() else { return Vec::new() };
-        let silent: Vec<Member> = self.silent(&snapshot).cloned().collect();
-        let mut effects = Vec::new();
-        for member in silent {
-            let last = self.probed.get(member.id());
-            if last.is_some_and(|last| now < last.again_at()) {
-                continue;
-            }
-            let longest = self.config.lease.length / 3;
-            let wait = last.map_or(PROBE_AGAIN_AFTER, |last| last.wait * 2).min(longest);
-            self.probed.insert(member.id().clone(), Probed { at: now, wait });
-            effects.push(Effect::Probe { node: member.id().clone(), address: member.info.address.clone() });
-        }
-        effects
-    }
-
-    /// The members that may be gone, and of which a refused dial would prove it.
-    fn silent<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = &'a Member> {
-        let others =
-            snapshot.members.iter().filter(|m| m.status != Status::Lost && m.name() != self.me.name());
-        others.filter(|member| {
-            self.roster.get(member.name()).is_some_and(|seen| {
-                let there = seen.connected && seen.info.id == *member.id();
-                !there && !seen.is_dead(member.info.boot())
-            }) && self.config.crash_proof.holds_for(&member.info.address)
-        })
     }
 
     fn create(&mut self, now: Now, leading: Leading) -> Vec<Effect> {

@@ -1,0 +1,134 @@
+//! How a committed plan reaches every node: announced by the leader, pulled by whoever missed it, taken to those who act on it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tumen_core::cluster::asks::{Answer, Ask};
+use tumen_core::cluster::snapshot::Snapshot;
+use tumen_core::cluster::topics::{Overflow, Topic};
+use tumen_core::ids::Version;
+
+use super::asking;
+use super::events::Event;
+use super::parts::Parts;
+use crate::cluster::pubsub::News;
+use crate::codec;
+use crate::partitions::partition_manager::PartitionManagerMsg;
+use crate::partitions::router::RouterMsg;
+use crate::transport;
+
+/// How long a plan may take to be pulled from another node.
+const PULL_WITHIN: Duration = Duration::from_secs(2);
+
+/// The most announced plans that wait. Only the newest matters.
+const ANNOUNCEMENTS_MAX: usize = 64;
+
+impl Parts {
+    /// A plan came from another node.
+    pub(super) fn take_plan(&self, plan: Arc<Snapshot>) {
+        match plan.validate() {
+            Ok(()) => drop(self.plans.take(plan)),
+            Err(error) => tracing::warn!(version = %plan.version, %error, "a plan is dropped"),
+        }
+    }
+
+    /// Tells everybody of a plan, late subscribers too: whole where it is small, and where it is large by its version only.
+    pub(super) fn announce(&self, plan: &Arc<Snapshot>) {
+        if let Err(error) = self.hub.retain(&assignments(), announcement(plan)) {
+            tracing::error!(version = %plan.version, %error, "a plan could not be announced; nodes pull it instead");
+        }
+    }
+
+    /// This node does not lead: what it announced when it did is not for late subscribers any more.
+    pub(super) fn withdraw(&self) {
+        self.hub.release(&assignments());
+    }
+
+    /// Pulls the newest plan from whoever may have it, one pull at a time.
+    pub(super) fn catch_up(self: &Arc<Self>, version: Version) {
+        if version <= self.plans.version() || self.behind.fetch_max(version.0, Ordering::SeqCst) >= version.0
+        {
+            return;
+        }
+        let parts = Arc::clone(self);
+        self.tasks.spawn(async move {
+            parts.pull(version).await;
+            parts.behind.store(0, Ordering::SeqCst);
+        });
+    }
+
+    async fn pull(&self, version: Version) {
+        let leader = self.leader.borrow().1.clone();
+        let others = self.transport.sessions().into_iter().map(|session| session.peer.node);
+        for node in leader.into_iter().chain(others).filter(|node| *node != self.id.node) {
+            let deadline = tokio::time::Instant::now() + PULL_WITHIN;
+            let ask = Ask::Pull { known: self.plans.version() };
+            if let Ok(Ok(Answer::Newer(Some(plan)))) =
+                asking::ask_there(&self.transport, &node, &ask, deadline).await
+            {
+                self.plans.take(plan);
+            }
+            if self.plans.version() >= version {
+                return;
+            }
+        }
+    }
+}
+
+/// What travels on the channel for catching up.
+#[derive(serde::Serialize, serde::Deserialize)]
+enum PlanFrame {
+    /// The whole plan.
+    Whole(Arc<Snapshot>),
+    /// There is a plan of this version: ask for it.
+    Version(Version),
+}
+
+fn announcement(plan: &Arc<Snapshot>) -> Bytes {
+    let whole = codec::encode(&PlanFrame::Whole(Arc::clone(plan)));
+    if whole.len() <= transport::CONTROL_LEN_MAX / 4 {
+        whole
+    } else {
+        codec::encode(&PlanFrame::Version(plan.version))
+    }
+}
+
+/// The topic on which the leader retains the plan in force.
+fn assignments() -> Topic {
+    Topic::new("assignments").expect("a short name")
+}
+
+/// Takes in what leaders announce.
+pub(super) async fn follow_announcements(parts: Arc<Parts>) {
+    let mut announcements = parts.hub.subscribe(&assignments(), ANNOUNCEMENTS_MAX, Overflow::DropOldest);
+    while let Some(news) = announcements.recv().await {
+        // A plan that was missed is replaced by the next, or pulled when a lease names it.
+        let News::Said(message) = news else { continue };
+        match codec::decode(&message.body, transport::CONTROL_LEN_MAX) {
+            Ok(PlanFrame::Whole(plan)) => parts.take_plan(plan),
+            Ok(PlanFrame::Version(version)) => parts.catch_up(version),
+            Err(error) => tracing::warn!(from = %message.publisher, %error, "a plan is dropped"),
+        }
+    }
+}
+
+/// Takes each new plan to those who act on it: the router and the manager see the same one.
+pub(super) async fn follow_plans(parts: Arc<Parts>) {
+    let mut plans = parts.plans.subscribe();
+    let mut previous: Option<Arc<Snapshot>> = None;
+    while plans.changed().await.is_ok() {
+        let Some(plan) = plans.borrow_and_update().clone() else {
+            previous = None;
+            continue;
+        };
+        tracing::info!(version = %plan.version, leader = %plan.leader, members = plan.members.len(), "a plan is in force");
+        parts.ports.router.cast(RouterMsg::Plan(Arc::clone(&plan)));
+        parts.ports.manager.cast(PartitionManagerMsg::Plan(Arc::clone(&plan)));
+        for member in plan.members.iter().filter(|member| *member.name() != parts.id.node) {
+            parts.transport.remember(member.name(), &member.info.address);
+        }
+        parts.tell(Event::Plan { plan: Arc::clone(&plan), previous: previous.replace(plan) });
+    }
+}

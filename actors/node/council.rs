@@ -1,0 +1,126 @@
+//! This node's part in consensus, life by life: openraft, its store, and what follows its news.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use ractor::{Actor, ActorRef};
+use tokio_util::sync::CancellationToken;
+use tumen_core::ids::NodeName;
+
+use super::assembly::StartError;
+use super::leading;
+use super::parts::{Parts, until_stopping};
+use crate::clock::Clock;
+use crate::cluster::consensus;
+use crate::store::Store;
+use crate::transport::{self, Channel, Transport};
+
+/// How long openraft may take to end.
+const COUNCIL_STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// One life of this node's part in consensus.
+pub(super) struct Council {
+    pub(super) handle: consensus::Handle,
+    actor: ActorRef<consensus::ConsensusMsg>,
+    store: Store,
+    over: CancellationToken,
+}
+
+impl Council {
+    pub(super) async fn start(
+        settings: &consensus::Settings,
+        store: Store,
+        transport: &Transport,
+        clock: Clock,
+    ) -> Result<Self, StartError> {
+        let failed = |why: String| StartError::Actor { actor: "Consensus", why };
+        let port = Arc::new(RaftOver(transport.clone()));
+        let handle = consensus::Handle::new(settings.clone(), store.clone(), port, clock)
+            .map_err(|error| failed(error.to_string()))?;
+        let (actor, _) = consensus::Consensus::spawn(None, consensus::Consensus, handle.clone())
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        Ok(Self { handle, actor, store, over: CancellationToken::new() })
+    }
+
+    /// Ends it: openraft first, then its store.
+    async fn stop(&self) {
+        self.over.cancel();
+        if self.actor.stop_and_wait(None, Some(COUNCIL_STOP_WITHIN)).await.is_err() {
+            drop(self.actor.kill_and_wait(Some(COUNCIL_STOP_WITHIN)).await);
+        }
+        if let Err(error) = self.store.close().await {
+            tracing::warn!(%error, "the store was not closed in good order");
+        }
+    }
+}
+
+impl Parts {
+    /// Takes no part in consensus any more.
+    pub(super) async fn stop_council(&self) {
+        self.council.load_full().stop().await;
+    }
+
+    /// Forgets what this node agreed on, bytes and all, and is a new life that agreed on nothing.
+    pub(super) async fn renew_council(self: &Arc<Self>) -> Result<(), StartError> {
+        let former = self.council.load_full();
+        former.stop().await;
+        if let Some(file) = former.store.path() {
+            std::fs::remove_file(file).map_err(|error| {
+                StartError::Store(format!("{} cannot be removed: {error}", file.display()))
+            })?;
+        }
+        let store = open_store(self.data_dir.as_deref(), &self.id.node, &self.clock)?;
+        let council = Council::start(&self.consensus_settings, store, &self.transport, self.clock).await?;
+        self.council.store(Arc::new(council));
+        follow(self);
+        Ok(())
+    }
+}
+
+/// Starts what waits for Raft's news; it ends with this council.
+pub(super) fn follow(parts: &Arc<Parts>) {
+    let council = parts.council.load_full();
+    let works: [BoxFuture<'static, ()>; 3] = [
+        Box::pin(leading::follow_consensus(Arc::clone(parts), council.handle.clone())),
+        Box::pin(leading::follow_acks(Arc::clone(parts), council.handle.clone())),
+        Box::pin(leading::keep_voters(Arc::clone(parts), council.handle.clone())),
+    ];
+    for work in works {
+        let over = council.over.clone();
+        parts.tasks.spawn(until_stopping(parts, async move {
+            tokio::select! {
+                () = over.cancelled() => {}
+                () = work => {}
+            }
+        }));
+    }
+}
+
+/// Raft's messages over the control lane.
+struct RaftOver(Transport);
+
+impl consensus::RaftPort for RaftOver {
+    fn send(&self, to: &NodeName, body: Bytes) -> Result<(), consensus::PortError> {
+        self.0.cast(to, Channel::Raft, &body).map_err(|error| match error {
+            transport::SendError::NoSession => consensus::PortError::Unreachable,
+            transport::SendError::Overloaded | transport::SendError::TooLong { .. } => {
+                consensus::PortError::Overloaded
+            }
+        })
+    }
+}
+
+pub(super) fn open_store(
+    data_dir: Option<&Path>,
+    name: &NodeName,
+    clock: &Clock,
+) -> Result<Store, StartError> {
+    match data_dir {
+        Some(dir) => Store::open(dir, name, clock).map_err(|error| StartError::Store(error.to_string())),
+        None => Ok(Store::memory(name, clock)),
+    }
+}

@@ -1,0 +1,51 @@
+//! What a node says first to others, at any moment of its life.
+
+use std::sync::{Mutex, PoisonError};
+
+use tumen_core::UnixMillis;
+use tumen_core::cluster::greeting::{Belonging, Greeting};
+use tumen_core::cluster::lease;
+use tumen_core::cluster::member::NodeInfo;
+use tumen_core::cluster::snapshot::GroupSpec;
+use tumen_core::ids::{ClusterId, ClusterName, GroupId, Version};
+use tumen_core::wire::PROTOCOL;
+
+use crate::cluster::plans::Plans;
+use crate::partitions::Gate;
+
+/// What a node says first to others, at any moment of its life.
+pub(super) struct Greeter {
+    pub(super) info: NodeInfo,
+    pub(super) cluster: ClusterName,
+    pub(super) groups: Vec<(GroupId, GroupSpec)>,
+    pub(super) lease: lease::Config,
+    pub(super) plans: Plans,
+    pub(super) gate: Gate,
+    pub(super) founded: Mutex<Option<(ClusterId, UnixMillis)>>,
+}
+
+impl Greeter {
+    pub(super) fn greeting(&self) -> Greeting {
+        Greeting {
+            protocol: PROTOCOL,
+            cluster: self.cluster.clone(),
+            belongs: self.belonging(),
+            info: self.info.clone(),
+            groups: self.groups.clone(),
+            lease: self.lease,
+        }
+    }
+
+    pub(super) fn belonging(&self) -> Option<Belonging> {
+        let founded = *self.founded.lock().unwrap_or_else(PoisonError::into_inner);
+        let plan = self.plans.newest();
+        let id = plan.as_ref().map(|plan| plan.cluster).or(founded.map(|(id, _)| id))?;
+        Some(Belonging {
+            id,
+            founded_at: founded.map_or(UnixMillis(0), |(_, at)| at),
+            version: plan.as_ref().map_or(Version::ZERO, |plan| plan.version),
+            members: plan.as_ref().map_or(1, |plan| plan.members.len() as u32),
+            acknowledged: self.gate.has_answered(),
+        })
+    }
+}

@@ -1,0 +1,228 @@
+//! What belongs to a node and outlives its actors, and what everybody may ask of it.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tumen_core::UnixMillis;
+use tumen_core::cluster::coordinator::CrashProof;
+use tumen_core::cluster::greeting::Belonging;
+use tumen_core::cluster::member::NodeInfo;
+use tumen_core::ids::{ClusterId, NodeBoot, NodeName, Term};
+use tumen_core::wire::CoordinatorFrame;
+
+use super::asking::Asking;
+use super::council::Council;
+use super::events::Event;
+use super::greeter::Greeter;
+use crate::clock::Clock;
+use crate::cluster::assignment_coordinator::AssignmentCoordinatorMsg;
+use crate::cluster::consensus;
+use crate::cluster::lease_keeper::{Lease, LeaseKeeperMsg};
+use crate::cluster::membership::Members;
+use crate::cluster::plans::Plans;
+use crate::cluster::pubsub::Hub;
+use crate::codec;
+use crate::node_supervisor::{Ended, NodeSupervisor};
+use crate::partitions::partition_manager::{PartitionManagerMsg, Progress};
+use crate::partitions::router::RouterMsg;
+use crate::partitions::{Gate, ReadTable, Router};
+use crate::port::Port;
+use crate::transport::{Channel, Transport};
+
+/// The most events that wait for a slow listener.
+pub(super) const EVENTS_MAX: usize = 4096;
+
+/// Where each actor is reached.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ports {
+    pub(super) coordinator: Port<AssignmentCoordinatorMsg>,
+    pub(super) manager: Port<PartitionManagerMsg>,
+    pub(super) router: Port<RouterMsg>,
+    pub(super) lease_keeper: Port<LeaseKeeperMsg>,
+}
+
+/// Everything that belongs to the node and outlives its actors.
+pub(super) struct Parts {
+    pub(super) id: NodeBoot,
+    pub(super) info: NodeInfo,
+    pub(super) clock: Clock,
+    pub(super) transport: Transport,
+    pub(super) plans: Plans,
+    pub(super) gate: Gate,
+    pub(super) lease: Lease,
+    pub(super) table: ReadTable,
+    pub(super) router: Router,
+    pub(super) progress: watch::Sender<Progress>,
+    pub(super) council: ArcSwap<Council>,
+    pub(super) connected: Mutex<BTreeSet<NodeBoot>>,
+    /// Of these, the ones that belonged to a cluster when they greeted.
+    pub(super) belonging: Mutex<BTreeSet<NodeBoot>>,
+    pub(super) members: Members,
+    pub(super) hub: Hub,
+    pub(super) supervisor: OnceLock<NodeSupervisor>,
+    pub(super) ports: Ports,
+    pub(super) asking: Asking,
+    pub(super) leader: watch::Sender<(Term, Option<NodeName>)>,
+    pub(super) events: broadcast::Sender<Event>,
+    pub(super) tasks: TaskTracker,
+    pub(super) stopping: CancellationToken,
+    pub(super) stop_within: Duration,
+    pub(super) rejoin_grace: Duration,
+    pub(super) stop_begun: AtomicBool,
+    pub(super) consensus_settings: consensus::Settings,
+    pub(super) data_dir: Option<PathBuf>,
+    pub(super) crash_proof: CrashProof,
+    /// The newest plan that is being pulled.
+    pub(super) behind: AtomicU64,
+    pub(super) greeter: Arc<Greeter>,
+}
+
+impl Parts {
+    /// Says that the node is to stop; `false` if it has been said before.
+    pub(super) fn begin_stopping(&self) -> bool {
+        !self.stop_begun.swap(true, Ordering::SeqCst)
+    }
+
+    /// Whether the node is stopping, or has stopped.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stop_begun.load(Ordering::SeqCst)
+    }
+
+    /// The cluster that this node belongs to, if it belongs to one.
+    pub(super) fn belonging(&self) -> Option<Belonging> {
+        self.greeter.belonging()
+    }
+
+    /// Whether this node belongs to a cluster, or carries the memory of one.
+    pub(super) fn belongs_somewhere(&self) -> bool {
+        let consensus = self.consensus();
+        let remembers =
+            consensus.state().borrow().state.founding.is_some() || consensus.metrics().borrow().running;
+        remembers || self.greeter.belonging().is_some()
+    }
+
+    /// This node founded a cluster.
+    pub(super) fn founded(&self, id: ClusterId, at: UnixMillis) {
+        *self.greeter.founded.lock().unwrap_or_else(PoisonError::into_inner) = Some((id, at));
+    }
+
+    /// This node belongs to no cluster any more.
+    pub(super) fn forget_cluster(&self) {
+        *self.greeter.founded.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.plans.clear();
+        self.leader.send_replace((Term::ZERO, None));
+    }
+
+    /// Tells a new peer that this node leads, if it does. Leader and term are read together: a former leader that thaws
+    /// has heard of its successor's term before it knows that it is deposed.
+    pub(super) fn greet_as_leader(&self, node: &NodeName) {
+        let news = self.consensus().leadership().borrow().clone();
+        if !news.first_entry_applied {
+            return;
+        }
+        let frame = CoordinatorFrame::Leads { leader: self.id.node.clone(), term: news.term };
+        if let Err(error) = self.transport.cast(node, Channel::Coordinator, &codec::encode(&frame)) {
+            tracing::debug!(to = %node, %error, "not sent");
+        }
+    }
+
+    /// This node's part in consensus.
+    pub(super) fn consensus(&self) -> consensus::Handle {
+        self.council.load().handle.clone()
+    }
+
+    /// Whether a session with this boot is open.
+    pub(super) fn is_connected(&self, id: &NodeBoot) -> bool {
+        self.connected.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
+    }
+
+    /// Whether anybody who is connected belonged to a cluster when it greeted.
+    pub(super) fn meets_members(&self) -> bool {
+        !self.belonging.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    pub(super) fn note_belonging(&self, id: &NodeBoot, belongs: bool) {
+        let mut belonging = self.belonging.lock().unwrap_or_else(PoisonError::into_inner);
+        if belongs {
+            belonging.insert(id.clone());
+        } else {
+            belonging.remove(id);
+        }
+    }
+
+    pub(super) fn note_session(&self, id: &NodeBoot, up: bool) {
+        let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        if up {
+            connected.insert(id.clone())
+        } else {
+            connected.remove(id)
+        };
+    }
+
+    pub(super) fn tell(&self, event: Event) {
+        // Nobody may be listening.
+        drop(self.events.send(event));
+    }
+
+    /// Sends a small message to every peer.
+    pub(super) fn cast_all(&self, channel: Channel, frame: &Bytes) {
+        for session in self.transport.sessions() {
+            if let Err(error) = self.transport.cast(&session.peer.node, channel, frame) {
+                tracing::debug!(to = %session.peer, ?channel, %error, "not sent");
+            }
+        }
+    }
+
+    /// How the node's actors ended, once they have.
+    pub(super) async fn actors_ended(&self) -> Option<Ended> {
+        match self.supervisor.get() {
+            Some(supervisor) => Some(supervisor.ended().await),
+            None => None,
+        }
+    }
+
+    /// Stops the actors, the last that was started first.
+    pub(super) async fn stop_actors(&self) {
+        if let Some(supervisor) = self.supervisor.get() {
+            supervisor.stop().await;
+        }
+    }
+
+    /// Somebody said who leads; the newest term is believed, and of two who lead in one term the later word: Raft lets the
+    /// greater candidate of a term depose the lesser.
+    pub(super) fn learn_leader(&self, leader: Option<&NodeName>, term: Term) {
+        let news = self.leader.send_if_modified(|(known, who)| {
+            let newer = term > *known || (term == *known && leader.is_some() && who.as_ref() != leader);
+            if newer {
+                *known = term;
+                *who = leader.cloned();
+            }
+            newer
+        });
+        if news {
+            self.tell(Event::Leader { leader: leader.cloned(), term });
+        }
+    }
+}
+
+/// Runs something until the node stops.
+pub(super) fn until_stopping<W>(parts: &Parts, work: W) -> impl Future<Output = ()> + Send + use<W>
+where
+    W: Future<Output = ()> + Send + 'static,
+{
+    let stopping = parts.stopping.clone();
+    async move {
+        tokio::select! {
+            () = stopping.cancelled() => {}
+            () = work => {}
+        }
+    }
+}

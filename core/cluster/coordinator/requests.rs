@@ -1,0 +1,97 @@
+//! What people ask of the leader: that partitions come into being, that they balance, that a node goes.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Coordinator, Departure, Effect, Now};
+use crate::ids::{NodeName, Term};
+
+/// Why a request to the coordinator was not carried out. Nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum AskError {
+    /// Another node leads.
+    #[error("this node does not lead the cluster: ask {}", .leader.as_ref().map_or("again later", |l| l.as_str()))]
+    NotLeader {
+        /// Who leads, if that is known.
+        leader: Option<NodeName>,
+    },
+    /// Fewer nodes are there than `--min-nodes` wants.
+    #[error("{present} of {wanted} nodes are there (--min-nodes {wanted}): {} more needed", .wanted - .present)]
+    TooFewNodes {
+        /// How many are there.
+        present: usize,
+        /// How many are wanted.
+        wanted: usize,
+    },
+    /// There are no partitions yet.
+    #[error("no partitions exist yet: create them first")]
+    NoPlan,
+    /// No member has this name.
+    #[error("no member is named {0}")]
+    NoSuchNode(NodeName),
+    /// The strategy failed, or what it made was refused.
+    #[error("the strategy {strategy:?} made no valid plan: {why}")]
+    Strategy {
+        /// The strategy's name.
+        strategy: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+impl Coordinator {
+    /// A node announced how it goes, or an operator asked that it go.
+    pub fn handle_departure(
+        &mut self,
+        now: Now,
+        node: &NodeName,
+        how: Departure,
+    ) -> Result<Vec<Effect>, AskError> {
+        self.check_leading()?;
+        let member = self.control.snapshot.as_ref().and_then(|s| s.member(node.as_str()));
+        let Some(id) = member.map(|member| member.id().clone()) else {
+            return Err(AskError::NoSuchNode(node.clone()));
+        };
+        if let Some(seen) = self.roster.current(&id) {
+            seen.departure = Some(how);
+        }
+        self.resting_until = now.moment;
+        Ok(self.decide(now))
+    }
+
+    /// Somebody asks that partitions come into being. Where they exist already this changes nothing.
+    pub fn handle_create_asked(&mut self, now: Now) -> Result<Vec<Effect>, AskError> {
+        self.check_leading()?;
+        if self.control.snapshot.is_none() {
+            let present = self.present_members();
+            let wanted = self.config.min_nodes;
+            if present.len() < wanted {
+                return Err(AskError::TooFewNodes { present: present.len(), wanted });
+            }
+            if let Some(founding) = self.control.founding.clone() {
+                // Tried once here, so that a strategy that fails is answered and not only logged.
+                self.first_snapshot(&founding, present, Term::ZERO, now.unix)?;
+            }
+            self.creation_asked = true;
+            self.resting_until = now.moment;
+        }
+        Ok(self.decide(now))
+    }
+
+    /// Somebody asks for balance now.
+    pub fn handle_rebalance_asked(&mut self, now: Now) -> Result<Vec<Effect>, AskError> {
+        self.check_leading()?;
+        let snapshot = self.control.snapshot.clone().ok_or(AskError::NoPlan)?;
+        // Tried once here, so that a strategy that fails is answered and not only logged.
+        self.balanced(&snapshot, snapshot.members.clone())?;
+        self.rebalance_asked = true;
+        self.resting_until = now.moment;
+        Ok(self.decide(now))
+    }
+
+    fn check_leading(&self) -> Result<(), AskError> {
+        match self.leading {
+            Some(_) => Ok(()),
+            None => Err(AskError::NotLeader { leader: self.leader.clone() }),
+        }
+    }
+}
