@@ -137,3 +137,37 @@ fn partitions_are_made_once_enough_nodes_are_there() {
     cluster.wait_until_settled();
     check_partitions(&cluster, 3);
 }
+
+/// Waits until every node that is awake says the same of who votes, and that it is these.
+fn wait_until_vote(cluster: &Cluster, is_so: impl Fn(&BTreeSet<String>) -> bool) -> BTreeSet<String> {
+    wait_until("all say the same of who votes", harness::PATIENCE, || {
+        let mut same: Option<BTreeSet<String>> = None;
+        for number in cluster.awake() {
+            let shown = cluster.try_get(number, "/cluster")?;
+            let nodes = shown["nodes"].as_array().unwrap();
+            let voting = nodes.iter().filter(|node| node["votes"].as_bool().unwrap());
+            let voting: BTreeSet<String> =
+                voting.map(|node| node["name"].as_str().unwrap().to_owned()).collect();
+            check(is_so(&voting), || format!("{} says {voting:?}", cluster.node(number).name))?;
+            check(same.as_ref().is_none_or(|same| *same == voting), || {
+                format!("{voting:?} is not {same:?}")
+            })?;
+            same = Some(voting);
+        }
+        same.ok_or_else(|| "no node runs".to_owned())
+    })
+}
+
+#[test]
+fn every_node_says_who_votes_and_a_dead_voters_seat_is_given_away() {
+    let mut cluster = Cluster::start(4, Options::default());
+    let voting = wait_until_vote(&cluster, |voting| voting.len() == 3);
+    let leader = cluster.leader(0);
+    let dead = voting.iter().map(|name| cluster.number_of(name)).find(|number| *number != leader).unwrap();
+    let dead_name = cluster.node(dead).name.clone();
+    cluster.kill9(dead);
+    wait_until_vote(&cluster, |voting| voting.len() == 3 && !voting.contains(&dead_name));
+    cluster.launch(dead);
+    cluster.wait_until_settled();
+    wait_until_vote(&cluster, |voting| voting.len() == 3 && !voting.contains(&dead_name));
+}

@@ -90,7 +90,8 @@ async fn cluster(State(app): State<App>, headers: HeaderMap) -> Response {
         plan: plan.as_deref(),
         seen: &app.node.seen(),
         leader: runtime.leader(),
-        term: plan.as_ref().map_or(Term::ZERO, |plan| plan.term).max(runtime.leadership().borrow().term),
+        term: plan.as_ref().map_or(Term::ZERO, |plan| plan.term).max(runtime.term()),
+        voting: &runtime.voting(),
         mode: app.node.replication_mode(),
     };
     by_contents(&headers, &answers::cluster(&known))
