@@ -171,3 +171,34 @@ fn every_node_says_who_votes_and_a_dead_voters_seat_is_given_away() {
     cluster.wait_until_settled();
     wait_until_vote(&cluster, |voting| voting.len() == 3 && !voting.contains(&dead_name));
 }
+
+#[test]
+fn partitions_that_are_created_from_every_node_at_once_are_created_by_one() {
+    let options = Options::default().flags(&["--create", "manual", "--min-nodes", "3"]);
+    let mut cluster = Cluster::prepare(3, options);
+    cluster.start_all();
+    wait_until("all know who leads", harness::PATIENCE, || {
+        for number in 0..3 {
+            let shown = cluster.try_get(number, "/cluster")?;
+            check(shown["leader"].is_string(), || format!("nobody leads: {shown}"))?;
+            check(shown["nodes"].as_array().unwrap().len() == 3, || format!("not all are there: {shown}"))?;
+        }
+        Ok::<_, String>(())
+    });
+    let create = |number: usize| {
+        let node = &cluster.node(number).http;
+        wait_until("partitions are there", harness::PATIENCE, || {
+            let answer = cluster.http.post(node, "/partitions", &serde_json::json!({}))?;
+            check(answer.status == 200, || answer.text())?;
+            Ok::<_, String>(answer.json())
+        })
+    };
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let asking: Vec<_> = [0, 1, 2, 0, 1, 2].map(|number| scope.spawn(move || create(number))).into();
+        asking.into_iter().map(|asked| asked.join().unwrap()).collect()
+    });
+    let created = answers.iter().filter(|answer| answer["changed"].as_bool().unwrap()).count();
+    assert_eq!(created, 1, "{answers:?}");
+    assert!(answers.iter().all(|answer| answer["count"] == answers[0]["count"]), "{answers:?}");
+    cluster.wait_until_settled();
+}
