@@ -23,6 +23,7 @@ mod stopping;
 mod supervision;
 mod surroundings;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +33,7 @@ use tumen_core::cluster::asks::{Answer, Ask};
 use tumen_core::cluster::member::NodeInfo;
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::cluster::voters;
-use tumen_core::ids::{NodeBoot, NodeName};
+use tumen_core::ids::{NodeBoot, NodeName, Term};
 
 pub use self::asking::AskFailure;
 pub use self::assembly::StartError;
@@ -137,6 +138,16 @@ impl Runtime {
     /// Who leads, as far as this node was told.
     pub fn leader(&self) -> Option<NodeName> {
         self.parts.leader.borrow().1.clone()
+    }
+
+    /// The newest term of a leader that this node was told of.
+    pub fn term(&self) -> Term {
+        self.parts.leader.borrow().0.max(self.leadership().borrow().term)
+    }
+
+    /// The nodes that vote, as far as this node was told; in the midst of a change, those that are to vote after it.
+    pub fn voting(&self) -> BTreeSet<NodeName> {
+        self.parts.voting()
     }
 
     /// What is being served here.

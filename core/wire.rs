@@ -1,5 +1,6 @@
 //! Every value that crosses nodes, versioned; and the hash that is the same everywhere and for ever.
 
+use std::collections::BTreeSet;
 use std::hash::Hasher;
 
 use twox_hash::XxHash3_64;
@@ -29,6 +30,13 @@ pub enum CoordinatorFrame {
         leader: NodeName,
         /// In which term.
         term: Term,
+    },
+    /// The leader says who votes, for people who ask any node. Nothing is decided by it.
+    Voting {
+        /// In which term.
+        term: Term,
+        /// The nodes.
+        nodes: BTreeSet<NodeName>,
     },
 }
 

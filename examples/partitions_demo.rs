@@ -13,7 +13,7 @@
 use std::time::Duration;
 
 use tumen::prelude::*;
-use tumen::{Create, NodeName, Partition};
+use tumen::{Create, Created, NodeName, Partition};
 
 /// How long to wait before the partitions are asked for again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -68,8 +68,9 @@ async fn show(node: &Node) -> Result<()> {
 async fn create(node: &Node) -> Result<()> {
     loop {
         match node.create_partitions().await {
-            Ok(version) => {
-                println!("the partitions are there, by version {version}");
+            Ok(Created { version, changed }) => {
+                let by = if changed { "by this node" } else { "already" };
+                println!("the partitions are there, created {by}: version {version}");
                 return Ok(());
             }
             Err(error) if error.is_safe_to_retry() => println!("waiting: {error}"),

@@ -61,7 +61,7 @@ pub mod worker;
 
 pub use error::{Error, Result};
 pub use node::{
-    AssignmentsUpdated, Builder, Node, Partition, PartitionStats, Rebalanced, Replicas, Subscription,
+    AssignmentsUpdated, Builder, Created, Node, Partition, PartitionStats, Rebalanced, Replicas, Subscription,
 };
 pub use tumen_actors::partitions::router::CallOptions;
 pub use tumen_core::assignment;

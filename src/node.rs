@@ -37,7 +37,7 @@ mod start;
 mod subscription;
 
 pub use builder::{Builder, Knobs};
-pub use orders::Rebalanced;
+pub use orders::{Created, Rebalanced};
 pub use partitions::{Partition, PartitionStats, Replicas};
 pub use subscription::{AssignmentsUpdated, News, Subscription};
 

@@ -57,6 +57,7 @@ fn cluster() -> Cluster {
     let node = |name: &str, zone: Option<&str>| Node {
         name: name.into(),
         state: "up".into(),
+        votes: name != "node-3",
         boot: "18f2a".into(),
         address: "127.0.0.1:7101".into(),
         http: None,
@@ -185,13 +186,16 @@ fn answers_are_tables_for_people() {
     assert_eq!(
         table("status"),
         "cluster     shop (00000000000000ff), mode sync\nplan        version 12, term 3\nleader      node-2\n\
-         nodes       3 up\npartitions  16 of 16 served\nthis node   ready\n"
+         nodes       3 up\nvoters      2 (node-1, node-2)\npartitions  16 of 16 served\nthis node   ready\n"
     );
     let nodes = table("nodes");
     let nodes = words(&nodes);
-    assert_eq!(nodes[0][..4], ["NODE", "STATE", "PRIMARIES", "REPLICAS"]);
-    assert_eq!(nodes[1], ["node-1", "up", "5", "11", "127.0.0.1:7101", "-", "hall-a", "100", "kv", "18f2a"]);
-    assert_eq!(nodes[2][..4], ["node-2", "up,", "leader", "6"]);
+    assert_eq!(nodes[0][..4], ["NODE", "STATE", "VOTES", "PRIMARIES"]);
+    assert_eq!(
+        nodes[1],
+        ["node-1", "up", "yes", "5", "11", "127.0.0.1:7101", "-", "hall-a", "100", "kv", "18f2a"]
+    );
+    assert_eq!(nodes[2][..4], ["node-2", "up,", "leader", "yes"]);
     assert_eq!(
         words(&table("partitions")),
         [

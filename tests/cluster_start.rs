@@ -137,3 +137,68 @@ fn partitions_are_made_once_enough_nodes_are_there() {
     cluster.wait_until_settled();
     check_partitions(&cluster, 3);
 }
+
+/// Waits until every node that is awake says the same of who votes, and that it is these.
+fn wait_until_vote(cluster: &Cluster, is_so: impl Fn(&BTreeSet<String>) -> bool) -> BTreeSet<String> {
+    wait_until("all say the same of who votes", harness::PATIENCE, || {
+        let mut same: Option<BTreeSet<String>> = None;
+        for number in cluster.awake() {
+            let shown = cluster.try_get(number, "/cluster")?;
+            let nodes = shown["nodes"].as_array().unwrap();
+            let voting = nodes.iter().filter(|node| node["votes"].as_bool().unwrap());
+            let voting: BTreeSet<String> =
+                voting.map(|node| node["name"].as_str().unwrap().to_owned()).collect();
+            check(is_so(&voting), || format!("{} says {voting:?}", cluster.node(number).name))?;
+            check(same.as_ref().is_none_or(|same| *same == voting), || {
+                format!("{voting:?} is not {same:?}")
+            })?;
+            same = Some(voting);
+        }
+        same.ok_or_else(|| "no node runs".to_owned())
+    })
+}
+
+#[test]
+fn every_node_says_who_votes_and_a_dead_voters_seat_is_given_away() {
+    let mut cluster = Cluster::start(4, Options::default());
+    let voting = wait_until_vote(&cluster, |voting| voting.len() == 3);
+    let leader = cluster.leader(0);
+    let dead = voting.iter().map(|name| cluster.number_of(name)).find(|number| *number != leader).unwrap();
+    let dead_name = cluster.node(dead).name.clone();
+    cluster.kill9(dead);
+    wait_until_vote(&cluster, |voting| voting.len() == 3 && !voting.contains(&dead_name));
+    cluster.launch(dead);
+    cluster.wait_until_settled();
+    wait_until_vote(&cluster, |voting| voting.len() == 3 && !voting.contains(&dead_name));
+}
+
+#[test]
+fn partitions_that_are_created_from_every_node_at_once_are_created_by_one() {
+    let options = Options::default().flags(&["--create", "manual", "--min-nodes", "3"]);
+    let mut cluster = Cluster::prepare(3, options);
+    cluster.start_all();
+    wait_until("all know who leads", harness::PATIENCE, || {
+        for number in 0..3 {
+            let shown = cluster.try_get(number, "/cluster")?;
+            check(shown["leader"].is_string(), || format!("nobody leads: {shown}"))?;
+            check(shown["nodes"].as_array().unwrap().len() == 3, || format!("not all are there: {shown}"))?;
+        }
+        Ok::<_, String>(())
+    });
+    let create = |number: usize| {
+        let node = &cluster.node(number).http;
+        wait_until("partitions are there", harness::PATIENCE, || {
+            let answer = cluster.http.post(node, "/partitions", &serde_json::json!({}))?;
+            check(answer.status == 200, || answer.text())?;
+            Ok::<_, String>(answer.json())
+        })
+    };
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let asking: Vec<_> = [0, 1, 2, 0, 1, 2].map(|number| scope.spawn(move || create(number))).into();
+        asking.into_iter().map(|asked| asked.join().unwrap()).collect()
+    });
+    let created = answers.iter().filter(|answer| answer["changed"].as_bool().unwrap()).count();
+    assert_eq!(created, 1, "{answers:?}");
+    assert!(answers.iter().all(|answer| answer["count"] == answers[0]["count"]), "{answers:?}");
+    cluster.wait_until_settled();
+}

@@ -133,7 +133,7 @@ async fn a_node_lives_and_another_may_follow() {
     let version = loop {
         match last.create_partitions().await {
             Err(error) if error.is_safe_to_retry() => {}
-            created => break created.unwrap(),
+            created => break created.unwrap().version,
         }
     };
     assert_eq!(last.snapshot().unwrap().users().spec.strategy, "own");

@@ -141,7 +141,11 @@ struct Waiting {
 }
 
 enum Wanted {
-    Plan,
+    /// There are partitions.
+    Created {
+        /// Whether it is this question that lets them come into being.
+        first: bool,
+    },
     Rebalanced,
     /// This node is primary of nothing any more.
     Departed(NodeName),
@@ -264,7 +268,10 @@ impl AssignmentCoordinator {
         let now = self.now();
         let before = state.law.control().snapshot.clone();
         let (asked, what) = match ask {
-            Ask::Create => (state.law.handle_create_asked(now), Wanted::Plan),
+            Ask::Create => match state.law.handle_create_asked(now) {
+                Ok((effects, first)) => (Ok(effects), Wanted::Created { first }),
+                Err(error) => (Err(error), Wanted::Created { first: false }),
+            },
             Ask::Rebalance => (state.law.handle_rebalance_asked(now), Wanted::Rebalanced),
             Ask::Depart { node, how } => {
                 (state.law.handle_departure(now, &node, how), Wanted::Departed(node))
@@ -309,7 +316,7 @@ impl AssignmentCoordinator {
                 continue;
             };
             let done = match &waiting.what {
-                Wanted::Plan => true,
+                Wanted::Created { .. } => true,
                 Wanted::Rebalanced => settled,
                 Wanted::Departed(node) => settled && !leads_something(snapshot, node),
             };
@@ -333,7 +340,8 @@ fn leads_something(snapshot: &Snapshot, node: &NodeName) -> bool {
 
 fn finished(what: &Wanted, before: Option<&Snapshot>, now: &Snapshot) -> Answer {
     match what {
-        Wanted::Plan | Wanted::Departed(_) => Answer::Plan { version: now.version },
+        Wanted::Created { first } => Answer::Created { version: now.version, changed: *first },
+        Wanted::Departed(_) => Answer::Plan { version: now.version },
         Wanted::Rebalanced => Answer::Rebalanced {
             version: now.version,
             changed: before.is_none_or(|before| before.version != now.version),

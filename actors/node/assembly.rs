@@ -110,6 +110,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         crash_proof: settings.coordinator.crash_proof,
         ports,
         leader: watch::Sender::default(),
+        voting: watch::Sender::default(),
         events: broadcast::Sender::new(EVENTS_MAX),
         tasks: TaskTracker::new(),
         stopping: CancellationToken::new(),

@@ -6,7 +6,7 @@
 //!  while leading: a majority's confirmation every L/10 · the right voters
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tokio::time::MissedTickBehavior;
 use tumen_core::cluster::control::ControlState;
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::cluster::voters::{self, Standing};
-use tumen_core::ids::{Life, NodeBoot};
+use tumen_core::ids::{Life, NodeBoot, NodeName};
 use tumen_core::wire::CoordinatorFrame;
 
 use super::parts::Parts;
@@ -99,7 +99,8 @@ pub(super) async fn follow_acks(parts: Arc<Parts>, consensus: consensus::Handle)
     }
 }
 
-/// While this node leads: sees to it that as many nodes vote as should, and the right ones.
+/// While this node leads: sees to it that as many nodes vote as should, and the right ones; and that
+/// everybody can tell who they are.
 pub(super) async fn keep_voters(parts: Arc<Parts>, consensus: consensus::Handle) {
     let mut leadership = consensus.leadership();
     let mut plans = parts.plans.subscribe();
@@ -115,9 +116,16 @@ pub(super) async fn keep_voters(parts: Arc<Parts>, consensus: consensus::Handle)
             _ = ticks.tick() => {}
             _ = plans.changed() => {}
         }
-        let Some(plan) = plans.borrow_and_update().clone() else { continue };
+        let plan = plans.borrow_and_update().clone();
         let present = consensus.metrics().borrow().voters.clone();
-        let standings = lives.standings(&parts, &consensus, &plan).await;
+        let standings = match &plan {
+            Some(plan) => lives.standings(&parts, &consensus, plan).await,
+            None => Vec::new(),
+        };
+        tell_who_votes(&parts, &consensus, voters::voting(&standings, &present));
+        if plan.is_none() {
+            continue;
+        }
         let Some(next) = voters::plan(&standings, &present, consensus.life()) else { continue };
         tracing::info!(from = ?present, to = ?next, "changing the voters");
         let deadline = parts.clock.now() + CHANGE_WITHIN;
@@ -125,6 +133,15 @@ pub(super) async fn keep_voters(parts: Arc<Parts>, consensus: consensus::Handle)
             tracing::warn!(%error, "the voters were not changed; tried again");
             tokio::time::sleep(VOTERS_EVERY).await;
         }
+    }
+}
+
+/// Says who votes to every node, where it has changed.
+fn tell_who_votes(parts: &Parts, consensus: &consensus::Handle, nodes: BTreeSet<NodeName>) {
+    let leadership = consensus.leadership().borrow().clone();
+    let term = leadership.term;
+    if leadership.i_lead && parts.learn_voting(term, nodes.clone()) {
+        parts.cast_all(Channel::Coordinator, &codec::encode(&CoordinatorFrame::Voting { term, nodes }));
     }
 }
 

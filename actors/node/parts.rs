@@ -71,6 +71,8 @@ pub(super) struct Parts {
     pub(super) ports: Ports,
     pub(super) asking: Asking,
     pub(super) leader: watch::Sender<(Term, Option<NodeName>)>,
+    /// Who votes, as the leader of this term said.
+    pub(super) voting: watch::Sender<(Term, BTreeSet<NodeName>)>,
     pub(super) events: broadcast::Sender<Event>,
     pub(super) tasks: TaskTracker,
     pub(super) stopping: CancellationToken,
@@ -119,6 +121,7 @@ impl Parts {
         *self.greeter.founded.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.plans.clear();
         self.leader.send_replace((Term::ZERO, None));
+        self.voting.send_replace((Term::ZERO, BTreeSet::new()));
     }
 
     /// Tells a new peer that this node leads, if it does. Leader and term are read together: a former leader that thaws
@@ -128,9 +131,13 @@ impl Parts {
         if !news.first_entry_applied {
             return;
         }
-        let frame = CoordinatorFrame::Leads { leader: self.id.node.clone(), term: news.term };
-        if let Err(error) = self.transport.cast(node, Channel::Coordinator, &codec::encode(&frame)) {
-            tracing::debug!(to = %node, %error, "not sent");
+        let leads = CoordinatorFrame::Leads { leader: self.id.node.clone(), term: news.term };
+        let (term, nodes) = self.voting.borrow().clone();
+        let voting = (term == news.term).then_some(CoordinatorFrame::Voting { term, nodes });
+        for frame in [Some(leads), voting].into_iter().flatten() {
+            if let Err(error) = self.transport.cast(node, Channel::Coordinator, &codec::encode(&frame)) {
+                tracing::debug!(to = %node, %error, "not sent");
+            }
         }
     }
 
@@ -179,6 +186,28 @@ impl Parts {
                 tracing::debug!(to = %session.peer, ?channel, %error, "not sent");
             }
         }
+    }
+
+    /// The leader of this term says who votes. Whether that is news.
+    pub(super) fn learn_voting(&self, term: Term, nodes: BTreeSet<NodeName>) -> bool {
+        self.voting.send_if_modified(|known| {
+            let news = term >= known.0 && *known != (term, nodes.clone());
+            if news {
+                *known = (term, nodes);
+            }
+            news
+        })
+    }
+
+    /// Who votes, as far as this node knows: by the leader's word, or by its own log where it is newer than that.
+    pub(super) fn voting(&self) -> BTreeSet<NodeName> {
+        let (term, told) = self.voting.borrow().clone();
+        let metrics = self.consensus().metrics();
+        let own = metrics.borrow();
+        if told.is_empty() || (own.running && own.term > term) {
+            return own.voters.values().cloned().collect();
+        }
+        told
     }
 
     /// How the node's actors ended, once they have.

@@ -64,6 +64,9 @@ pub(super) fn wire(parts: &Arc<Parts>) {
                     parts.learn_leader(Some(&leader), term);
                     parts.ports.lease_keeper.cast(LeaseKeeperMsg::Leader(leader));
                 }
+                Ok(CoordinatorFrame::Voting { term, nodes }) => {
+                    parts.learn_voting(term, nodes);
+                }
                 Err(error) => tracing::warn!(from = %session.peer, %error, "a message is dropped"),
             }
         }),

@@ -12,7 +12,7 @@ use crate::ids::{NodeName, Version};
 /// A question to the leader, or an order. A node that does not lead answers [`AskError::NotLeader`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ask {
-    /// Let partitions come into being. Answered by [`Answer::Plan`], also where they exist already.
+    /// Let partitions come into being. Answered by [`Answer::Created`], also where they exist already.
     Create,
     /// Balance now. Answered by [`Answer::Rebalanced`] once it is done.
     Rebalance,
@@ -44,6 +44,14 @@ pub enum Answer {
     Plan {
         /// The version in force.
         version: Version,
+    },
+    /// The partitions are there.
+    Created {
+        /// The version in force.
+        version: Version,
+        /// Whether this question let them come into being. Of those who ask at once, one is told so at most: none, where
+        /// the leader changed in the middle, or they came by themselves.
+        changed: bool,
     },
     /// Balance is as good as it gets.
     Rebalanced {

@@ -191,6 +191,7 @@ impl Coordinator {
             self.leading = None;
             self.planned = None;
             self.committing = None;
+            self.creation_asked = false;
             return Vec::new();
         }
         if self.leading.is_none_or(|leading| leading.term != term) {
@@ -230,6 +231,7 @@ impl Coordinator {
             self.committing = None;
         }
         if let Some(snapshot) = self.control.snapshot.clone() {
+            self.creation_asked = false;
             self.roster.note_statuses(now.moment, &snapshot.members);
             self.roster.forget_strangers(&snapshot.members);
             self.grantor.handle_applied(&snapshot);
@@ -320,7 +322,6 @@ impl Coordinator {
             Ok(snapshot) => snapshot,
             Err(error) => return self.rest(now.moment, &error),
         };
-        self.creation_asked = false;
         self.commit(snapshot, None)
     }
 

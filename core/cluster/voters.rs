@@ -63,6 +63,17 @@ pub fn plan(members: &[Standing], present: &Voters, leader: Life) -> Option<Vote
     (!next.is_empty() && next != *present).then_some(next)
 }
 
+/// The nodes that vote as they run now. One that lost its memory keeps its name, and not its vote: it does so
+/// again once its new life has a seat.
+pub fn voting(members: &[Standing], present: &Voters) -> BTreeSet<NodeName> {
+    let votes = |(life, name): &(&Life, &NodeName)| {
+        let told = members.iter().find(|member| member.name == **name).and_then(|member| member.life);
+        // A member that has not told its life yet may well still have the one that votes.
+        told.is_none_or(|told| told == **life)
+    };
+    present.iter().filter(votes).map(|(_, name)| name.clone()).collect()
+}
+
 /// The largest odd number up to `count`, and zero for none.
 const fn odd(count: usize) -> usize {
     if count.is_multiple_of(2) { count.saturating_sub(1) } else { count }

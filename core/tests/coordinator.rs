@@ -6,7 +6,7 @@ mod world;
 
 use std::time::Duration;
 
-use tumen_core::cluster::coordinator::{Config, Departure};
+use tumen_core::cluster::coordinator::{AskError, Config, Create, Departure};
 use tumen_core::cluster::member::Status;
 use tumen_core::ids::Version;
 use world::{World, name};
@@ -29,6 +29,39 @@ fn three_nodes_come_to_serve_everything_once() {
     let world = cluster_of(3, 1);
     assert_eq!(world.plan().version, Version(1));
     assert_eq!(world.served().len(), 16);
+}
+
+#[test]
+fn partitions_that_are_asked_for_at_once_are_created_by_one_question() {
+    let config = Config { min_nodes: 2, create: Create::Manual, ..Config::default() };
+    let mut world = World::new(11, 16, 3, config);
+    let first = world.start(1);
+    world.pass(ms(10));
+    world.lead(&first);
+    world.pass(ms(100));
+    assert_eq!(world.create(), Err(AskError::TooFewNodes { present: 1, wanted: 2 }));
+    world.start(2);
+    world.pass(ms(100));
+    assert_eq!([world.create(), world.create()], [Ok(true), Ok(false)]);
+    world.pass(ms(2500));
+    assert_eq!((world.create(), world.plan().version), (Ok(false), Version(1)));
+    assert_eq!(world.served().len(), 16);
+}
+
+#[test]
+fn partitions_that_were_asked_for_once_come_although_a_proposal_is_lost() {
+    for seed in 0..20 {
+        let config = Config { create: Create::Manual, ..Config::default() };
+        let mut world = World::new(seed, 16, 3, config);
+        world.unknown_outcomes = 900;
+        let first = world.start(1);
+        world.pass(ms(10));
+        world.lead(&first);
+        world.pass(ms(100));
+        assert_eq!(world.create(), Ok(true));
+        world.pass(Duration::from_secs(30));
+        assert_eq!(world.served().len(), 16, "seed {seed}");
+    }
 }
 
 #[test]

@@ -116,6 +116,7 @@ mod tests {
         Node {
             name: name.into(),
             state: state.into(),
+            votes: true,
             boot,
             address,
             http: None,

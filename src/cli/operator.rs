@@ -188,6 +188,7 @@ fn status(client: &Client, json: bool) -> Result<(), Failure> {
         ["plan", &format!("version {version}, term {term}")],
         ["leader", leader.as_deref().unwrap_or("none")],
         ["nodes", &states(nodes)],
+        ["voters", &voters(nodes)],
         ["partitions", &format!("{served} of {} served", stats.total_partitions)],
         ["this node", &unready.map_or_else(|| "ready".to_owned(), |why| format!("not ready: {why}"))],
     ];
@@ -212,6 +213,12 @@ fn states(nodes: &[Node]) -> String {
     states.iter().map(|(state, count)| format!("{count} {state}")).collect::<Vec<_>>().join(", ")
 }
 
+/// Which nodes vote: `3 (node-1, node-2, node-3)`.
+fn voters(nodes: &[Node]) -> String {
+    let names: Vec<&str> = nodes.iter().filter(|node| node.votes).map(|node| node.name.as_str()).collect();
+    if names.is_empty() { "unknown".into() } else { format!("{} ({})", names.len(), names.join(", ")) }
+}
+
 fn nodes(client: &Client, json: bool) -> Result<(), Failure> {
     let cluster = client.get::<Cluster>("/cluster")?.value;
     if json {
@@ -227,6 +234,7 @@ fn nodes(client: &Client, json: bool) -> Result<(), Failure> {
         [
             node.name.clone(),
             if leads { format!("{}, leader", node.state) } else { node.state.clone() },
+            if node.votes { "yes".into() } else { "no".into() },
             of(&stats.partitions_per_node, node),
             of(&stats.replicas_per_node, node),
             node.address.clone(),
@@ -237,8 +245,19 @@ fn nodes(client: &Client, json: bool) -> Result<(), Failure> {
             node.boot.clone(),
         ]
     });
-    let headings =
-        ["NODE", "STATE", "PRIMARIES", "REPLICAS", "ADDRESS", "HTTP", "ZONE", "WEIGHT", "SERVICES", "BOOT"];
+    let headings = [
+        "NODE",
+        "STATE",
+        "VOTES",
+        "PRIMARIES",
+        "REPLICAS",
+        "ADDRESS",
+        "HTTP",
+        "ZONE",
+        "WEIGHT",
+        "SERVICES",
+        "BOOT",
+    ];
     Ok(say(table(headings, rows))?)
 }
 

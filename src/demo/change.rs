@@ -121,6 +121,7 @@ mod tests {
         let node = |(name, state): &(&str, &str)| Node {
             name: (*name).into(),
             state: (*state).into(),
+            votes: true,
             boot: "1".into(),
             address: "127.0.0.1:1".into(),
             http: None,

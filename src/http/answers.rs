@@ -98,6 +98,7 @@ pub(super) struct Known<'a> {
     pub(super) seen: &'a [NodeInfo],
     pub(super) leader: Option<NodeName>,
     pub(super) term: Term,
+    pub(super) voting: &'a BTreeSet<NodeName>,
     pub(super) mode: Mode,
 }
 
@@ -106,6 +107,7 @@ pub(super) fn cluster(known: &Known<'_>) -> shapes::Cluster {
     let members = known.plan.map(|plan| &plan.members[..]).unwrap_or_default();
     let committed: BTreeSet<&NodeName> = members.iter().map(|member| member.name()).collect();
     let joining = known.seen.iter().filter(|seen| !committed.contains(seen.name()));
+    let node = |info: &NodeInfo, state| node(info, state, known.voting.contains(info.name()));
     let mut nodes: Vec<shapes::Node> =
         (members.iter().map(|member| node(&member.info, state(member.status))))
             .chain(joining.map(|seen| node(seen, "joining")))
@@ -131,10 +133,11 @@ const fn state(status: Status) -> &'static str {
     }
 }
 
-fn node(info: &NodeInfo, state: &str) -> shapes::Node {
+fn node(info: &NodeInfo, state: &str, votes: bool) -> shapes::Node {
     shapes::Node {
         name: info.name().to_string(),
         state: state.to_owned(),
+        votes,
         boot: format!("{:x}", info.boot().0),
         address: info.address.clone(),
         http: info.http.clone(),
@@ -219,10 +222,13 @@ mod tests {
             seen: &seen,
             leader: None,
             term: Term(2),
+            voting: &["node-1", "node-2", "node-3"].map(|name| NodeName::new(name).unwrap()).into(),
             mode: Mode::Sync,
         };
         let shown = cluster(&known);
         let listed: Vec<_> = shown.nodes.iter().map(|node| (&*node.name, &*node.state)).collect();
+        let votes: Vec<_> = shown.nodes.iter().map(|node| node.votes).collect();
+        assert_eq!(votes, [true, false, true, true, false]);
         let up = |name| (name, "up");
         assert_eq!(listed, [up("node-1"), ("node-11", "joining"), up("node-2"), up("node-3"), up("node-4")]);
         assert_eq!((shown.version, &*shown.id, &*shown.mode), (7, "0000000000000abc", "sync"));

@@ -90,7 +90,8 @@ async fn cluster(State(app): State<App>, headers: HeaderMap) -> Response {
         plan: plan.as_deref(),
         seen: &app.node.seen(),
         leader: runtime.leader(),
-        term: plan.as_ref().map_or(Term::ZERO, |plan| plan.term).max(runtime.leadership().borrow().term),
+        term: plan.as_ref().map_or(Term::ZERO, |plan| plan.term).max(runtime.term()),
+        voting: &runtime.voting(),
         mode: app.node.replication_mode(),
     };
     by_contents(&headers, &answers::cluster(&known))
@@ -167,10 +168,9 @@ async fn partitions_for_node(
 }
 
 async fn create(State(app): State<App>) -> Result<Json<shapes::Created>, Refusal> {
-    let changed = app.node.snapshot().is_none();
-    let version = app.node.create_partitions().await?.0;
+    let created = app.node.create_partitions().await?;
     let count = app.node.snapshot().map_or(app.node.config().partitions, |plan| plan.users().spec.partitions);
-    Ok(Json(shapes::Created { version, count, changed }))
+    Ok(Json(shapes::Created { version: created.version.0, count, changed: created.changed }))
 }
 
 async fn rebalance(State(app): State<App>) -> Result<Json<shapes::Rebalanced>, Refusal> {

@@ -74,6 +74,8 @@ pub struct Node {
     pub name: String,
     /// How the cluster holds it: `up`, `leaving`, `away`, `lost`; `joining` before it is committed.
     pub state: String,
+    /// Whether it votes on plans and on who leads, as the leader last said.
+    pub votes: bool,
     /// Which run of its process, in hexadecimal (a JSON number would lose digits in many readers).
     pub boot: String,
     /// Where its cluster port is reached, as `host:port`.

@@ -16,6 +16,15 @@ const ORDER_WITHIN: Duration = Duration::from_secs(10);
 /// How long a node may take to give away what it holds.
 const DRAIN_WITHIN: Duration = Duration::from_secs(60);
 
+/// What [`Node::create_partitions`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Created {
+    /// The plan now in force, which holds the partitions.
+    pub version: Version,
+    /// Whether this call created them. Of all who ask at once, one is told so at most.
+    pub changed: bool,
+}
+
 /// What [`Node::rebalance_partitions`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rebalanced {
@@ -29,13 +38,14 @@ pub struct Rebalanced {
 
 impl Node {
     /// Lets the partitions come into being, where [`Config::create`](crate::config::Config::create) leaves it to you.
-    /// Saying it twice, or on two nodes at once, is the same as once. Answers the plan that holds them.
+    /// Saying it twice, or on two nodes at once, is the same as once. Answers the plan that holds them, and whether it was this
+    /// call that created them.
     ///
     /// # Errors
     /// Fewer nodes than [`Config::min_nodes`](crate::config::Config::min_nodes) are there, or nobody leads.
-    pub async fn create_partitions(&self) -> Result<Version> {
+    pub async fn create_partitions(&self) -> Result<Created> {
         match self.ask(Ask::Create, ORDER_WITHIN).await? {
-            Answer::Plan { version } => Ok(version),
+            Answer::Created { version, changed } => Ok(Created { version, changed }),
             other => Err(strange(&other)),
         }
     }

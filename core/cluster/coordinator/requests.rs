@@ -58,9 +58,11 @@ impl Coordinator {
         Ok(self.decide(now))
     }
 
-    /// Somebody asks that partitions come into being. Where they exist already this changes nothing.
-    pub fn handle_create_asked(&mut self, now: Now) -> Result<Vec<Effect>, AskError> {
+    /// Somebody asks that partitions come into being. Where they exist already this changes nothing. Also tells
+    /// whether it is this question that lets them: nobody asked before, and they were not on their way.
+    pub fn handle_create_asked(&mut self, now: Now) -> Result<(Vec<Effect>, bool), AskError> {
         self.check_leading()?;
+        let first = self.control.snapshot.is_none() && !self.creation_asked && self.committing.is_none();
         if self.control.snapshot.is_none() {
             let present = self.present_members();
             let wanted = self.config.min_nodes;
@@ -74,7 +76,7 @@ impl Coordinator {
             self.creation_asked = true;
             self.resting_until = now.moment;
         }
-        Ok(self.decide(now))
+        Ok((self.decide(now), first))
     }
 
     /// Somebody asks for balance now.

@@ -29,6 +29,15 @@ fn voters(present: &[(u64, &str)]) -> Voters {
 }
 
 #[test]
+fn a_node_that_lost_its_memory_does_not_vote_until_it_has_a_seat() {
+    let present = voters(&[(1, "n1"), (2, "n2"), (3, "n3")]);
+    let silent = Standing { life: None, ..up("n3", 3) };
+    let members = [up("n1", 1), up("n2", 22), silent, up("n4", 4)];
+    assert_eq!(voting(&members, &present), [name("n1"), name("n3")].into());
+    assert_eq!(voting(&[], &present), [name("n1"), name("n2"), name("n3")].into(), "before the first plan");
+}
+
+#[test]
 fn one_three_five_and_never_an_even_number() {
     assert_eq!([0, 1, 2, 3, 4, 5, 6, 100].map(wanted), [1, 1, 1, 3, 3, 5, 5, 5]);
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tumen_core::cluster::control::{Command, ControlState, Founding};
-use tumen_core::cluster::coordinator::{Config, Coordinator, Departure, Effect, Now};
+use tumen_core::cluster::coordinator::{AskError, Config, Coordinator, Departure, Effect, Now};
 use tumen_core::cluster::lease::{self, Holder, Release, Reply, Request};
 use tumen_core::cluster::member::{NodeInfo, Status};
 use tumen_core::cluster::snapshot::{GroupSpec, Mode, Snapshot};
@@ -182,6 +182,15 @@ impl World {
         let Some(leader) = self.leader.clone() else { return };
         let effects = self.nodes.get_mut(&leader).unwrap().law.handle_departure(now, node, how);
         self.run(&leader, effects.unwrap_or_default());
+    }
+
+    /// The leader is asked to create the partitions; whether it is this question that does it.
+    pub(crate) fn create(&mut self) -> Result<bool, AskError> {
+        let now = self.clock();
+        let leader = self.leader.clone().ok_or(AskError::NotLeader { leader: None })?;
+        let (effects, first) = self.nodes.get_mut(&leader).unwrap().law.handle_create_asked(now)?;
+        self.run(&leader, effects);
+        Ok(first)
     }
 
     fn alive(&self) -> impl Iterator<Item = NodeBoot> {

@@ -54,6 +54,7 @@ fn a_cluster_is_told_with_its_nodes() {
     let node = Node {
         name: "node-1".into(),
         state: "up".into(),
+        votes: true,
         boot: "18f2a".into(),
         address: "127.0.0.1:7101".into(),
         http: Some("127.0.0.1:8101".into()),
@@ -71,7 +72,7 @@ fn a_cluster_is_told_with_its_nodes() {
             mode: "async".into(),
             nodes: vec![node],
         },
-        r#"{"name":"tumen","id":"00000000000000ff","version":3,"term":1,"leader":"node-1","mode":"async","nodes":[{"name":"node-1","state":"up","boot":"18f2a","address":"127.0.0.1:7101","http":"127.0.0.1:8101","zone":null,"weight":100,"services":["kv"]}]}"#,
+        r#"{"name":"tumen","id":"00000000000000ff","version":3,"term":1,"leader":"node-1","mode":"async","nodes":[{"name":"node-1","state":"up","votes":true,"boot":"18f2a","address":"127.0.0.1:7101","http":"127.0.0.1:8101","zone":null,"weight":100,"services":["kv"]}]}"#,
     );
 }
 
