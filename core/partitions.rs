@@ -9,5 +9,6 @@
 
 pub mod fence;
 pub mod reconcile;
+pub mod record;
 pub mod request;
 pub mod routing;

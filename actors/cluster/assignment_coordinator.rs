@@ -22,7 +22,7 @@ use tumen_core::cluster::coordinator::{AskError, Coordinator, Departure, Effect,
 use tumen_core::cluster::lease::{self, Release, Reply};
 use tumen_core::cluster::member::NodeInfo;
 use tumen_core::cluster::snapshot::Snapshot;
-use tumen_core::ids::{GroupId, NodeBoot, NodeName, Term, Version};
+use tumen_core::ids::{GroupId, NodeBoot, NodeName, PartitionId, Term, Version};
 use tumen_core::wire::{CoordinatorFrame, LeaseFrame};
 
 use crate::clock::Clock;
@@ -40,6 +40,8 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(20);
 pub trait Surroundings: Send + Sync + 'static {
     /// Proposes to Raft. `None`: the outcome is unknown, or the proposal was not taken.
     fn commit(&self, command: Command, within: Duration) -> BoxFuture<'static, Option<Outcome>>;
+    /// What the voters agreed on, as far as it was applied here.
+    fn control(&self) -> Arc<ControlState>;
     /// The leader, which is this node, wants these partitions back from this node.
     fn release_here(&self, partitions: Vec<Release>);
     /// A lease reply for this node itself.
@@ -87,6 +89,8 @@ pub enum AssignmentCoordinatorMsg {
         /// What became of it, if that is known.
         outcome: Option<Outcome>,
     },
+    /// Proposed steps were taken, or refused, or nobody knows.
+    Stepped,
     /// Somebody asks for its lease.
     LeaseRequest(lease::Request),
     /// Somebody asks something.
@@ -111,6 +115,7 @@ impl fmt::Debug for AssignmentCoordinatorMsg {
             Self::QuorumAck { .. } => "QuorumAck",
             Self::Control(_) => "Control",
             Self::Committed { .. } => "Committed",
+            Self::Stepped => "Stepped",
             Self::LeaseRequest(_) => "LeaseRequest",
             Self::Ask(..) => "Ask",
             Self::Tick => "Tick",
@@ -149,6 +154,8 @@ enum Wanted {
     Rebalanced,
     /// This node is primary of nothing any more.
     Departed(NodeName),
+    /// Steps for these were taken, or not.
+    Stepped(Vec<PartitionId>),
 }
 
 /// What the coordinator remembers.
@@ -226,8 +233,21 @@ impl AssignmentCoordinator {
     }
 
     fn commit(&self, myself: &ActorRef<AssignmentCoordinatorMsg>, command: Command) {
-        let Command::Publish { snapshot, .. } = &command else { return };
-        let version = snapshot.version;
+        let version = match &command {
+            Command::Publish { snapshot, .. } => snapshot.version,
+            Command::Step(steps) => {
+                tracing::trace!(steps = steps.len(), "proposing steps");
+                let committing = self.surroundings.commit(command, COMMIT_WITHIN);
+                let myself = myself.clone();
+                tokio::spawn(async move {
+                    let outcome = committing.await;
+                    tracing::trace!(?outcome, "steps came back");
+                    drop(myself.cast(AssignmentCoordinatorMsg::Stepped));
+                });
+                return;
+            }
+            Command::Found(_) => return,
+        };
         tracing::debug!(%version, "proposing a plan");
         let committing = self.surroundings.commit(command, COMMIT_WITHIN);
         let myself = myself.clone();
@@ -276,6 +296,10 @@ impl AssignmentCoordinator {
             Ask::Depart { node, how } => {
                 (state.law.handle_departure(now, &node, how), Wanted::Departed(node))
             }
+            Ask::Step(steps) => {
+                let partitions = steps.iter().map(|step| step.partition).collect();
+                (state.law.handle_steps_asked(now, steps), Wanted::Stepped(partitions))
+            }
             Ask::Preview { add, remove } => {
                 drop(to.send(state.law.preview(add as usize, &remove).map(Answer::Preview)));
                 return Vec::new();
@@ -318,6 +342,7 @@ impl AssignmentCoordinator {
             let done = match &waiting.what {
                 Wanted::Created { .. } => true,
                 Wanted::Rebalanced => settled,
+                Wanted::Stepped(_) => !state.law.is_stepping(),
                 Wanted::Departed(node) => settled && !leads_something(snapshot, node),
             };
             if !done {
@@ -342,6 +367,10 @@ fn finished(what: &Wanted, before: Option<&Snapshot>, now: &Snapshot) -> Answer 
     match what {
         Wanted::Created { first } => Answer::Created { version: now.version, changed: *first },
         Wanted::Departed(_) => Answer::Plan { version: now.version },
+        Wanted::Stepped(partitions) => {
+            let record = |partition: &PartitionId| Some((*partition, now.assignment(*partition)?.record()));
+            Answer::Records(partitions.iter().filter_map(record).collect())
+        }
         Wanted::Rebalanced => Answer::Rebalanced {
             version: now.version,
             changed: before.is_none_or(|before| before.version != now.version),
@@ -401,6 +430,12 @@ impl Actor for AssignmentCoordinator {
             AssignmentCoordinatorMsg::Committed { version, outcome } => {
                 tracing::debug!(%version, ?outcome, "a proposal came back");
                 law.handle_committed(now, outcome.as_ref())
+            }
+            AssignmentCoordinatorMsg::Stepped => {
+                // What was applied may still be on its way to this mailbox.
+                let mut effects = law.handle_control(now, &self.surroundings.control());
+                effects.extend(law.handle_stepped(now));
+                effects
             }
             AssignmentCoordinatorMsg::LeaseRequest(request) => law.handle_lease_request(now, &request),
             AssignmentCoordinatorMsg::Ask(ask, to) => self.handle_ask(&myself, state, ask, to),

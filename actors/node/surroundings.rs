@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tumen_core::cluster::control::{Command, Outcome};
+use tumen_core::cluster::control::{Command, ControlState, Outcome};
 use tumen_core::cluster::lease::{Release, Reply};
 use tumen_core::cluster::snapshot::Snapshot;
 
@@ -32,6 +32,13 @@ impl Surroundings for Around {
                 }
             }
         })
+    }
+
+    fn control(&self) -> Arc<ControlState> {
+        self.parts
+            .upgrade()
+            .map(|parts| Arc::clone(&parts.consensus().state().borrow().state))
+            .unwrap_or_default()
     }
 
     fn release_here(&self, partitions: Vec<Release>) {

@@ -60,6 +60,7 @@ fn settings(world: &World, n: usize, seeds: &[usize], min_nodes: usize) -> Setti
         strategy: "balanced".into(),
         mode: Mode::Async,
         partitioner: Partitioner::Hash,
+        replicated: false,
     };
     Settings {
         name: name(n),

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::assignment::Certificate;
+use crate::cluster::control::Step;
 use crate::cluster::coordinator::{AskError, Departure, Preview};
 use crate::cluster::snapshot::Snapshot;
-use crate::ids::{NodeName, Version};
+use crate::ids::{NodeName, PartitionId, Version};
+use crate::partitions::record::Record;
 
 /// A question to the leader, or an order. A node that does not lead answers [`AskError::NotLeader`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +32,8 @@ pub enum Ask {
         /// How it goes.
         how: Departure,
     },
+    /// Let other copies of these partitions count. Answered by [`Answer::Records`] once it is known what became of it.
+    Step(Vec<Step>),
     /// The plan in force, if it is newer than this. Every node answers it, by [`Answer::Newer`].
     Pull {
         /// The plan that the asker has.
@@ -64,6 +68,8 @@ pub enum Answer {
     },
     /// What would move.
     Preview(Preview),
+    /// Which copies of these partitions count now.
+    Records(Vec<(PartitionId, Record)>),
     /// The plan in force; `None` if the asker has it already, or there is none.
     Newer(Option<Arc<Snapshot>>),
 }

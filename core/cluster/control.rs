@@ -4,7 +4,8 @@
 //!             Found                  Publish v1            Publish v2
 //! nothing ─────────────▶ founded ─────────────▶ plan 1 ─────────────▶ plan 2 ─ ·· ─▶
 //!                           │ Found                 │ Publish based on 0
-//!                           └─▶ AlreadyFounded      └─▶ Conflict { version: 1 }
+//!                           └─▶ AlreadyFounded      │ └─▶ Conflict { version: 1 }
+//!                                                   └ Step: which copies count ─▶ plan 1, the next revision
 //! ```
 //!
 //! Every voter applies the same commands in the same order and gets the same state: nothing here looks at
@@ -15,7 +16,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::snapshot::{self, GroupPlan, GroupSpec, Snapshot};
-use crate::ids::{ClusterId, ClusterName, Epoch, Generation, GroupId, Version};
+use crate::ids::{ClusterId, ClusterName, Epoch, Generation, GroupId, PartitionId, Revision, Version};
+use crate::partitions::record::{self, Change};
 use crate::time::UnixMillis;
 
 /// What the voters agree on.
@@ -55,6 +57,22 @@ pub enum Command {
         /// The plan to put in force. Its version is the one after `based_on`.
         snapshot: Arc<Snapshot>,
     },
+    /// Change which copies of some partitions count, inside the plan in force. Each is judged by itself. Answered by
+    /// [`Outcome::Stepped`].
+    Step(Vec<Step>),
+}
+
+/// One change of which copies of a partition count: asked for by its epoch's primary.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Step {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// The epoch in force when it was asked for.
+    pub epoch: Epoch,
+    /// The revision in force when it was asked for.
+    pub revision: Revision,
+    /// What is to change.
+    pub change: Change,
 }
 
 /// What became of a [`Command`], the same on every voter.
@@ -74,6 +92,8 @@ pub enum Outcome {
         /// Its version.
         version: Version,
     },
+    /// Those steps were taken that fitted; the others changed nothing. In the order in which they were given.
+    Stepped(Vec<Result<(), StepRefused>>),
     /// Another plan came first. Nothing changed; compute anew from the one in force.
     Conflict {
         /// The version in force.
@@ -102,6 +122,25 @@ pub enum Invalid {
     Unfit(String),
 }
 
+/// Why a step was not taken. Nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum StepRefused {
+    /// The plan in force has no such partition.
+    #[error("no plan has {0}")]
+    NoPartition(PartitionId),
+    /// Another primary's epoch, or another step, came first.
+    #[error("epoch {epoch} revision {revision} is in force")]
+    Outdated {
+        /// The epoch in force.
+        epoch: Epoch,
+        /// The revision in force.
+        revision: Revision,
+    },
+    /// It makes no sense here.
+    #[error(transparent)]
+    Illegal(#[from] record::Illegal),
+}
+
 impl ControlState {
     /// The version in force; [`Version::ZERO`] if none was published yet.
     pub fn version(&self) -> Version {
@@ -113,6 +152,7 @@ impl ControlState {
         match command {
             Command::Found(founding) => self.apply_found(founding),
             Command::Publish { based_on, snapshot } => self.apply_publish(*based_on, snapshot),
+            Command::Step(steps) => self.apply_steps(steps),
         }
     }
 
@@ -132,11 +172,29 @@ impl ControlState {
         if based_on != version {
             return Outcome::Conflict { version };
         }
-        if let Err(why) = self.judge(snapshot) {
-            return Outcome::Invalid(why);
+        match self.judge(snapshot) {
+            Ok(()) => {}
+            // A step came between: the same plan can be made again, with what counts now.
+            Err(Invalid::Snapshot(snapshot::Invalid::Members { .. })) => {
+                return Outcome::Conflict { version };
+            }
+            Err(why) => return Outcome::Invalid(why),
         }
         self.snapshot = Some(Arc::clone(snapshot));
         Outcome::Published { version: snapshot.version }
+    }
+
+    fn apply_steps(&mut self, steps: &[Step]) -> Outcome {
+        let Some(plan) = &self.snapshot else {
+            let refused = |step: &Step| Err(StepRefused::NoPartition(step.partition));
+            return Outcome::Stepped(steps.iter().map(refused).collect());
+        };
+        let mut next = Snapshot::clone(plan);
+        let outcomes: Vec<_> = steps.iter().map(|step| take(&mut next, step)).collect();
+        if outcomes.iter().any(Result::is_ok) {
+            self.snapshot = Some(Arc::new(next.sealed()));
+        }
+        Outcome::Stepped(outcomes)
     }
 
     /// Whether `snapshot` may be the next plan.
@@ -149,6 +207,20 @@ impl ControlState {
             None => founding.judge_first(snapshot),
         }
     }
+}
+
+/// Takes one step, if it fits.
+fn take(plan: &mut Snapshot, step: &Step) -> Result<(), StepRefused> {
+    let assignment = plan.assignment_mut(step.partition).ok_or(StepRefused::NoPartition(step.partition))?;
+    let (epoch, revision) = (assignment.epoch, assignment.revision);
+    if (step.epoch, step.revision) != (epoch, revision) {
+        return Err(StepRefused::Outdated { epoch, revision });
+    }
+    let next = assignment.record().changed(&step.change)?;
+    assignment.revision = next.revision;
+    assignment.members = next.members;
+    assignment.high = next.high;
+    Ok(())
 }
 
 impl Founding {
@@ -191,6 +263,9 @@ impl Founding {
             let served = !assignment.copies.is_empty();
             if assignment.epoch != (if served { Epoch::ZERO.next() } else { Epoch::ZERO }) {
                 return unfit(&format!("the first epoch of {partition}"));
+            }
+            if !assignment.members.is_empty() || assignment.high != 0 {
+                return unfit(&format!("that nothing of {partition} counts yet"));
             }
         }
         Ok(())

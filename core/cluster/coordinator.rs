@@ -12,6 +12,7 @@
 //! waits for releases, and gives up those that do not come.
 
 mod config;
+mod evening;
 mod planning;
 mod probing;
 mod requests;
@@ -21,13 +22,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 pub use self::config::{Config, CrashProof, Create, Rebalance};
+use self::evening::Evening;
 pub use self::planning::{Move, Preview, certify_change, layout_of};
 use self::probing::Probed;
 pub use self::requests::AskError;
 pub use self::roster::{Departure, WindowConfig};
 use self::roster::{Roster, Window};
 use crate::assignment::Strategy;
-use crate::cluster::control::{Command, ControlState, Outcome};
+use crate::cluster::control::{Command, ControlState, Outcome, Step};
 use crate::cluster::lease::{self, Grantor, PlanId, Proposal, Release};
 use crate::cluster::member::{Member, NodeInfo, Status};
 use crate::cluster::plan::{Draft, Handover};
@@ -35,6 +37,8 @@ use crate::cluster::snapshot::Snapshot;
 use crate::ids::{NodeBoot, NodeName, PartitionId, Term};
 use crate::time::{Moment, UnixMillis};
 
+/// The most steps in one command.
+const STEPS_MAX: usize = 4096;
 /// How long after a proposal that did not come through the next one is made.
 const PROPOSE_AGAIN: Duration = Duration::from_millis(20);
 
@@ -108,6 +112,11 @@ pub struct Coordinator {
     ack: Option<Moment>,
     creation_asked: bool,
     rebalance_asked: bool,
+    evening: Evening,
+    /// Asked for, and not proposed yet: one for each partition, the newest.
+    steps: BTreeMap<PartitionId, Step>,
+    /// Whether steps were proposed whose outcome is not known yet.
+    stepping: bool,
     /// After a strategy failed or releases did not come, planning for balance rests until then.
     resting_until: Moment,
     /// After a proposal did not come through nothing is proposed until then, or a Raft that refuses at once
@@ -140,6 +149,9 @@ impl Coordinator {
             ack: None,
             creation_asked: false,
             rebalance_asked: false,
+            evening: Evening::default(),
+            steps: BTreeMap::new(),
+            stepping: false,
             resting_until: Moment::ZERO,
             propose_from: Moment::ZERO,
             probed: BTreeMap::new(),
@@ -192,12 +204,17 @@ impl Coordinator {
             self.planned = None;
             self.committing = None;
             self.creation_asked = false;
+            self.steps.clear();
+            self.stepping = false;
             return Vec::new();
         }
         if self.leading.is_none_or(|leading| leading.term != term) {
             self.leading = Some(Leading { term, since: now.moment, settled: false });
             self.planned = None;
             self.committing = None;
+            self.steps.clear();
+            self.stepping = false;
+            self.evening.handle_elected(now.moment, self.config.rebalance == Rebalance::Auto);
             self.ack = None;
             self.probed.clear();
             self.roster.start_term();
@@ -226,7 +243,10 @@ impl Coordinator {
         if control.version() < self.control.version() {
             return Vec::new();
         }
-        self.control = control.clone();
+        let former = std::mem::replace(&mut self.control, control.clone());
+        if former.version() == control.version() && former.snapshot != control.snapshot {
+            self.evening.handle_grown(now.moment);
+        }
         if self.committing.is_some_and(|(plan, _)| control.version() >= plan.version) {
             self.committing = None;
         }
@@ -254,11 +274,20 @@ impl Coordinator {
                 }
                 self.propose_from = now.moment + PROPOSE_AGAIN;
             }
-            Some(Outcome::Nothing | Outcome::Founded | Outcome::AlreadyFounded { .. }) | None => {
+            Some(
+                Outcome::Nothing | Outcome::Founded | Outcome::AlreadyFounded { .. } | Outcome::Stepped(_),
+            )
+            | None => {
                 self.committing = None;
                 self.propose_from = now.moment + PROPOSE_AGAIN;
             }
         }
+        self.decide(now)
+    }
+
+    /// Raft answered proposed steps, or did not in time. Whoever asked for them looks at what counts now.
+    pub fn handle_stepped(&mut self, now: Now) -> Vec<Effect> {
+        self.stepping = false;
         self.decide(now)
     }
 
@@ -282,7 +311,14 @@ impl Coordinator {
 
     /// Whether nothing is being planned, waited for or committed: the plan in force is the one that is wanted.
     pub fn is_settled(&self) -> bool {
-        self.planned.is_none() && self.committing.is_none() && !self.rebalance_asked && !self.window.is_open()
+        let idle = self.planned.is_none() && self.committing.is_none() && !self.is_stepping();
+        let copied = self.control.snapshot.as_ref().is_none_or(|s| self.evening.is_settled(s));
+        idle && copied && !self.rebalance_asked && !self.window.is_open()
+    }
+
+    /// Whether steps are waiting, or under way.
+    pub fn is_stepping(&self) -> bool {
+        self.stepping || !self.steps.is_empty()
     }
 
     /// Why the last plan was not made, if one was not.
@@ -306,6 +342,13 @@ impl Coordinator {
                 Some(_) if !self.has_quorum(now.moment) => {}
                 Some(snapshot) => effects.extend(self.replan(now, leading, &snapshot)),
             }
+        }
+        // Steps wait for a plan that is on its way: they may be for epochs that it ends.
+        if self.committing.is_none() && !self.stepping && !self.steps.is_empty() {
+            self.stepping = true;
+            let first: Vec<PartitionId> = self.steps.keys().copied().take(STEPS_MAX).collect();
+            let steps = first.iter().filter_map(|partition| self.steps.remove(partition)).collect();
+            effects.push(Effect::Commit(Command::Step(steps)));
         }
         effects.extend(self.next_wake(now.moment).map(Effect::WakeAt));
         effects
@@ -387,6 +430,7 @@ impl Coordinator {
             .chain(expiries)
             .chain(probes)
             .chain(planned)
+            .chain(self.evening.due_at())
             .chain(rests)
             .chain(self.window.closes(&self.config.window)))
         .filter(|at| *at > now)

@@ -22,6 +22,14 @@ pub struct Handover {
     pub to: Option<NodeName>,
 }
 
+/// Puts a name first, whether it was there or not.
+fn put_first(row: &mut Row, name: NodeName) {
+    match row.iter().position(|there| *there == name) {
+        Some(at) => row[..=at].rotate_right(1),
+        None => row.insert(0, name),
+    }
+}
+
 /// A plan in the making: members, and for each group the copies by name.
 #[derive(Clone, Debug)]
 pub struct Draft {
@@ -56,35 +64,58 @@ impl Draft {
     /// Rows whose primary may lead and is `warm` (kept running since the former plan) are left alone. Of
     /// another row's copies the one with the fewest primaries is promoted, warm ones before others; a row
     /// without any copy that may lead gets the member that has the fewest.
-    pub fn promote(&mut self, warm: impl Fn(&Member) -> bool) {
+    ///
+    /// In a group whose workers are replicated only a copy that counts is promoted as long as one is there. A row whose
+    /// first does not count yet keeps the primary that it has, beside its copies if need be, until it does.
+    pub fn promote(&mut self, previous: &Snapshot, warm: impl Fn(&Member) -> bool) {
         let Self { members, rows } = self;
         let serving: Vec<&Member> = members.iter().filter(|m| m.status.may_lead()).collect();
-        let find = |name: &NodeName| members.binary_search_by(|m| m.name().cmp(name)).ok();
-        let stays = |name: &NodeName| {
-            find(name).is_some_and(|at| members[at].status.may_lead() && warm(&members[at]))
-        };
-        for group in rows {
+        let find =
+            |name: &NodeName| members.binary_search_by(|m| m.name().cmp(name)).ok().map(|at| &members[at]);
+        let leads = |name: &NodeName| find(name).filter(|member| member.status.may_lead());
+        for (group, rows) in previous.groups.iter().zip(rows) {
+            let counts = |old: &Assignment, name: &NodeName| {
+                !group.spec.replicated || old.members.is_empty() || old.is_in_sync(name)
+            };
+            let stays =
+                |old: &Assignment, name: &NodeName| leads(name).is_some_and(&warm) && counts(old, name);
+            let present = |old: &Assignment| previous.primary(old).map(|member| member.name().clone());
+            for (row, old) in rows.iter_mut().zip(&group.assignments).filter(|_| group.spec.replicated) {
+                let first = row.first().is_some_and(|name| stays(old, name));
+                if let Some(present) = present(old).filter(|name| !first && stays(old, name)) {
+                    put_first(row, present);
+                }
+            }
             let mut load: BTreeMap<&NodeName, u32> = serving.iter().map(|m| (m.name(), 0)).collect();
-            for primary in group.iter().filter_map(|row| row.first()).filter(|name| stays(name)) {
-                if let Some(count) = load.get_mut(primary) {
+            for (row, old) in rows.iter().zip(&group.assignments) {
+                let primary = row.first().filter(|name| stays(old, name));
+                if let Some(count) = primary.and_then(|name| load.get_mut(name)) {
                     *count += 1;
                 }
             }
-            for row in group.iter_mut().filter(|row| !row.first().is_some_and(stays)) {
-                let promoted = (row.iter().enumerate())
-                    .filter_map(|(at, name)| Some((at, &members[find(name)?])))
-                    .filter(|(_, member)| member.status.may_lead())
-                    .min_by_key(|(_, m)| (!warm(m), m.info.weight == 0, load[m.name()], m.name()));
-                if let Some((at, _)) = promoted {
-                    row[..=at].rotate_right(1);
-                } else {
-                    // Nobody is left that has a copy. A witness (weight 0) holds nothing, even now.
-                    let stranger = serving.iter().filter(|m| m.info.weight > 0 && !row.contains(m.name()));
-                    let Some(stranger) = stranger.min_by_key(|m| (load[m.name()], m.name())) else {
-                        continue;
-                    };
-                    row.insert(0, stranger.name().clone());
+            for (row, old) in rows.iter_mut().zip(&group.assignments) {
+                if row.first().is_some_and(|name| stays(old, name)) {
+                    continue;
                 }
+                let others = old.members.iter().map(|copy| &copy.node).filter(|_| group.spec.replicated);
+                let best = (row.iter().chain(others).filter_map(leads))
+                    .min_by_key(|m| {
+                        (!counts(old, m.name()), !warm(m), m.info.weight == 0, load[m.name()], m.name())
+                    })
+                    .map(|member| member.name().clone());
+                let counting = best.clone().filter(|name| counts(old, name));
+                // A primary that leaves stays until another copy counts: nobody else has what it has.
+                let leaving = || {
+                    let serves = |name: &NodeName| find(name).is_some_and(|member| member.status.may_serve());
+                    present(old).filter(|name| group.spec.replicated && serves(name) && counts(old, name))
+                };
+                // Nobody is left that has a copy. A witness (weight 0) holds nothing, even now.
+                let stranger = || {
+                    let others = serving.iter().filter(|m| m.info.weight > 0 && !row.contains(m.name()));
+                    others.min_by_key(|m| (load[m.name()], m.name())).map(|member| member.name().clone())
+                };
+                let Some(first) = counting.or_else(leaving).or(best).or_else(stranger) else { continue };
+                put_first(row, first);
                 if let Some(count) = row.first().and_then(|primary| load.get_mut(primary)) {
                     *count += 1;
                 }
@@ -112,7 +143,8 @@ impl Draft {
                     let renewed = is.is_some() && (is != was || given_back.contains(&partition));
                     let epoch = if renewed { old.epoch.next() } else { old.epoch };
                     let revision = if renewed { Revision::ZERO } else { old.revision };
-                    Assignment { epoch, revision, copies }
+                    let (members, high) = (old.members.clone(), old.high);
+                    Assignment { epoch, revision, copies, members, high }
                 })
                 .collect(),
         };

@@ -13,6 +13,7 @@ use crate::ids::{
     Version,
 };
 use crate::partitioner::Partitioner;
+use crate::partitions::record::{CopyId, Record};
 use crate::time::UnixMillis;
 
 /// What a write's acknowledgement promises. One default for the whole cluster.
@@ -64,6 +65,9 @@ pub struct GroupSpec {
     pub mode: Mode,
     /// How keys map to partitions. Fixed for the group's life.
     pub partitioner: Partitioner,
+    /// Whether its workers have state that is kept on all copies. Then only a copy that counts is made primary as long
+    /// as one is left, and a partition moves after its state did.
+    pub replicated: bool,
 }
 
 /// One partition's part of the plan.
@@ -76,6 +80,22 @@ pub struct Assignment {
     /// Indices into [`Snapshot::members`], the primary first. Where the first may not serve, nobody is
     /// primary at present: all who have a copy are away or lost.
     pub copies: Vec<u32>,
+    /// The copies that count, sorted: with the next two the partition's committed [`Record`]. None: it never opened.
+    pub members: Vec<CopyId>,
+    /// How many members it had at most.
+    pub high: u32,
+}
+
+impl Assignment {
+    /// The partition's committed record.
+    pub fn record(&self) -> Record {
+        Record { epoch: self.epoch, revision: self.revision, members: self.members.clone(), high: self.high }
+    }
+
+    /// Whether a copy on this node counts.
+    pub fn is_in_sync(&self, node: &NodeName) -> bool {
+        self.members.iter().any(|copy| copy.node == *node)
+    }
 }
 
 /// The partitions of one group.
@@ -119,7 +139,7 @@ pub struct Snapshot {
 pub enum Invalid {
     /// Members are not sorted by name, or one is there twice.
     #[error("members are not sorted and unique")]
-    Members,
+    Nodes,
     /// The groups are not sorted and unique, or the users' group is missing.
     #[error("groups are not sorted and unique, or the users' group is missing")]
     Groups,
@@ -136,6 +156,12 @@ pub enum Invalid {
     /// A copy is no member, or stands twice.
     #[error("{partition} has a copy that is no member, or stands twice")]
     Copies {
+        /// Which partition.
+        partition: PartitionId,
+    },
+    /// Which copies of a partition count is no plan's to change: that is what steps are for.
+    #[error("{partition} has other copies that count than the plan before it")]
+    Members {
         /// Which partition.
         partition: PartitionId,
     },
@@ -174,6 +200,12 @@ impl Snapshot {
     /// One partition's part of the plan.
     pub fn assignment(&self, partition: PartitionId) -> Option<&Assignment> {
         self.group(partition.group)?.assignments.get(partition.index as usize)
+    }
+
+    /// The same, to take a step in. The hash has to be computed anew after.
+    pub(super) fn assignment_mut(&mut self, partition: PartitionId) -> Option<&mut Assignment> {
+        let group = self.groups.iter_mut().find(|group| group.id == partition.group)?;
+        group.assignments.get_mut(partition.index as usize)
     }
 
     /// The member that is primary of an assignment, if anybody is: its first copy, as long as that may serve.
@@ -236,11 +268,18 @@ impl Snapshot {
             hash.write_str(&group.spec.strategy);
             hash.write_u64(group.spec.mode as u64);
             hash.write_str(&group.spec.partitioner.to_string());
+            hash.write_u64(u64::from(group.spec.replicated));
             for assignment in &group.assignments {
                 hash.write_u64(assignment.epoch.0);
                 hash.write_u64(assignment.revision.0);
                 hash.write_u64(assignment.copies.len() as u64);
                 assignment.copies.iter().for_each(|copy| hash.write_u64(u64::from(*copy)));
+                hash.write_u64(u64::from(assignment.high));
+                hash.write_u64(assignment.members.len() as u64);
+                for copy in &assignment.members {
+                    hash.write_str(copy.node.as_str());
+                    hash.write_u64(copy.life.0);
+                }
             }
         }
         hash.finish()
@@ -249,7 +288,7 @@ impl Snapshot {
     /// Whether the snapshot is whole in itself.
     pub fn validate(&self) -> Result<(), Invalid> {
         if !self.members.windows(2).all(|pair| pair[0].name() < pair[1].name()) {
-            return Err(Invalid::Members);
+            return Err(Invalid::Nodes);
         }
         let sorted = self.groups.windows(2).all(|pair| pair[0].id < pair[1].id);
         if !sorted || self.group(GroupId::Users).is_none() {
@@ -309,6 +348,10 @@ impl Snapshot {
             let renewed = is.is_some() && new.epoch == old.epoch.next();
             if new.epoch != wanted && !renewed {
                 return refuse(format!("{partition} has epoch {} after {}", new.epoch, old.epoch));
+            }
+            let revision = if new.epoch == old.epoch { old.revision } else { Revision::ZERO };
+            if (&new.members, new.high, new.revision) != (&old.members, old.high, revision) {
+                return Err(Invalid::Members { partition });
             }
         }
         Ok(())

@@ -94,6 +94,7 @@ fn plan(partitions: u32, nodes: u32) -> Snapshot {
         epoch: Epoch(1),
         revision: Revision::ZERO,
         copies: vec![p % nodes, (p + 1) % nodes],
+        ..Assignment::default()
     };
     let spec = GroupSpec {
         partitions,
@@ -101,6 +102,7 @@ fn plan(partitions: u32, nodes: u32) -> Snapshot {
         strategy: "rotation".to_owned(),
         mode: Mode::Async,
         partitioner: Partitioner::Hash,
+        replicated: false,
     };
     let users =
         GroupPlan { id: GroupId::Users, spec, assignments: (0..partitions).map(assignment).collect() };

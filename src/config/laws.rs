@@ -17,6 +17,7 @@ impl Config {
             strategy: self.strategy.clone(),
             mode: self.mode,
             partitioner: self.partitioner.clone(),
+            replicated: false,
         }
     }
 

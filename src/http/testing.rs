@@ -26,6 +26,7 @@ pub(crate) fn plan(partitioner: Partitioner) -> Snapshot {
         epoch: Epoch(epoch),
         revision: Revision::ZERO,
         copies: copies.to_vec(),
+        ..Assignment::default()
     };
     let spec = GroupSpec {
         partitions: 4,
@@ -33,6 +34,7 @@ pub(crate) fn plan(partitioner: Partitioner) -> Snapshot {
         strategy: "balanced".into(),
         mode: Mode::Sync,
         partitioner,
+        replicated: false,
     };
     let assignments =
         vec![assignment(1, &[0, 1]), assignment(1, &[1, 2]), assignment(2, &[2, 0]), assignment(3, &[])];

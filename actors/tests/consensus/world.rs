@@ -273,7 +273,7 @@ pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 
 fn spec() -> GroupSpec {
     let (strategy, mode, partitioner) = ("balanced".to_owned(), Mode::Async, Partitioner::Hash);
-    GroupSpec { partitions: 4, replication: 1, strategy, mode, partitioner }
+    GroupSpec { partitions: 4, replication: 1, strategy, mode, partitioner, replicated: false }
 }
 
 pub fn founding() -> Founding {
@@ -289,7 +289,8 @@ pub fn founding() -> Founding {
 /// The plan after the one that this node shows. It has no members: nobody here looks at them.
 pub fn next_plan(handle: &Handle) -> Command {
     let state = handle.state().borrow().state.clone();
-    let assignment = Assignment { epoch: Epoch::ZERO, revision: Revision::ZERO, copies: vec![] };
+    let assignment =
+        Assignment { epoch: Epoch::ZERO, revision: Revision::ZERO, copies: vec![], ..Assignment::default() };
     let based_on = state.version();
     let snapshot = Snapshot {
         cluster: ClusterId(7),

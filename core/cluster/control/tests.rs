@@ -5,14 +5,22 @@ use proptest::prelude::*;
 use super::*;
 use crate::cluster::member::{Member, NodeInfo, Status};
 use crate::cluster::snapshot::{Assignment, Mode};
-use crate::ids::{Boot, NodeBoot, NodeName, Revision, Term};
+use crate::ids::{Boot, Life, NodeBoot, NodeName, Revision, Term};
 use crate::partitioner::Partitioner;
+use crate::partitions::record::CopyId;
 
 const PARTITIONS: u32 = 4;
 
 fn spec(partitions: u32) -> GroupSpec {
     let strategy = "balanced".to_owned();
-    GroupSpec { partitions, replication: 2, strategy, mode: Mode::Async, partitioner: Partitioner::Hash }
+    GroupSpec {
+        partitions,
+        replication: 2,
+        strategy,
+        mode: Mode::Async,
+        partitioner: Partitioner::Hash,
+        replicated: false,
+    }
 }
 
 fn founding(id: u64) -> Founding {
@@ -35,7 +43,8 @@ fn member(name: &str, boot: u64) -> Member {
 /// A first plan: every partition's primary is the first of two members.
 fn first(id: u64) -> Snapshot {
     let epoch = Epoch(1);
-    let assignment = Assignment { epoch, revision: Revision::ZERO, copies: vec![0, 1] };
+    let assignment =
+        Assignment { epoch, revision: Revision::ZERO, copies: vec![0, 1], ..Assignment::default() };
     Snapshot {
         cluster: ClusterId(id),
         name: ClusterName::new("shop").unwrap(),
@@ -157,9 +166,55 @@ fn command(state: &ControlState, (kind, number): (u8, u32)) -> Command {
         1 => publish(u64::from(number % 4), next()),
         2 => publish(state.version().0, first(7)),
         3 => publish(state.version().0, Snapshot { hash: 3, ..next() }),
+        5 => Command::Step(vec![step(state, number)]),
         4 => publish(state.version().0, Snapshot { term: Term(u64::from(number % 3)), ..next() }.sealed()),
         _ => publish(state.version().0, next()),
     }
+}
+
+fn copy(number: u32) -> CopyId {
+    CopyId {
+        node: NodeName::new(["a", "b"][(number % 2) as usize]).unwrap(),
+        life: Life(u64::from(number % 3)),
+    }
+}
+
+fn step(state: &ControlState, number: u32) -> Step {
+    let partition = PartitionId { group: GroupId::Users, index: number % 2 };
+    let assignment = state.snapshot.as_ref().and_then(|plan| plan.assignment(partition));
+    let (epoch, revision) = assignment.map(|a| (a.epoch, a.revision)).unwrap_or_default();
+    let change = match number % 3 {
+        0 => Change::Add(copy(number / 3)),
+        1 => Change::Drop(copy(number / 3)),
+        _ => Change::Swap(copy(number / 3), copy(number / 3 + 1)),
+    };
+    Step { partition, epoch, revision, change }
+}
+
+#[test]
+fn steps_change_who_counts_within_a_plan_and_a_plan_made_before_them_is_made_again() {
+    let mut state = ControlState::default();
+    state.apply(&Command::Found(founding(7)));
+    state.apply(&publish(0, first(7)));
+    let plan = state.snapshot.clone().unwrap();
+    let late = Snapshot { version: plan.version.next(), ..Snapshot::clone(&plan) }.sealed();
+    let partition = PartitionId { group: GroupId::Users, index: 0 };
+    let open = |epoch, revision| Step { partition, epoch, revision, change: Change::Add(copy(0)) };
+    let outcome = state.apply(&Command::Step(vec![
+        open(Epoch(1), Revision::ZERO),
+        open(Epoch(1), Revision::ZERO),
+        open(Epoch(9), Revision::ZERO),
+        Step { partition: PartitionId { index: 7, ..partition }, ..open(Epoch(1), Revision::ZERO) },
+    ]));
+    let outdated = Err(StepRefused::Outdated { epoch: Epoch(1), revision: Revision(1) });
+    let nowhere = Err(StepRefused::NoPartition(PartitionId { index: 7, ..partition }));
+    assert_eq!(outcome, Outcome::Stepped(vec![Ok(()), outdated.clone(), outdated, nowhere]));
+    let now = state.snapshot.clone().unwrap();
+    assert_eq!((now.version, &now.assignment(partition).unwrap().members), (plan.version, &vec![copy(0)]));
+    assert_eq!(now.validate(), Ok(()));
+    assert_eq!(state.apply(&publish(1, late)), Outcome::Conflict { version: plan.version });
+    let next = Snapshot { version: now.version.next(), ..Snapshot::clone(&now) }.sealed();
+    assert_eq!(state.apply(&publish(1, next)), Outcome::Published { version: now.version.next() });
 }
 
 proptest! {
@@ -177,6 +232,10 @@ proptest! {
                     prop_assert_eq!(&before.founding, &None);
                     prop_assert!(state.founding.is_some());
                     prop_assert_eq!(&before.snapshot, &state.snapshot);
+                }
+                Outcome::Stepped(outcomes) => {
+                    prop_assert_eq!(before.version(), state.version());
+                    prop_assert_eq!(outcomes.iter().any(Result::is_ok), before.snapshot != state.snapshot);
                 }
                 Outcome::Published { version } => {
                     prop_assert_eq!(version, before.version().next());

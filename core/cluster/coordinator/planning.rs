@@ -15,6 +15,7 @@ use crate::cluster::member::{Member, NodeInfo, Status};
 use crate::cluster::plan::{Draft, Handover, Row};
 use crate::cluster::snapshot::{Assignment, GroupPlan, GroupSpec, Snapshot};
 use crate::ids::{Epoch, GroupId, NodeBoot, NodeName, PartitionId, Revision, Term, Version};
+use crate::partitions::record::CopyId;
 use crate::time::{Moment, UnixMillis};
 
 /// How long planning rests after releases did not come, or a strategy failed.
@@ -137,10 +138,13 @@ impl Coordinator {
         let admitted = if closes.is_some_and(|at| at <= now.moment) { waiting } else { Vec::new() };
         let members = self.changed_members(now.moment, snapshot, admitted);
         let changed = members != snapshot.members;
-        let balancing = self.rebalance_asked || (changed && self.config.rebalance == Rebalance::Auto);
-        if !changed && !self.rebalance_asked {
+        let evens = self.evening.is_due(now.moment, snapshot);
+        let asked = self.rebalance_asked || evens;
+        let balancing = asked || (changed && self.config.rebalance == Rebalance::Auto);
+        if !changed && !asked {
             return Vec::new();
         }
+        self.evening.handle_planned(balancing);
         let draft = if balancing {
             match self.balanced(snapshot, members) {
                 Ok(draft) => draft,
@@ -151,7 +155,7 @@ impl Coordinator {
             }
         } else {
             let mut draft = Draft::new(snapshot, members);
-            draft.promote(|_| true);
+            draft.promote(snapshot, |_| true);
             draft
         };
         if draft.is_as(snapshot) {
@@ -256,7 +260,7 @@ impl Coordinator {
         let mut draft = Draft::new(snapshot, members);
         let continuing =
             |member: &Member| snapshot.member(member.name().as_str()).is_some_and(|m| m.id() == member.id());
-        draft.promote(continuing);
+        draft.promote(snapshot, continuing);
         let blocked = self.still_serving(now.moment, draft.handovers(snapshot));
         blocked.iter().for_each(|handover| draft.keep(snapshot, handover.partition));
         self.publish(now, leading, snapshot, &draft)
@@ -307,6 +311,7 @@ impl Coordinator {
         spec: &GroupSpec,
         members: &[Member],
         previous: Option<&Layout>,
+        in_sync: Option<&Layout>,
     ) -> Result<Layout, AskError> {
         let nodes = self.candidates(members);
         let copies_only: Vec<NodeName> =
@@ -314,6 +319,8 @@ impl Coordinator {
         let mut problem = Problem::new(&nodes, spec.partitions, spec.replication);
         problem.previous = previous;
         problem.copies_only = &copies_only;
+        problem.in_sync = in_sync;
+        problem.warm_only = in_sync.is_some();
         let failed = |why: String| AskError::Strategy { strategy: spec.strategy.clone(), why };
         let layout =
             self.strategy(&spec.strategy)?.get().assign(&problem).map_err(|e| failed(e.to_string()))?;
@@ -335,10 +342,11 @@ impl Coordinator {
         let mut draft = Draft::new(snapshot, members);
         for (at, group) in snapshot.groups.iter().enumerate() {
             let previous = layout_of(snapshot, group);
-            let layout = self.layout(&group.spec, &draft.members, Some(&previous))?;
+            let in_sync = group.spec.replicated.then(|| in_sync_of(snapshot, group));
+            let layout = self.layout(&group.spec, &draft.members, Some(&previous), in_sync.as_ref())?;
             draft.rows[at] = rows_of(&layout);
         }
-        draft.promote(|_| true);
+        draft.promote(snapshot, |_| true);
         Ok(draft)
     }
 
@@ -351,7 +359,7 @@ impl Coordinator {
     ) -> Result<Snapshot, AskError> {
         let mut groups = Vec::new();
         for (id, spec) in &founding.groups {
-            let layout = self.layout(spec, &members, None)?;
+            let layout = self.layout(spec, &members, None, None)?;
             let assignments = (0..spec.partitions).map(|p| first_assignment(&layout, p, &members)).collect();
             groups.push(GroupPlan { id: *id, spec: spec.clone(), assignments });
         }
@@ -382,7 +390,7 @@ impl Coordinator {
         members.sort_by(|a, b| a.name().cmp(b.name()));
         let users = snapshot.users();
         let previous = layout_of(snapshot, users);
-        let layout = self.layout(&users.spec, &members, Some(&previous))?;
+        let layout = self.layout(&users.spec, &members, Some(&previous), None)?;
         let nodes = self.candidates(&members);
         let problem = Problem::new(&nodes, users.spec.partitions, users.spec.replication).after(&previous);
         let moves = (0..users.spec.partitions).filter_map(|index| {
@@ -439,7 +447,8 @@ impl StrategyRef<'_> {
 
 fn holds_nothing(snapshot: &Snapshot, member: &Member) -> bool {
     let Some(index) = snapshot.member_index(member.name().as_str()) else { return true };
-    !snapshot.partitions().any(|(_, assignment)| assignment.copies.contains(&(index as u32)))
+    let holds = |a: &Assignment| a.copies.contains(&(index as u32)) || a.is_in_sync(member.name());
+    !snapshot.partitions().any(|(_, assignment)| holds(assignment))
 }
 
 /// One group of a plan as a layout over all its members.
@@ -447,6 +456,21 @@ pub fn layout_of(snapshot: &Snapshot, group: &GroupPlan) -> Layout {
     let mut layout = Layout::new(snapshot.members.iter().map(|member| member.name().clone()).collect());
     layout.reserve(group.assignments.len(), group.spec.replication as usize);
     group.assignments.iter().for_each(|assignment| layout.push_row(&assignment.copies));
+    layout
+}
+
+/// Which members hold all of each partition's state. Where it never opened there is nothing to hold.
+fn in_sync_of(snapshot: &Snapshot, group: &GroupPlan) -> Layout {
+    let mut layout = Layout::new(snapshot.members.iter().map(|member| member.name().clone()).collect());
+    layout.reserve(group.assignments.len(), group.spec.replication as usize);
+    let everybody: Vec<u32> = (0..snapshot.members.len() as u32).collect();
+    for assignment in &group.assignments {
+        let index = |copy: &CopyId| Some(snapshot.member_index(copy.node.as_str())? as u32);
+        match assignment.members.is_empty() {
+            true => layout.push_row(&everybody),
+            false => layout.push_row(&assignment.members.iter().filter_map(index).collect::<Vec<u32>>()),
+        }
+    }
     layout
 }
 
@@ -459,5 +483,5 @@ fn first_assignment(layout: &Layout, partition: u32, members: &[Member]) -> Assi
     let index = |name: &NodeName| members.binary_search_by(|m| m.name().cmp(name)).ok().map(|at| at as u32);
     let copies: Vec<u32> = layout.names(partition).filter_map(index).collect();
     let epoch = if copies.is_empty() { Epoch::ZERO } else { Epoch::ZERO.next() };
-    Assignment { epoch, revision: Revision::ZERO, copies }
+    Assignment { epoch, revision: Revision::ZERO, copies, members: Vec::new(), high: 0 }
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Coordinator, Departure, Effect, Now};
+use crate::cluster::control::Step;
 use crate::ids::{NodeName, Term};
 
 /// Why a request to the coordinator was not carried out. Nothing changed.
@@ -87,6 +88,13 @@ impl Coordinator {
         self.balanced(&snapshot, snapshot.members.clone())?;
         self.rebalance_asked = true;
         self.resting_until = now.moment;
+        Ok(self.decide(now))
+    }
+
+    /// A partition's primary asks that other copies of it count. Of two steps for one partition the later stands.
+    pub fn handle_steps_asked(&mut self, now: Now, steps: Vec<Step>) -> Result<Vec<Effect>, AskError> {
+        self.check_leading()?;
+        self.steps.extend(steps.into_iter().map(|step| (step.partition, step)));
         Ok(self.decide(now))
     }
 

@@ -69,6 +69,7 @@ fn plan(version: u64, members: [u64; 2], primary: &str, epoch: u64) -> Snapshot 
                 strategy: String::new(),
                 mode: Mode::Async,
                 partitioner: Partitioner::Hash,
+                replicated: false,
             },
             assignments: vec![Assignment {
                 epoch: Epoch(epoch),

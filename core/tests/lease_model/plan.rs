@@ -76,6 +76,7 @@ impl World {
                     strategy: String::new(),
                     mode: Mode::Async,
                     partitioner: Partitioner::Hash,
+                    replicated: false,
                 },
                 assignments: plan.primaries.iter().map(assignment).collect(),
             }],

@@ -70,6 +70,7 @@ impl World {
             strategy: "balanced".into(),
             mode: Mode::Async,
             partitioner: Partitioner::Hash,
+            replicated: false,
         };
         let founding = Founding {
             id: ClusterId(1),

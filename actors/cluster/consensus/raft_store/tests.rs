@@ -137,6 +137,7 @@ fn long_command() -> tumen_core::cluster::control::Command {
         strategy: "x".repeat(100 << 10),
         mode: Default::default(),
         partitioner: Default::default(),
+        replicated: false,
     };
     Command::Found(Founding {
         id: Default::default(),
