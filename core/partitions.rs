@@ -16,3 +16,4 @@ pub mod identity;
 pub mod reconcile;
 pub mod request;
 pub mod routing;
+pub mod session;

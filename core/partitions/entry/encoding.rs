@@ -205,7 +205,7 @@ const TIMEOUT_MAYBE_APPLIED: u8 = 9;
 const REJECTED: u8 = 10;
 const WORKER_FAILED: u8 = 11;
 
-fn put_reply(into: &mut BytesMut, reply: &Reply) {
+pub(in crate::partitions) fn put_reply(into: &mut BytesMut, reply: &Reply) {
     let mut tagged = |tag, bytes: &[u8]| {
         into.put_u8(tag);
         put_bytes(into, bytes);
