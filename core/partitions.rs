@@ -5,10 +5,16 @@
 //! routing     key → partition, primary, epoch: the table that every node reads
 //! reconcile   snapshot → what to start and stop here
 //! request     what a call carries, and how it can fail
+//! identity    by what a request is known again
+//! entry       what one entry of a partition's log holds
+//! session     each request takes effect once, however often it is sent
 //! ```
 
+pub mod entry;
 pub mod fence;
+pub mod identity;
 pub mod reconcile;
 pub mod record;
 pub mod request;
 pub mod routing;
+pub mod session;
