@@ -111,6 +111,19 @@ pub fn decode_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, DecodeError> {
     Ok(options(body.len()).deserialize(body)?)
 }
 
+/// The most bytes that a worker's whole state may have.
+pub const STATE_LEN_MAX: usize = 1 << 30;
+
+/// Writes a worker's whole state, which may be larger than any frame.
+pub fn write_state<T: Serialize>(state: &T, to: impl io::Write) -> Result<(), bincode::Error> {
+    options(STATE_LEN_MAX).serialize_into(to, state)
+}
+
+/// Reads what [`write_state`] wrote. The bytes' own length bounds what is allocated.
+pub fn read_state<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    Ok(options(bytes.len()).deserialize(bytes)?)
+}
+
 struct Writer<'a>(&'a mut BytesMut);
 
 impl io::Write for Writer<'_> {

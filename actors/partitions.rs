@@ -11,6 +11,7 @@
 pub mod belief;
 pub mod gate;
 pub mod host;
+pub mod machine;
 pub mod partition_manager;
 pub mod partition_worker;
 pub mod read_table;
@@ -18,7 +19,8 @@ pub mod router;
 
 pub use belief::Belief;
 pub use gate::Gate;
-pub use host::{Host, Hosted, Kinds, Place};
+pub use host::{Begin, Host, Hosted, Kinds, Place};
+pub use machine::{Journal, Machine};
 pub use partition_manager::PartitionManager;
 pub use read_table::ReadTable;
 pub use router::Router;

@@ -70,4 +70,4 @@ pub use tumen_core::cluster::snapshot::{Mode, Snapshot};
 pub use tumen_core::partitioner::Partitioner;
 pub use tumen_core::partitions::request::Failure;
 pub use tumen_core::{Epoch, NodeName, PartitionId, Version};
-pub use worker::{Context, Handle, Handlers, Message, Place, Worker, WorkerError};
+pub use worker::{Context, Handle, Handlers, Message, Place, Query, Replicated, Worker, WorkerError};

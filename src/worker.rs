@@ -16,10 +16,13 @@ use crate::error::Result;
 
 mod context;
 mod handlers;
+mod replicated;
 
 pub use context::Context;
 pub use handlers::{Handlers, WorkerError};
 pub(crate) use handlers::{Hosting, encode, hosting};
+pub(crate) use replicated::replicating;
+pub use replicated::{Query, Replicated};
 pub use tumen_actors::partitions::Place;
 
 /// Something that is asked of a worker, and what it answers.
@@ -56,8 +59,8 @@ pub trait Message: Serialize + DeserializeOwned + Send + 'static {
 
 /// A kind of worker. Every partition runs one of each kind, on its primary.
 ///
-/// What it handles is told by [`Handle`]. In this version its state lives and dies with the run of it: a partition that
-/// moves begins with a new one.
+/// What it handles is told by [`Handle`]. Its state lives and dies with the run of it, and a partition that moves begins
+/// with a new one; one whose state is to survive is [`Replicated`] too.
 pub trait Worker: Sized + Send + 'static {
     /// Its name in the whole cluster, such as `carts`: 1 to 128 letters, digits and `._-@:`.
     const KIND: &'static str;

@@ -10,6 +10,8 @@ use tumen_core::ids::{Kind, NodeName, PartitionId};
 use tumen_core::partitions::fence::Fence;
 use tumen_core::partitions::request::{MessageId, Reply};
 
+use super::machine::{Journal, MakeMachine};
+
 /// Where, and by what right, a worker runs.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -33,6 +35,21 @@ pub trait Host: Send + 'static {
     /// Handles one message to its end. One runs at a time.
     fn handle<'a>(&'a mut self, message: MessageId, body: Bytes) -> BoxFuture<'a, Reply>;
 
+    /// The journal that its handlers commit to; `None` for a worker without replicated state.
+    fn journal(&mut self) -> Option<&mut Journal> {
+        None
+    }
+
+    /// It became primary, and has handled nothing yet. What it commits is logged.
+    fn promote(&mut self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// The partition is about to move to another node, as planned: the last chance to commit something.
+    fn hand_over(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
     /// The worker stops in good order: its partition moved, or its node stops.
     fn stop(&mut self) -> BoxFuture<'_, ()> {
         Box::pin(async {})
@@ -49,8 +66,24 @@ pub struct Hosted {
     pub kind: Kind,
     /// The messages that it handles, with their names for people.
     pub messages: Vec<(MessageId, &'static str)>,
-    /// How one is started.
-    pub start: Start,
+    /// How one begins.
+    pub begin: Begin,
+}
+
+/// How a worker begins.
+#[derive(Clone)]
+pub enum Begin {
+    /// Anew with each primary: its state lives and dies with the run of it.
+    Start(Start),
+    /// From what the partition's copies hold.
+    Replicated(MakeMachine),
+}
+
+impl Hosted {
+    /// Whether its state is kept on all copies of a partition.
+    pub const fn is_replicated(&self) -> bool {
+        matches!(self.begin, Begin::Replicated(_))
+    }
 }
 
 impl fmt::Debug for Hosted {

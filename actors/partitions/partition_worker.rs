@@ -17,7 +17,7 @@ use tumen_core::ids::{Kind, PartitionId};
 use tumen_core::partitions::request::{Failure, MessageId, Reply};
 
 use super::gate::Gate;
-use super::host::{Host, Hosted, Place};
+use super::host::{Begin, Host, Hosted, Place};
 use super::read_table::Seat;
 use crate::codec;
 use crate::transport::Responder;
@@ -200,7 +200,8 @@ impl Actor for PartitionWorker {
         _: ActorRef<Self::Msg>,
         place: Place,
     ) -> Result<Self::State, ActorProcessingErr> {
-        let host = (self.hosted.start)(place).await?;
+        let Begin::Start(start) = &self.hosted.begin else { return Err("not yet".into()) };
+        let host = start(place).await?;
         Ok(PartitionWorkerState { host, seat: None })
     }
 

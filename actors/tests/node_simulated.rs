@@ -11,7 +11,7 @@ use tumen_actors::clock::Clock;
 use tumen_actors::cluster::consensus;
 use tumen_actors::node::{Runtime, Settings};
 use tumen_actors::partitions::router::CallOptions;
-use tumen_actors::partitions::{Host, Hosted, Kinds, Place};
+use tumen_actors::partitions::{Begin, Host, Hosted, Kinds, Place};
 use tumen_actors::transport::simulated::{Weather, World};
 use tumen_actors::transport::{self, Cookie};
 use tumen_core::cluster::coordinator;
@@ -48,7 +48,7 @@ fn kinds() -> Kinds {
         Box::pin(async move { Ok(Box::new(Counter { place, count: 0 }) as Box<dyn Host>) })
     });
     let hosted =
-        Hosted { kind: Kind::new("counter").expect("valid"), messages: vec![(message(), "count")], start };
+        Hosted { kind: Kind::new("counter").expect("valid"), messages: vec![(message(), "count")], begin: Begin::Start(start) };
     Kinds::new(vec![hosted]).expect("valid")
 }
 

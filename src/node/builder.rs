@@ -16,7 +16,7 @@ use super::Node;
 use crate::config::{Config, Layer, Source, Value};
 use crate::error::Result;
 use crate::kv::Kv;
-use crate::worker::{Handlers, Hosting, Worker, hosting};
+use crate::worker::{Handlers, Hosting, Replicated, Worker, hosting, replicating};
 
 /// A node that is not started yet. Made by [`Node::builder`].
 ///
@@ -234,6 +234,27 @@ impl<C> Builder<C> {
         F: Future<Output = Result<W>> + Send + 'static,
     {
         self.kinds.push(hosting(start, handlers));
+        self
+    }
+
+    /// Hosts a kind of worker whose state is kept on all copies of its partition. Each begins as the default value.
+    ///
+    /// ```no_run
+    /// # use tumen::prelude::*;
+    /// # #[derive(Serialize, Deserialize)]
+    /// # struct Add { n: u32 }
+    /// # impl Message for Add { type Reply = u32; }
+    /// # #[derive(Default, Serialize, Deserialize)]
+    /// # struct Counter(u32);
+    /// # impl Worker for Counter { const KIND: &'static str = "counter"; }
+    /// # impl Replicated for Counter { type Change = u32; fn apply(&mut self, n: u32) { self.0 = n; } }
+    /// # impl Handle<Add> for Counter {
+    /// #     async fn handle(&mut self, add: Add, _: &mut Context<Self>) -> Result<u32> { Ok(add.n) }
+    /// # }
+    /// Node::builder("shop", "node-1").replicated::<Counter>(|w| w.handles::<Add>());
+    /// ```
+    pub fn replicated<W: Replicated>(mut self, handlers: impl FnOnce(Handlers<W>) -> Handlers<W>) -> Self {
+        self.kinds.push(replicating(handlers));
         self
     }
 

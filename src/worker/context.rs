@@ -3,7 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use tumen_actors::partitions::Place;
+use tumen_actors::partitions::{Journal, Place};
 use tumen_core::partitions::fence::Fence;
 use tumen_core::{Epoch, NodeName, PartitionId};
 
@@ -11,12 +11,18 @@ use tumen_core::{Epoch, NodeName, PartitionId};
 /// gets a new worker with a new epoch.
 pub struct Context<W> {
     place: Place,
+    /// Where a replicated worker's changes go.
+    pub(super) journal: Option<Journal>,
     worker: PhantomData<fn() -> W>,
 }
 
 impl<W> Context<W> {
     pub(super) const fn new(place: Place) -> Self {
-        Self { place, worker: PhantomData }
+        Self { place, journal: None, worker: PhantomData }
+    }
+
+    pub(super) const fn journalled(place: Place, journal: Journal) -> Self {
+        Self { place, journal: Some(journal), worker: PhantomData }
     }
 
     /// The partition that the worker serves.

@@ -14,12 +14,12 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 use tumen_actors::codec;
-use tumen_actors::partitions::{Host, Hosted, Place};
+use tumen_actors::partitions::{Begin, Host, Hosted, Place};
 use tumen_core::Kind;
 use tumen_core::ids::NameError;
 use tumen_core::partitions::request::{BODY_LEN_MAX, Failure, MessageId, Reply};
 
-use super::{Context, Handle, Message, Worker};
+use super::{Context, Handle, Message, Query, Worker};
 use crate::error::Result;
 
 /// Room that most messages and replies fit into.
@@ -28,17 +28,25 @@ const BODY_LEN_USUAL: usize = 64;
 /// Carries out one message of one type. A plain function pointer: what it needs to know is in its type.
 type Run<W> = for<'a> fn(&'a mut W, &'a mut Context<W>, Bytes) -> BoxFuture<'a, Reply>;
 
+/// Answers one message of one type that only reads.
+type Ask<W> = fn(&W, Bytes) -> Reply;
+
+/// What a kind handles, sorted by message id.
+pub(super) type Table<W> = Arc<[Handler<W>]>;
+
 /// Which messages a worker handles. Made in the builder's closure: `.worker::<Carts>(|w| w.handles::<Add>())`.
 pub struct Handlers<W> {
     table: Vec<Handler<W>>,
 }
 
-struct Handler<W> {
-    id: MessageId,
+pub(super) struct Handler<W> {
+    pub(super) id: MessageId,
     name: &'static str,
     message: TypeId,
     type_name: &'static str,
     run: Run<W>,
+    /// Where it only reads.
+    pub(super) query: Option<Ask<W>>,
 }
 
 impl<W> Clone for Handler<W> {
@@ -60,16 +68,30 @@ impl<W: Worker> Handlers<W> {
     where
         W: Handle<M>,
     {
-        let (name, message) = (M::name(), TypeId::of::<M>());
-        if !self.table.iter().any(|handler| handler.message == message) {
-            let (id, type_name) = (MessageId::of(name), type_name::<M>());
-            self.table.push(Handler { id, name, message, type_name, run: run::<W, M> });
-        }
+        self.add::<M>(run::<W, M>, None);
         self
     }
 
+    /// The worker answers messages of type `M` without changing anything: the primary does, and so can any other copy.
+    #[must_use]
+    pub fn queries<M: Message>(mut self) -> Self
+    where
+        W: Query<M>,
+    {
+        self.add::<M>(run_query::<W, M>, Some(query::<W, M>));
+        self
+    }
+
+    fn add<M: Message>(&mut self, run: Run<W>, query: Option<Ask<W>>) {
+        let (name, message) = (M::name(), TypeId::of::<M>());
+        if !self.table.iter().any(|handler| handler.message == message) {
+            let (id, type_name) = (MessageId::of(name), type_name::<M>());
+            self.table.push(Handler { id, name, message, type_name, run, query });
+        }
+    }
+
     /// The table, sorted, with each id once.
-    fn sorted(mut self) -> Result<Arc<[Handler<W>]>, WorkerError> {
+    fn sorted(mut self) -> Result<Table<W>, WorkerError> {
         self.table.sort_by_key(|handler| handler.id);
         if let Some([one, other]) = self.table.windows(2).find(|pair| pair[0].id == pair[1].id) {
             let (first, second) = (one.type_name, other.type_name);
@@ -122,9 +144,7 @@ where
     S: Fn(Place) -> F + Send + Sync + 'static,
     F: Future<Output = Result<W>> + Send + 'static,
 {
-    let kind = Kind::new(W::KIND).map_err(|why| WorkerError::Kind { worker: type_name::<W>(), why })?;
-    let table = handlers(Handlers::none()).sorted()?;
-    let messages = table.iter().map(|handler| (handler.id, handler.name)).collect();
+    let (kind, messages, table) = prepared(handlers)?;
     let start = move |place: Place| -> BoxFuture<'static, Result<Box<dyn Host>, String>> {
         let (table, cx, started) = (Arc::clone(&table), Context::new(place.clone()), start(place));
         Box::pin(async move {
@@ -132,14 +152,27 @@ where
             Ok(Box::new(Running { worker, cx, table }) as Box<dyn Host>)
         })
     };
-    Ok(Hosted { kind, messages, start: Arc::new(start) })
+    Ok(Hosted { kind, messages, begin: Begin::Start(Arc::new(start)) })
+}
+
+/// A kind's name, its messages with their names, and its table.
+type Prepared<W> = (Kind, Vec<(MessageId, &'static str)>, Table<W>);
+
+/// Checks what is common to all kinds.
+pub(super) fn prepared<W: Worker>(
+    handlers: impl FnOnce(Handlers<W>) -> Handlers<W>,
+) -> Result<Prepared<W>, WorkerError> {
+    let kind = Kind::new(W::KIND).map_err(|why| WorkerError::Kind { worker: type_name::<W>(), why })?;
+    let table = handlers(Handlers::none()).sorted()?;
+    let messages = table.iter().map(|handler| (handler.id, handler.name)).collect();
+    Ok((kind, messages, table))
 }
 
 /// One running worker.
-struct Running<W> {
-    worker: W,
-    cx: Context<W>,
-    table: Arc<[Handler<W>]>,
+pub(super) struct Running<W> {
+    pub(super) worker: W,
+    pub(super) cx: Context<W>,
+    pub(super) table: Table<W>,
 }
 
 impl<W: Worker> Host for Running<W> {
@@ -158,14 +191,31 @@ impl<W: Worker> Host for Running<W> {
     }
 }
 
+fn run_query<'a, W: Query<M>, M: Message>(
+    worker: &'a mut W,
+    _: &'a mut Context<W>,
+    body: Bytes,
+) -> BoxFuture<'a, Reply> {
+    Box::pin(std::future::ready(query::<W, M>(worker, body)))
+}
+
+fn query<W: Query<M>, M: Message>(worker: &W, body: Bytes) -> Reply {
+    let reply = worker.query(read::<M>(&body)?).map_err(|error| error.into_failure())?;
+    encode(&reply).map_err(|why| Failure::WorkerFailed(format!("its reply to {:?} {why}", M::name())))
+}
+
+fn read<M: Message>(body: &[u8]) -> Result<M, Failure> {
+    codec::decode_body::<M>(body)
+        .map_err(|why| Failure::Rejected(format!("the message {:?} cannot be read: {why}", M::name())))
+}
+
 fn run<'a, W: Handle<M>, M: Message>(
     worker: &'a mut W,
     cx: &'a mut Context<W>,
     body: Bytes,
 ) -> BoxFuture<'a, Reply> {
     Box::pin(async move {
-        let message = codec::decode_body::<M>(&body)
-            .map_err(|why| Failure::Rejected(format!("the message {:?} cannot be read: {why}", M::name())))?;
+        let message = read::<M>(&body)?;
         drop(body);
         let reply = worker.handle(message, cx).await.map_err(|error| error.into_failure())?;
         // What the handler did is done: that its reply cannot be told is no refusal.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use tumen_actors::codec;
-use tumen_actors::partitions::{Host, Place};
+use tumen_actors::partitions::{Begin, Host, Hosted, Place};
 use tumen_core::partitions::fence::Fence;
 use tumen_core::partitions::request::{Failure, MessageId, Reply};
 use tumen_core::{Epoch, Generation, NodeName, PartitionId};
@@ -14,13 +14,21 @@ pub(crate) fn place() -> Place {
     Place { fence, partition_name: "partition-3".into(), node: NodeName::new("node-1").unwrap() }
 }
 
+/// Starts a worker that is not replicated.
+pub(crate) async fn started(hosted: Hosted) -> Result<Box<dyn Host>, String> {
+    match hosted.begin {
+        Begin::Start(start) => start(place()).await,
+        Begin::Replicated(_) => panic!("{} is replicated", hosted.kind),
+    }
+}
+
 pub(crate) struct Lone {
     host: Box<dyn Host>,
 }
 
 impl Lone {
     pub(crate) async fn start(hosting: Hosting) -> Self {
-        Self { host: (hosting.unwrap().start)(place()).await.unwrap() }
+        Self { host: started(hosting.unwrap()).await.unwrap() }
     }
 
     pub(crate) async fn call<M: Message>(&mut self, message: &M) -> Result<M::Reply, Failure> {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tumen_core::partitions::request::{BODY_LEN_MAX, Failure, MessageId};
 
-use super::testing::{Lone, place};
+use super::testing::{Lone, started};
 use super::{Context, Handle, Handlers, Message, Worker, WorkerError, hosting};
 use crate::error::{Error, Result};
 
@@ -136,7 +136,7 @@ async fn a_start_that_fails_says_why() {
         Err::<Counter, _>(Error::rejected(format!("no room for {}", place.partition_name)))
     };
     let hosted = hosting(start, all).unwrap();
-    let why = (hosted.start)(place()).await.err().unwrap();
+    let why = started(hosted).await.err().unwrap();
     assert!(why.contains("no room for partition-3"), "{why}");
 }
 
