@@ -47,8 +47,11 @@ fn kinds() -> Kinds {
     let start = Arc::new(|place: Place| -> BoxFuture<'static, Result<Box<dyn Host>, String>> {
         Box::pin(async move { Ok(Box::new(Counter { place, count: 0 }) as Box<dyn Host>) })
     });
-    let hosted =
-        Hosted { kind: Kind::new("counter").expect("valid"), messages: vec![(message(), "count")], begin: Begin::Start(start) };
+    let hosted = Hosted {
+        kind: Kind::new("counter").expect("valid"),
+        messages: vec![(message(), "count")],
+        begin: Begin::Start(start),
+    };
     Kinds::new(vec![hosted]).expect("valid")
 }
 

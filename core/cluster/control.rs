@@ -174,8 +174,7 @@ impl ControlState {
         }
         match self.judge(snapshot) {
             Ok(()) => {}
-            // A step came between: the same plan can be made again, with what counts now.
-            Err(Invalid::Snapshot(snapshot::Invalid::Members { .. })) => {
+            Err(Invalid::Snapshot(snapshot::Invalid::Outdated)) => {
                 return Outcome::Conflict { version };
             }
             Err(why) => return Outcome::Invalid(why),
@@ -192,6 +191,7 @@ impl ControlState {
         let mut next = Snapshot::clone(plan);
         let outcomes: Vec<_> = steps.iter().map(|step| take(&mut next, step)).collect();
         if outcomes.iter().any(Result::is_ok) {
+            next.steps += 1;
             self.snapshot = Some(Arc::new(next.sealed()));
         }
         Outcome::Stepped(outcomes)
@@ -250,7 +250,7 @@ impl Founding {
     /// Whether `snapshot` may be the first plan: it has the groups agreed on, and everything begins.
     fn judge_first(&self, snapshot: &Snapshot) -> Result<(), Invalid> {
         let unfit = |what: &str| Err(Invalid::Unfit(what.to_owned()));
-        if snapshot.version != Version::ZERO.next() {
+        if snapshot.order() != (Version::ZERO.next(), 0) {
             return unfit("the first version");
         }
         let agreed =

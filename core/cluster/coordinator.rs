@@ -240,13 +240,15 @@ impl Coordinator {
 
     /// The replicated state was applied up to here.
     pub fn handle_control(&mut self, now: Now, control: &ControlState) -> Vec<Effect> {
-        if control.version() < self.control.version() {
+        let order = |control: &ControlState| control.snapshot.as_ref().map(|snapshot| snapshot.order());
+        let (known, news) = (order(&self.control), order(control));
+        if news < known {
             return Vec::new();
         }
-        let former = std::mem::replace(&mut self.control, control.clone());
-        if former.version() == control.version() && former.snapshot != control.snapshot {
+        if news > known && control.version() == self.control.version() {
             self.evening.handle_grown(now.moment);
         }
+        self.control = control.clone();
         if self.committing.is_some_and(|(plan, _)| control.version() >= plan.version) {
             self.committing = None;
         }

@@ -120,6 +120,8 @@ pub struct Snapshot {
     pub generation: Generation,
     /// One more for each plan.
     pub version: Version,
+    /// How often steps were taken since the cluster began: of two states of one plan the one with more is the newer.
+    pub steps: u64,
     /// The term of the leader that computed it.
     pub term: Term,
     /// The leader that computed it.
@@ -159,6 +161,9 @@ pub enum Invalid {
         /// Which partition.
         partition: PartitionId,
     },
+    /// Steps were taken since the plan before it was looked at: the same plan can be made again.
+    #[error("steps were taken since it was computed")]
+    Outdated,
     /// Which copies of a partition count is no plan's to change: that is what steps are for.
     #[error("{partition} has other copies that count than the plan before it")]
     Members {
@@ -174,6 +179,11 @@ pub enum Invalid {
 }
 
 impl Snapshot {
+    /// Where it stands in the order of all states of all plans.
+    pub const fn order(&self) -> (Version, u64) {
+        (self.version, self.steps)
+    }
+
     /// The member with this name.
     pub fn member(&self, name: &str) -> Option<&Member> {
         self.member_index(name).map(|at| &self.members[at])
@@ -244,7 +254,7 @@ impl Snapshot {
         let mut hash = crate::wire::StableHasher::new();
         hash.write_u64(self.cluster.0);
         hash.write_str(self.name.as_str());
-        for number in [self.generation.0, self.version.0, self.term.0, self.computed_at.0] {
+        for number in [self.generation.0, self.version.0, self.steps, self.term.0, self.computed_at.0] {
             hash.write_u64(number);
         }
         hash.write_str(self.leader.as_str());
@@ -327,6 +337,9 @@ impl Snapshot {
         }
         if self.version != previous.version.next() {
             return refuse(format!("version {} after {}", self.version, previous.version));
+        }
+        if self.steps != previous.steps {
+            return Err(Invalid::Outdated);
         }
         if self.term < previous.term {
             return refuse(format!("term {} after {}", self.term, previous.term));

@@ -178,7 +178,7 @@ fn a_drained_node_that_leaves_gives_its_copies_away_and_is_no_member() {
 
 #[test]
 fn storms_never_make_two_primaries_and_always_clear() {
-    let storms: u64 = std::env::var("TUMEN_STORMS").ok().and_then(|n| n.parse().ok()).unwrap_or(20);
+    let storms: u64 = std::env::var("TUMEN_STORMS").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
     for seed in 0..storms {
         storm(seed);
     }
@@ -236,4 +236,100 @@ fn storm(seed: u64) {
     assert_eq!(world.served().len(), 12, "seed {seed}: unserved after the storm: plan {:#?}", world.plan());
     let members = &world.plan().members;
     assert!(members.iter().all(|m| m.status != Status::Lost), "seed {seed}: {members:#?}");
+}
+
+fn replicated_cluster_of(nodes: usize, seed: u64) -> World {
+    let mut world = World::replicated(seed, 16, 3, Config { min_nodes: nodes, ..Config::default() });
+    let boots: Vec<_> = (1..=nodes).map(|n| world.start(n)).collect();
+    world.pass(ms(10));
+    world.lead(&boots[0]);
+    world.pass(ms(4000));
+    world
+}
+
+#[test]
+fn state_moves_before_primaries_do() {
+    for seed in 0..20 {
+        let mut world = replicated_cluster_of(3, seed);
+        assert_eq!(world.plan().version, Version(1));
+        world.check_copies();
+        world.start(4);
+        world.pass(ms(6000));
+        // One plan for the copies, one or two for the primaries that follow them.
+        assert!((3..=4).contains(&world.plan().version.0), "{}", world.plan().version);
+        world.check_copies();
+        assert_eq!((world.served().len(), world.primaries()), (16, (4, 4)));
+    }
+}
+
+#[test]
+fn a_copy_that_counts_takes_over_and_a_node_that_drains_waits_for_one() {
+    let mut world = replicated_cluster_of(4, 3);
+    let victim = world.boot_of(&name(3)).unwrap();
+    world.kill(&victim);
+    world.pass(ms(20));
+    assert_eq!(world.served().len(), 16);
+    world.pass(Duration::from_secs(36));
+    world.check_copies();
+    world.depart(&name(2), Departure::Drain { leave: true });
+    world.pass(ms(8000));
+    assert!(world.plan().member("node-2").is_none(), "it has nothing that counts any more");
+    assert_eq!(world.served().len(), 16);
+    world.check_copies();
+}
+
+#[test]
+fn a_single_copy_moves_only_with_its_state() {
+    let config = Config { min_nodes: 2, ..Config::default() };
+    let mut world = World::replicated(9, 16, 1, config);
+    let boots: Vec<_> = (1..=2).map(|n| world.start(n)).collect();
+    world.pass(ms(10));
+    world.lead(&boots[0]);
+    world.pass(ms(3000));
+    world.start(3);
+    world.pass(ms(6000));
+    world.check_copies();
+    assert_eq!(world.served().len(), 16);
+    world.depart(&name(2), Departure::Drain { leave: true });
+    world.pass(ms(6000));
+    assert!(world.plan().member("node-2").is_none());
+    world.check_copies();
+    assert_eq!(world.served().len(), 16);
+}
+
+#[test]
+fn storms_over_replicated_partitions_end_in_copies_that_count() {
+    let storms = std::env::var("TUMEN_STORMS").ok().and_then(|text| text.parse().ok()).unwrap_or(12);
+    for seed in 0..storms {
+        let mut world = replicated_cluster_of(5, seed);
+        world.unknown_outcomes = 100;
+        for _ in 0..8 {
+            let node = name(1 + world.chance(5) as usize);
+            match (world.chance(6), world.boot_of(&node)) {
+                (0 | 1, Some(boot)) => world.kill(&boot),
+                (2, Some(boot)) => {
+                    let lasts = ms(u64::from(world.chance(6000)));
+                    world.freeze(&boot, lasts);
+                }
+                (3, _) => world.elect(),
+                (4, Some(_)) => world.depart(&node, Departure::Drain { leave: false }),
+                _ => {}
+            }
+            if world.boot_of(&node).is_none() {
+                world.start(node.as_str()[5..].parse().unwrap());
+            }
+            if world.leader.is_none() {
+                world.elect();
+            }
+            let pause = ms(u64::from(world.chance(3000)));
+            world.pass(pause);
+        }
+        world.unknown_outcomes = 0;
+        world.pass(ms(8000));
+        world.elect();
+        world.pass(Duration::from_secs(60));
+        for (partition, assignment) in world.plan().partitions() {
+            assert!(!assignment.members.is_empty(), "seed {seed}: {partition}");
+        }
+    }
 }

@@ -115,6 +115,7 @@ fn plan(partitions: u32, nodes: u32) -> Snapshot {
         leader: name(0),
         members: (0..nodes).map(member).collect(),
         groups: vec![users],
+        steps: 0,
         computed_at: UnixMillis(0),
         hash: 0,
     }

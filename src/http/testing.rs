@@ -47,6 +47,7 @@ pub(crate) fn plan(partitioner: Partitioner) -> Snapshot {
         leader: NodeName::new("node-1").unwrap(),
         members: (1..=4).map(|n| member(&format!("node-{n}"), 10 + n, Status::Up)).collect(),
         groups: vec![GroupPlan { id: GroupId::Users, spec, assignments }],
+        steps: 0,
         computed_at: UnixMillis(0),
         hash: 0,
     };

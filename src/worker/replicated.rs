@@ -124,7 +124,8 @@ impl<W: Replicated> Context<W> {
     /// The change cannot be written, or is one too many for one message: it was not made. Those before it were.
     pub fn commit(&mut self, worker: &mut W, change: W::Change) -> Result<()> {
         let bytes = encode(&change).map_err(|why| Error::rejected(format!("a change {why}")))?;
-        let journal = self.journal.as_mut().ok_or_else(|| Error::rejected("nothing can be committed here"))?;
+        let journal =
+            self.journal.as_mut().ok_or_else(|| Error::rejected("nothing can be committed here"))?;
         journal.commit(bytes).map_err(|why| Error::rejected(why.to_string()))?;
         worker.apply(change);
         Ok(())
@@ -146,7 +147,8 @@ impl<W: Replicated> Context<W> {
 /// Erases a kind of replicated worker.
 pub(crate) fn replicating<W: Replicated>(handlers: impl FnOnce(Handlers<W>) -> Handlers<W>) -> Hosting {
     let (kind, messages, table) = prepared(handlers)?;
-    let make = move || -> Box<dyn Machine> { Box::new(State { worker: W::default(), table: Arc::clone(&table) }) };
+    let make =
+        move || -> Box<dyn Machine> { Box::new(State { worker: W::default(), table: Arc::clone(&table) }) };
     Ok(Hosted { kind, messages, begin: Begin::Replicated(Arc::new(make)) })
 }
 

@@ -301,6 +301,7 @@ pub fn next_plan(handle: &Handle) -> Command {
         leader: NodeName::new("n1").unwrap(),
         members: vec![],
         groups: vec![GroupPlan { id: GroupId::Users, spec: spec(), assignments: vec![assignment; 4] }],
+        steps: 0,
         computed_at: UnixMillis(5),
         hash: 0,
     };

@@ -58,6 +58,7 @@ fn first(id: u64) -> Snapshot {
             spec: spec(PARTITIONS),
             assignments: vec![assignment; PARTITIONS as usize],
         }],
+        steps: 0,
         computed_at: UnixMillis(5),
         hash: 0,
     }

@@ -372,6 +372,7 @@ impl Coordinator {
             leader: self.me.name().clone(),
             members,
             groups,
+            steps: 0,
             computed_at: unix,
             hash: 0,
         };

@@ -78,6 +78,7 @@ fn plan(version: u64, members: [u64; 2], primary: &str, epoch: u64) -> Snapshot 
             }],
         }],
         members,
+        steps: 0,
         computed_at: UnixMillis(0),
         hash: 0,
     }

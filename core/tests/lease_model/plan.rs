@@ -80,6 +80,7 @@ impl World {
                 },
                 assignments: plan.primaries.iter().map(assignment).collect(),
             }],
+            steps: 0,
             computed_at: UnixMillis(0),
             hash: 0,
         }

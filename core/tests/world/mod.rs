@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tumen_core::cluster::control::{Command, ControlState, Founding};
+use tumen_core::cluster::control::{Command, ControlState, Founding, Step};
 use tumen_core::cluster::coordinator::{AskError, Config, Coordinator, Departure, Effect, Now};
 use tumen_core::cluster::lease::{self, Holder, Release, Reply, Request};
 use tumen_core::cluster::member::{NodeInfo, Status};
@@ -16,6 +16,8 @@ use tumen_core::ids::*;
 use tumen_core::partitioner::Partitioner;
 use tumen_core::partitions::reconcile::{self, Reconcile};
 use tumen_core::{Moment, UnixMillis};
+
+mod copies;
 
 enum News {
     Request(Request),
@@ -27,6 +29,10 @@ enum News {
     Tick,
     Probed(NodeBoot, bool),
     Committed(Option<tumen_core::cluster::control::Outcome>),
+    Stepped,
+    Control(ControlState),
+    AskSteps(Vec<Step>),
+    Copy,
     Ack(Term, Moment),
     PeerUp(NodeInfo),
     PeerDown(NodeBoot),
@@ -40,6 +46,7 @@ pub(crate) struct Node {
     pub(crate) frozen_until: Option<Moment>,
     pub(crate) dead: bool,
     missed: Vec<News>,
+    copying: copies::Copying,
 }
 
 pub(crate) struct World {
@@ -64,13 +71,22 @@ pub(crate) fn name(n: usize) -> NodeName {
 
 impl World {
     pub(crate) fn new(seed: u64, partitions: u32, replication: u32, config: Config) -> Self {
+        Self::with(seed, partitions, replication, false, config)
+    }
+
+    /// The same, with workers whose state is kept on all copies.
+    pub(crate) fn replicated(seed: u64, partitions: u32, replication: u32, config: Config) -> Self {
+        Self::with(seed, partitions, replication, true, config)
+    }
+
+    fn with(seed: u64, partitions: u32, replication: u32, replicated: bool, config: Config) -> Self {
         let spec = GroupSpec {
             partitions,
             replication,
             strategy: "balanced".into(),
             mode: Mode::Async,
             partitioner: Partitioner::Hash,
-            replicated: false,
+            replicated,
         };
         let founding = Founding {
             id: ClusterId(1),
@@ -141,6 +157,7 @@ impl World {
             frozen_until: None,
             dead: false,
             missed: vec![],
+            copying: copies::Copying::default(),
         };
         let others: Vec<NodeInfo> = self.nodes.values().filter(|n| !n.dead).map(|n| n.info.clone()).collect();
         self.nodes.insert(id.clone(), node);
@@ -149,6 +166,7 @@ impl World {
             self.send(&id, News::PeerUp(other));
         }
         self.post_in(&id, Duration::from_millis(5), News::Wake);
+        self.post_in(&id, copies::LOOK_EVERY, News::Copy);
         if let Some(plan) = self.control.snapshot.clone() {
             self.send(&id, News::Plan(plan));
         }
@@ -253,6 +271,9 @@ impl World {
 
     fn commit(&mut self, me: &NodeBoot, command: &Command) {
         let leads = self.leader.as_ref() == Some(me);
+        if let Command::Step(_) = command {
+            return self.commit_steps(me, command, leads);
+        }
         if !leads {
             return self.send(me, News::Committed(None));
         }
@@ -264,6 +285,9 @@ impl World {
         let outcome = self.control.apply(command);
         if self.control.version() != before {
             let plan = self.control.snapshot.clone().unwrap();
+            if let Some(former) = self.plans.last() {
+                self.check_promoted(former, &plan);
+            }
             self.plans.push(plan.clone());
             for id in self.alive().collect::<Vec<_>>() {
                 self.send(&id, News::Plan(plan.clone()));
@@ -384,6 +408,19 @@ impl World {
                 let effects = node.law.handle_committed(now, outcome.as_ref());
                 self.run(to, effects);
             }
+            News::Stepped => {
+                let effects = node.law.handle_stepped(now);
+                self.run(to, effects);
+            }
+            News::Control(control) => {
+                let effects = node.law.handle_control(now, &control);
+                self.run(to, effects);
+            }
+            News::AskSteps(steps) => {
+                let effects = node.law.handle_steps_asked(now, steps);
+                self.run(to, effects.unwrap_or_default());
+            }
+            News::Copy => self.look_after_copies(to),
             News::Ack(term, stamp) => {
                 if self.leader.as_ref() == Some(to) && term == self.term {
                     let effects = node.law.handle_quorum_ack(now, term, stamp);
