@@ -178,7 +178,7 @@ fn a_drained_node_that_leaves_gives_its_copies_away_and_is_no_member() {
 
 #[test]
 fn storms_never_make_two_primaries_and_always_clear() {
-    let storms: u64 = std::env::var("TUMEN_STORMS").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
+    let storms: u64 = std::env::var("TUMEN_STORMS").ok().and_then(|n| n.parse().ok()).unwrap_or(20);
     for seed in 0..storms {
         storm(seed);
     }
