@@ -4,7 +4,9 @@
 //! magic "tm" · protocol version (u16, little-endian) · codec id (u8) · body
 //! ```
 //!
-//! The codec id keeps the door open to a successor of bincode 1, which is finished software.
+//! Two codecs are written, and both are read everywhere: numbers of fixed width (1), which are quicker, for calls; and
+//! numbers as short as they are (2), for what is large and made of small numbers: plans, leases, Raft's messages and
+//! log. The id keeps the door open to a successor of bincode 1, which is finished software.
 
 use std::io;
 
@@ -17,7 +19,9 @@ use tumen_core::wire::PROTOCOL;
 /// The first bytes of every frame.
 const MAGIC: [u8; 2] = *b"tm";
 /// bincode 1.3, fixed-width integers, little-endian.
-const CODEC_BINCODE: u8 = 1;
+const CODEC_FIXED: u8 = 1;
+/// bincode 1.3, variable-width integers: one byte below 251, three below 65,536.
+const CODEC_PACKED: u8 = 2;
 /// Magic, protocol version and codec id.
 pub const HEADER_LEN: usize = 5;
 /// The largest frame that is decoded, in bytes, unless the caller says otherwise.
@@ -55,6 +59,10 @@ fn options(limit: usize) -> impl Options {
     bincode::DefaultOptions::new().with_fixint_encoding().with_limit(limit as u64).reject_trailing_bytes()
 }
 
+fn packed(limit: usize) -> impl Options {
+    bincode::DefaultOptions::new().with_varint_encoding().with_limit(limit as u64).reject_trailing_bytes()
+}
+
 /// Encodes `value` as a frame.
 ///
 /// # Panics
@@ -69,15 +77,35 @@ pub fn encode<T: Serialize>(value: &T) -> Bytes {
 /// Encodes `value` as a frame behind what `frame` holds already. On an error `frame` is as it was.
 pub fn encode_into<T: Serialize>(value: &T, frame: &mut BytesMut) -> Result<(), bincode::Error> {
     let start = frame.len();
-    frame.put_slice(&MAGIC);
-    frame.put_u16_le(PROTOCOL);
-    frame.put_u8(CODEC_BINCODE);
+    put_header(frame, CODEC_FIXED);
     encode_body_into(value, frame).inspect_err(|_| frame.truncate(start))
 }
 
-/// How many bytes `value` takes as a frame.
-pub fn encoded_len<T: Serialize>(value: &T) -> usize {
-    let body = options(usize::MAX).serialized_size(value).unwrap_or(u64::MAX);
+/// Encodes `value` as a frame with packed numbers.
+///
+/// # Panics
+/// As [`encode`].
+pub fn pack<T: Serialize>(value: &T) -> Bytes {
+    try_pack(value, FRAME_LEN_MAX).expect("values of ours are encodable and bounded")
+}
+
+/// Encodes `value` as a frame with packed numbers, if its body has at most `limit` bytes.
+pub fn try_pack<T: Serialize>(value: &T, limit: usize) -> Result<Bytes, bincode::Error> {
+    let mut frame = BytesMut::with_capacity(128);
+    put_header(&mut frame, CODEC_PACKED);
+    packed(limit).serialize_into(Writer(&mut frame), value)?;
+    Ok(frame.freeze())
+}
+
+fn put_header(frame: &mut BytesMut, codec: u8) {
+    frame.put_slice(&MAGIC);
+    frame.put_u16_le(PROTOCOL);
+    frame.put_u8(codec);
+}
+
+/// How many bytes `value` takes as a frame with packed numbers.
+pub fn packed_len<T: Serialize>(value: &T) -> usize {
+    let body = packed(usize::MAX).serialized_size(value).unwrap_or(u64::MAX);
     usize::try_from(body).unwrap_or(usize::MAX).saturating_add(HEADER_LEN)
 }
 
@@ -94,10 +122,11 @@ pub fn decode<T: DeserializeOwned>(frame: &[u8], limit: usize) -> Result<T, Deco
     if theirs != PROTOCOL {
         return Err(DecodeError::Protocol { theirs });
     }
-    if header[4] != CODEC_BINCODE {
-        return Err(DecodeError::Codec(header[4]));
+    match header[4] {
+        CODEC_FIXED => decode_body(body),
+        CODEC_PACKED => Ok(packed(body.len()).deserialize(body)?),
+        unknown => Err(DecodeError::Codec(unknown)),
     }
-    decode_body(body)
 }
 
 /// Encodes `value` without a header, for places where an enclosing frame already has one.
@@ -153,9 +182,31 @@ mod tests {
     }
 
     #[test]
+    fn packed_numbers_read_back_and_are_as_short_as_they_are() {
+        let value = (vec![1_u64, 250, 251, 65_535, 65_536, u64::MAX], "hello".to_owned(), Some(-1_i64));
+        let frame = pack(&value);
+        assert_eq!(frame.len(), packed_len(&value));
+        assert_eq!(frame.len(), HEADER_LEN + 1 + (1 + 1 + 3 + 3 + 5 + 9) + (1 + 5) + (1 + 1));
+        assert_eq!(decode::<(Vec<u64>, String, Option<i64>)>(&frame, 1024).unwrap(), value);
+        let longer = [&frame[..], &[0]].concat();
+        assert!(decode::<(Vec<u64>, String, Option<i64>)>(&longer, 1024).is_err(), "trailing bytes");
+        assert!(matches!(decode::<u8>(&frame, 10), Err(DecodeError::TooLong { .. })));
+        assert!(try_pack(&value, 10).is_err());
+        let mut unknown = frame.to_vec();
+        unknown[4] = 3;
+        assert!(matches!(decode::<u8>(&unknown, 1024), Err(DecodeError::Codec(3))));
+    }
+
+    #[test]
     fn a_length_that_lies_allocates_nothing() {
         let mut frame = encode(&0_u8).to_vec();
         frame.truncate(HEADER_LEN);
+        frame.extend_from_slice(&u64::MAX.to_le_bytes());
+        assert!(decode::<Vec<u64>>(&frame, 1024).is_err());
+        assert!(decode::<String>(&frame, 1024).is_err());
+        let mut frame = pack(&0_u8).to_vec();
+        frame.truncate(HEADER_LEN);
+        frame.push(253);
         frame.extend_from_slice(&u64::MAX.to_le_bytes());
         assert!(decode::<Vec<u64>>(&frame, 1024).is_err());
         assert!(decode::<String>(&frame, 1024).is_err());
@@ -164,6 +215,12 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
+            for codec in [CODEC_FIXED, CODEC_PACKED] {
+                let mut frame = BytesMut::new();
+                put_header(&mut frame, codec);
+                frame.extend_from_slice(&bytes);
+                let _ = decode::<tumen_core::cluster::snapshot::Snapshot>(&frame, 1 << 20);
+            }
             let _ = decode::<tumen_core::cluster::snapshot::Snapshot>(&bytes, 1 << 20);
             let _ = decode_body::<tumen_core::cluster::greeting::Greeting>(&bytes);
         }

@@ -158,6 +158,7 @@ impl Error {
             Self::Stopped | Self::Ended(_) => "stopping",
             Self::Refused(AskError::TooFewNodes { .. }) => "too_few_nodes",
             Self::Refused(AskError::Strategy { .. }) => "strategy",
+            Self::Refused(AskError::PlanTooLong { .. }) => "plan_too_long",
             Self::Config(_) => "config",
             Self::Worker(_) | Self::Kinds(_) => "workers",
             Self::Bind { .. } => "bind",

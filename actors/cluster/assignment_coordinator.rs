@@ -38,14 +38,30 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(20);
 
 /// What the coordinator needs of its surroundings: Raft, and the way to this node's own partitions.
 pub trait Surroundings: Send + Sync + 'static {
-    /// Proposes to Raft. `None`: the outcome is unknown, or the proposal was not taken.
-    fn commit(&self, command: Command, within: Duration) -> BoxFuture<'static, Option<Outcome>>;
+    /// Proposes to Raft.
+    fn commit(&self, command: Command, within: Duration) -> BoxFuture<'static, Proposed>;
     /// What the voters agreed on, as far as it was applied here.
     fn control(&self) -> Arc<ControlState>;
     /// The leader, which is this node, wants these partitions back from this node.
     fn release_here(&self, partitions: Vec<Release>);
     /// A lease reply for this node itself.
     fn reply_here(&self, reply: Reply);
+}
+
+/// What became of a proposal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proposed {
+    /// It was agreed on, and had this outcome.
+    Agreed(Outcome),
+    /// The outcome is unknown, or the proposal was not taken.
+    Unknown,
+    /// It is larger than what can be agreed on, and was not even tried.
+    TooLong {
+        /// Its size in bytes.
+        len: usize,
+        /// The most that is taken.
+        max: usize,
+    },
 }
 
 /// Where an answer goes.
@@ -86,8 +102,8 @@ pub enum AssignmentCoordinatorMsg {
     Committed {
         /// Which plan was proposed.
         version: Version,
-        /// What became of it, if that is known.
-        outcome: Option<Outcome>,
+        /// What became of it.
+        proposed: Proposed,
     },
     /// Proposed steps were taken, or refused, or nobody knows.
     Stepped,
@@ -206,7 +222,7 @@ impl AssignmentCoordinator {
             return self.surroundings.reply_here(reply);
         }
         let to = reply.to.node.clone();
-        let frame = codec::encode(&LeaseFrame::Reply(reply));
+        let frame = codec::pack(&LeaseFrame::Reply(reply));
         if let Err(error) = self.transport.cast(&to, Channel::Lease, &frame) {
             tracing::trace!(%to, %error, "a lease reply was not sent");
         }
@@ -217,7 +233,7 @@ impl AssignmentCoordinator {
         if *to == self.me {
             return self.surroundings.release_here(partitions);
         }
-        let frame = codec::encode(&CoordinatorFrame::AskRelease(partitions));
+        let frame = codec::pack(&CoordinatorFrame::AskRelease(partitions));
         if let Err(error) = self.transport.cast(&to.node, Channel::Coordinator, &frame) {
             tracing::debug!(%to, %error, "could not ask for partitions back; asked again after a while");
         }
@@ -252,8 +268,8 @@ impl AssignmentCoordinator {
         let committing = self.surroundings.commit(command, COMMIT_WITHIN);
         let myself = myself.clone();
         tokio::spawn(async move {
-            let outcome = committing.await;
-            drop(myself.cast(AssignmentCoordinatorMsg::Committed { version, outcome }));
+            let proposed = committing.await;
+            drop(myself.cast(AssignmentCoordinatorMsg::Committed { version, proposed }));
         });
     }
 
@@ -355,6 +371,13 @@ impl AssignmentCoordinator {
     }
 }
 
+/// Answers the questions that wait with why their wish will not come true.
+fn refuse_waiting(state: &mut AssignmentCoordinatorState, error: &AskError) {
+    for waiting in state.waiting.drain(..) {
+        drop(waiting.to.send(Err(error.clone())));
+    }
+}
+
 fn leads_something(snapshot: &Snapshot, node: &NodeName) -> bool {
     let others =
         snapshot.members.iter().any(|m| m.name() != node && m.status.may_lead() && m.info.weight > 0);
@@ -419,17 +442,24 @@ impl Actor for AssignmentCoordinator {
             AssignmentCoordinatorMsg::Leadership { leader, term, settled } => {
                 state.leads = leader.as_ref() == Some(&self.me.node);
                 if !state.leads {
-                    for waiting in state.waiting.drain(..) {
-                        drop(waiting.to.send(Err(AskError::NotLeader { leader: leader.clone() })));
-                    }
+                    refuse_waiting(state, &AskError::NotLeader { leader: leader.clone() });
                 }
-                law.handle_leadership(now, leader, term, settled)
+                state.law.handle_leadership(now, leader, term, settled)
             }
             AssignmentCoordinatorMsg::QuorumAck { term, stamp } => law.handle_quorum_ack(now, term, stamp),
             AssignmentCoordinatorMsg::Control(control) => law.handle_control(now, &control),
-            AssignmentCoordinatorMsg::Committed { version, outcome } => {
-                tracing::debug!(%version, ?outcome, "a proposal came back");
-                law.handle_committed(now, outcome.as_ref())
+            AssignmentCoordinatorMsg::Committed { version, proposed } => {
+                tracing::debug!(%version, ?proposed, "a proposal came back");
+                match proposed {
+                    Proposed::Agreed(outcome) => law.handle_committed(now, Some(&outcome)),
+                    Proposed::Unknown => law.handle_committed(now, None),
+                    Proposed::TooLong { len, max } => {
+                        let (effects, error) = law.handle_too_long(now, len, max);
+                        tracing::error!(%version, %error, "no plan");
+                        refuse_waiting(state, &error);
+                        effects
+                    }
+                }
             }
             AssignmentCoordinatorMsg::Stepped => {
                 // What was applied may still be on its way to this mailbox.

@@ -58,7 +58,7 @@ use tumen_core::ids::{Life, NodeName};
 use tumen_core::time::Moment;
 
 pub use exchange::{MESSAGE_LEN_MAX, PortError, RaftPort, Refusal};
-pub use handle::Handle;
+pub use handle::{COMMAND_LEN_MAX, Handle};
 pub use settings::{Settings, SettingsError};
 pub use status::{Ack, Applied, CommitError, Leadership, Metrics, NotReady};
 pub use types::Seat;

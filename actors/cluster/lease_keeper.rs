@@ -150,7 +150,7 @@ impl LeaseKeeper {
         });
         match to {
             Some(to) if to != self.me => {
-                let frame = codec::encode(&LeaseFrame::Request(request));
+                let frame = codec::pack(&LeaseFrame::Request(request));
                 if let Err(error) = self.transport.cast(&to, Channel::Lease, &frame) {
                     tracing::trace!(%to, %error, "the lease request was not sent");
                 }

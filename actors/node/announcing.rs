@@ -87,11 +87,11 @@ enum PlanFrame {
 }
 
 fn announcement(plan: &Arc<Snapshot>) -> Bytes {
-    let whole = codec::encode(&PlanFrame::Whole(Arc::clone(plan)));
+    let whole = codec::pack(&PlanFrame::Whole(Arc::clone(plan)));
     if whole.len() <= transport::CONTROL_LEN_MAX / 4 {
         whole
     } else {
-        codec::encode(&PlanFrame::Version(plan.version))
+        codec::pack(&PlanFrame::Version(plan.version))
     }
 }
 

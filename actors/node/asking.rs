@@ -117,9 +117,13 @@ impl Serve for Asking {
             let asking = self.clone();
             tokio::spawn(async move {
                 match asking.ask_here(ask, incoming.deadline).await {
-                    Ok(answered) => incoming.reply.send_with(|buffer| {
-                        codec::encode_into(&answered, buffer).expect("an answer fits a frame");
-                    }),
+                    Ok(answered) => match codec::try_pack(&answered, DATA_LEN_MAX - codec::HEADER_LEN) {
+                        Ok(answer) => incoming.reply.send(&answer),
+                        Err(error) => {
+                            tracing::warn!(%error, "an answer does not fit a frame");
+                            incoming.reply.fail(Failure::ReplyLost);
+                        }
+                    },
                     Err(AskFailure::NoLeader) => incoming.reply.fail(Failure::NotServed),
                     Err(AskFailure::Timeout | AskFailure::Refused(_)) => {
                         incoming.reply.fail(Failure::Dropped);

@@ -79,7 +79,7 @@ fn handle_leadership(parts: &Parts, news: &Leadership) {
     }
     if news.i_lead && news.first_entry_applied {
         let frame = CoordinatorFrame::Leads { leader: parts.id.node.clone(), term: news.term };
-        parts.cast_all(Channel::Coordinator, &codec::encode(&frame));
+        parts.cast_all(Channel::Coordinator, &codec::pack(&frame));
         if let Some(plan) = parts.plans.newest() {
             parts.announce(&plan);
         }
@@ -141,7 +141,7 @@ fn tell_who_votes(parts: &Parts, consensus: &consensus::Handle, nodes: BTreeSet<
     let leadership = consensus.leadership().borrow().clone();
     let term = leadership.term;
     if leadership.i_lead && parts.learn_voting(term, nodes.clone()) {
-        parts.cast_all(Channel::Coordinator, &codec::encode(&CoordinatorFrame::Voting { term, nodes }));
+        parts.cast_all(Channel::Coordinator, &codec::pack(&CoordinatorFrame::Voting { term, nodes }));
     }
 }
 

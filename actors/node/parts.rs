@@ -135,7 +135,7 @@ impl Parts {
         let (term, nodes) = self.voting.borrow().clone();
         let voting = (term == news.term).then_some(CoordinatorFrame::Voting { term, nodes });
         for frame in [Some(leads), voting].into_iter().flatten() {
-            if let Err(error) = self.transport.cast(node, Channel::Coordinator, &codec::encode(&frame)) {
+            if let Err(error) = self.transport.cast(node, Channel::Coordinator, &codec::pack(&frame)) {
                 tracing::debug!(to = %node, %error, "not sent");
             }
         }

@@ -4,12 +4,13 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tumen_core::cluster::control::{Command, ControlState, Outcome};
+use tumen_core::cluster::control::{Command, ControlState};
 use tumen_core::cluster::lease::{Release, Reply};
 use tumen_core::cluster::snapshot::Snapshot;
 
 use super::parts::Parts;
-use crate::cluster::assignment_coordinator::Surroundings;
+use crate::cluster::assignment_coordinator::{Proposed, Surroundings};
+use crate::cluster::consensus::CommitError;
 use crate::cluster::lease_keeper::LeaseKeeperMsg;
 use crate::partitions::partition_manager::{PartitionManagerMsg, Reports};
 
@@ -19,16 +20,17 @@ pub(super) struct Around {
 }
 
 impl Surroundings for Around {
-    fn commit(&self, command: Command, within: Duration) -> BoxFuture<'static, Option<Outcome>> {
+    fn commit(&self, command: Command, within: Duration) -> BoxFuture<'static, Proposed> {
         let parts = self.parts.upgrade();
         Box::pin(async move {
-            let parts = parts?;
+            let Some(parts) = parts else { return Proposed::Unknown };
             let deadline = parts.clock.now() + within;
             match parts.consensus().commit(command, deadline).await {
-                Ok(outcome) => Some(outcome),
+                Ok(outcome) => Proposed::Agreed(outcome),
+                Err(CommitError::TooLong { len, max }) => Proposed::TooLong { len, max },
                 Err(error) => {
                     tracing::debug!(%error, "a proposal did not come through");
-                    None
+                    Proposed::Unknown
                 }
             }
         })

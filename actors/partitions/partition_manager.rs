@@ -109,6 +109,15 @@ struct Running {
     workers: BTreeMap<ActorId, bool>,
     since: tokio::time::Instant,
     wait: Duration,
+    /// Whether it is among [`PartitionManagerState::whole`].
+    counted: bool,
+}
+
+impl Running {
+    /// Whether every worker has started.
+    fn is_whole(&self) -> bool {
+        self.seat.is_some() && self.workers.values().all(|started| *started)
+    }
 }
 
 /// What the manager knows. Lost with it, and rebuilt from the next plan.
@@ -119,6 +128,25 @@ pub struct PartitionManagerState {
     running: BTreeMap<PartitionId, Running>,
     by_actor: BTreeMap<ActorId, PartitionId>,
     failing: BTreeMap<PartitionId, String>,
+    /// How many of `running` are whole: counted along, for there may be many thousands.
+    whole: usize,
+}
+
+impl PartitionManagerState {
+    /// Counts a partition anew whose workers changed.
+    fn recount(&mut self, partition: PartitionId) {
+        let Some(running) = self.running.get_mut(&partition) else { return };
+        let whole = running.is_whole();
+        if whole != std::mem::replace(&mut running.counted, whole) {
+            if whole { self.whole += 1 } else { self.whole -= 1 }
+        }
+    }
+
+    fn forget(&mut self, partition: PartitionId) -> Option<Running> {
+        let running = self.running.remove(&partition)?;
+        self.whole -= usize::from(running.counted);
+        Some(running)
+    }
 }
 
 impl PartitionManager {
@@ -189,9 +217,11 @@ impl PartitionManager {
             drop(worker.actor().cast(PartitionWorkerMsg::Sit(Arc::clone(&seat))));
         }
         self.table.open(Arc::clone(&seat));
-        let wait = state.running.get(&partition).map_or(RESTART_WAIT, |running| running.wait);
+        let wait = state.forget(partition).map_or(RESTART_WAIT, |running| running.wait);
         let since = tokio::time::Instant::now();
-        state.running.insert(partition, Running { epoch, seat: Some(seat), workers, since, wait });
+        let running = Running { epoch, seat: Some(seat), workers, since, wait, counted: false };
+        state.running.insert(partition, running);
+        state.recount(partition);
     }
 
     fn stop(
@@ -203,7 +233,7 @@ impl PartitionManager {
     ) {
         // Nothing leaves from here on, whatever the worker is in the middle of.
         let seat = self.table.close(partition, epoch);
-        if let Some(running) = state.running.remove(&partition) {
+        if let Some(running) = state.forget(partition) {
             running.workers.keys().for_each(|actor| {
                 state.by_actor.remove(actor);
             });
@@ -236,6 +266,7 @@ impl PartitionManager {
             state.by_actor.remove(&other);
         }
         let seat = running.seat.take();
+        state.recount(partition);
         self.table.close(partition, epoch);
         state.failing.insert(partition, why);
         let myself = myself.clone();
@@ -250,23 +281,22 @@ impl PartitionManager {
     }
 
     fn handle_started(&self, state: &mut PartitionManagerState, actor: ActorId) {
-        let Some(partition) = state.by_actor.get(&actor) else { return };
-        if let Some(running) = state.running.get_mut(partition) {
+        let Some(partition) = state.by_actor.get(&actor).copied() else { return };
+        if let Some(running) = state.running.get_mut(&partition) {
             running.workers.insert(actor, true);
-            if running.workers.values().all(|started| *started) {
-                state.failing.remove(partition);
+            if running.is_whole() {
+                state.failing.remove(&partition);
             }
         }
+        state.recount(partition);
         self.show(state);
     }
 
     fn show(&self, state: &PartitionManagerState) {
-        let whole =
-            |running: &Running| running.seat.is_some() && running.workers.values().all(|started| *started);
         let progress = Progress {
             version: state.law.version(),
-            wanted: state.law.serving().count(),
-            running: state.running.values().filter(|running| whole(running)).count(),
+            wanted: state.law.serving_len(),
+            running: state.whole,
             failing: state.failing.clone(),
         };
         self.progress.send_if_modified(|shown| {
@@ -305,6 +335,7 @@ impl Actor for PartitionManager {
             running: BTreeMap::new(),
             by_actor: BTreeMap::new(),
             failing: BTreeMap::new(),
+            whole: 0,
         })
     }
 
@@ -329,17 +360,18 @@ impl Actor for PartitionManager {
                 self.run(&myself, state, effects);
             }
             PartitionManagerMsg::AskRelease(releases) => {
-                for Release { partition, epoch } in releases {
-                    let effects = state.law.handle_release_asked(partition, epoch);
-                    self.run(&myself, state, effects);
-                }
+                let effects = releases.into_iter().flat_map(|Release { partition, epoch }| {
+                    state.law.handle_release_asked(partition, epoch)
+                });
+                let effects = effects.collect();
+                self.run(&myself, state, effects);
             }
             PartitionManagerMsg::Stopped { partition, epoch } => {
                 let effects = state.law.handle_stopped(partition, epoch);
                 self.run(&myself, state, effects);
             }
             PartitionManagerMsg::Restart { partition, epoch } => {
-                let wanted = state.law.serving().any(|served| served == (partition, epoch));
+                let wanted = state.law.serves(partition, epoch);
                 let waiting =
                     state.running.get(&partition).is_some_and(|r| r.epoch == epoch && r.seat.is_none());
                 if wanted && waiting {

@@ -42,6 +42,9 @@ const STEPS_MAX: usize = 4096;
 /// How long after a proposal that did not come through the next one is made.
 const PROPOSE_AGAIN: Duration = Duration::from_millis(20);
 
+/// How long planning rests after releases did not come, a strategy failed, or a plan was too large.
+const REST: Duration = Duration::from_secs(5);
+
 /// The present, on the steady clock for decisions and on the wall for people.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
@@ -293,6 +296,20 @@ impl Coordinator {
         self.decide(now)
     }
 
+    /// The proposal was never made: it has `len` bytes, and `max` is all that the voters can take at once. The next is
+    /// tried after a rest, for members may have gone by then. Answers what to tell whoever asked for it.
+    pub fn handle_too_long(&mut self, now: Now, len: usize, max: usize) -> (Vec<Effect>, AskError) {
+        let error = AskError::PlanTooLong { len, max };
+        if let Some(proposal) = self.committing.take().and_then(|(_, proposal)| proposal) {
+            self.grantor.handle_dropped(proposal);
+        }
+        self.creation_asked = false;
+        self.rebalance_asked = false;
+        self.propose_from = now.moment + REST;
+        self.last_error = Some(error.to_string());
+        (self.decide(now), error)
+    }
+
     /// A node asks for its lease; a stranger thereby asks to be a member.
     pub fn handle_lease_request(&mut self, now: Now, request: &lease::Request) -> Vec<Effect> {
         if let Some(seen) = self.roster.current(&request.from) {
@@ -378,7 +395,7 @@ impl Coordinator {
 
     fn rest(&mut self, now: Moment, error: &AskError) -> Vec<Effect> {
         self.last_error = Some(error.to_string());
-        self.resting_until = now + Duration::from_secs(5);
+        self.resting_until = now + REST;
         Vec::new()
     }
 

@@ -61,6 +61,8 @@ pub struct Reconcile {
     version: Version,
     wanted: BTreeMap<PartitionId, Epoch>,
     slots: BTreeMap<PartitionId, Slot>,
+    /// How many of the slots are serving: it is asked after every piece of news, and there may be many thousands.
+    serving_len: usize,
     /// The newest epoch of each partition that this boot gave back: never served again by it.
     released: BTreeMap<PartitionId, Epoch>,
 }
@@ -73,6 +75,7 @@ impl Reconcile {
             version: Version::ZERO,
             wanted: BTreeMap::new(),
             slots: BTreeMap::new(),
+            serving_len: 0,
             released: BTreeMap::new(),
         }
     }
@@ -86,6 +89,17 @@ impl Reconcile {
     pub fn serving(&self) -> impl Iterator<Item = (PartitionId, Epoch)> {
         let serving = |slot: &Slot| slot.state == State::Serving;
         self.slots.iter().filter(move |(_, slot)| serving(slot)).map(|(id, slot)| (*id, slot.epoch))
+    }
+
+    /// Whether this partition is being served under this epoch, or about to be.
+    pub fn serves(&self, partition: PartitionId, epoch: Epoch) -> bool {
+        let serving = |slot: &Slot| slot.state == State::Serving && slot.epoch == epoch;
+        self.slots.get(&partition).is_some_and(serving)
+    }
+
+    /// How many are being served now, or about to be.
+    pub const fn serving_len(&self) -> usize {
+        self.serving_len
     }
 
     /// Whether everything that the newest plan wants here is being served, and nothing else is there.
@@ -129,6 +143,7 @@ impl Reconcile {
         match self.slots.get_mut(&partition) {
             Some(slot) if slot.epoch <= epoch => {
                 let stopping = matches!(slot.state, State::Stopping { .. });
+                self.serving_len -= usize::from(!stopping);
                 slot.state = State::Stopping { then_release: true };
                 let stop = Effect::Stop { partition, epoch: slot.epoch };
                 if stopping { Vec::new() } else { vec![stop] }
@@ -149,7 +164,10 @@ impl Reconcile {
             let epoch = self.released.get(&partition).copied().unwrap_or(epoch);
             effects.push(Effect::Release { partition, epoch });
         }
-        effects.extend(self.start_missing());
+        // The plan may want it again by now.
+        if let Some(epoch) = self.wanted.get(&partition).copied() {
+            effects.extend(self.start_if_missing(partition, epoch));
+        }
         effects
     }
 
@@ -163,6 +181,7 @@ impl Reconcile {
             let kept = self.wanted.get(partition) == Some(&slot.epoch);
             if !kept && slot.state == State::Serving {
                 slot.state = State::Stopping { then_release: false };
+                self.serving_len -= 1;
                 effects.push(Effect::Stop { partition: *partition, epoch: slot.epoch });
             }
         }
@@ -170,16 +189,21 @@ impl Reconcile {
     }
 
     fn start_missing(&mut self) -> Vec<Effect> {
-        let mut effects = Vec::new();
-        for (partition, epoch) in &self.wanted {
-            // Where the former epoch's worker is still stopping, the new one starts after it.
-            if self.slots.contains_key(partition) || self.is_released(*partition, *epoch) {
-                continue;
-            }
-            self.slots.insert(*partition, Slot { epoch: *epoch, state: State::Serving });
-            effects.push(Effect::Start { partition: *partition, epoch: *epoch });
-        }
+        let wanted = std::mem::take(&mut self.wanted);
+        let start = |(partition, epoch): (&PartitionId, &Epoch)| self.start_if_missing(*partition, *epoch);
+        let effects = wanted.iter().filter_map(start).collect();
+        self.wanted = wanted;
         effects
+    }
+
+    fn start_if_missing(&mut self, partition: PartitionId, epoch: Epoch) -> Option<Effect> {
+        // Where the former epoch's worker is still stopping, the new one starts after it.
+        if self.slots.contains_key(&partition) || self.is_released(partition, epoch) {
+            return None;
+        }
+        self.slots.insert(partition, Slot { epoch, state: State::Serving });
+        self.serving_len += 1;
+        Some(Effect::Start { partition, epoch })
     }
 }
 

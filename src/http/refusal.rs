@@ -85,7 +85,7 @@ fn status(error: &Error) -> StatusCode {
         | Error::Stopped
         | Error::Ended(_) => StatusCode::SERVICE_UNAVAILABLE,
         Error::NoAnswer => StatusCode::GATEWAY_TIMEOUT,
-        Error::Refused(AskError::Strategy { .. })
+        Error::Refused(AskError::Strategy { .. } | AskError::PlanTooLong { .. })
         | Error::Config(_)
         | Error::Worker(_)
         | Error::Kinds(_)

@@ -22,8 +22,8 @@ use crate::clock::Clock;
 use crate::codec;
 use crate::store::Store;
 
-/// The most bytes that a command has. What surrounds it in a message takes the rest.
-const COMMAND_LEN_MAX: usize = MESSAGE_LEN_MAX - (64 << 10);
+/// The most bytes that a command may have. What surrounds it in a message takes the rest.
+pub const COMMAND_LEN_MAX: usize = MESSAGE_LEN_MAX - (16 << 10);
 
 /// Consensus, for the rest of the node. Cheap to clone. It belongs to the root: it outlives a restart of the actor, and
 /// what can be watched in it goes on.
@@ -128,7 +128,7 @@ impl Handle {
     /// does not even begin, and the caller knows that nothing changed.
     pub async fn commit(&self, command: Command, deadline: Moment) -> Result<Outcome, CommitError> {
         let raft = self.leading()?;
-        let len = codec::encoded_len(&command);
+        let len = codec::packed_len(&command);
         if len > COMMAND_LEN_MAX {
             return Err(CommitError::TooLong { len, max: COMMAND_LEN_MAX });
         }

@@ -16,7 +16,7 @@ use std::io::{self, Cursor};
 use std::ops::{Bound, Range, RangeBounds};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use openraft::storage::{LogFlushed, RaftLogStorage, RaftStateMachine};
 use openraft::{
     AnyError, EntryPayload, LogState, OptionalSend, RaftLogReader, RaftSnapshotBuilder, Snapshot,
@@ -420,9 +420,7 @@ fn keys(range: &impl RangeBounds<u64>) -> Range<Vec<u8>> {
 }
 
 fn encode<T: Serialize>(value: &T) -> Result<Bytes, bincode::Error> {
-    let mut bytes = BytesMut::new();
-    codec::encode_into(value, &mut bytes)?;
-    Ok(bytes.freeze())
+    codec::try_pack(value, codec::FRAME_LEN_MAX)
 }
 
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, codec::DecodeError> {

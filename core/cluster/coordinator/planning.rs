@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::roster::Departure;
-use super::{AskError, Coordinator, Effect, Leading, Now, PROPOSE_AGAIN, Planned, Rebalance};
+use super::{AskError, Coordinator, Effect, Leading, Now, PROPOSE_AGAIN, Planned, REST, Rebalance};
 use crate::assignment::{self, Candidate, Layout, Problem, Strategy, certificate};
 use crate::cluster::control::{Command, Founding};
 use crate::cluster::lease::{Proposal, Release};
@@ -17,9 +17,6 @@ use crate::cluster::snapshot::{Assignment, GroupPlan, GroupSpec, Snapshot};
 use crate::ids::{Epoch, GroupId, NodeBoot, NodeName, PartitionId, Revision, Term, Version};
 use crate::partitions::record::CopyId;
 use crate::time::{Moment, UnixMillis};
-
-/// How long planning rests after releases did not come, or a strategy failed.
-const REST: Duration = Duration::from_secs(5);
 
 /// One partition's change between two plans.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

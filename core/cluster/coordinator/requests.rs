@@ -29,6 +29,16 @@ pub enum AskError {
     /// No member has this name.
     #[error("no member is named {0}")]
     NoSuchNode(NodeName),
+    /// The plan is too large to be agreed on.
+    #[error(
+        "the plan has {len} bytes, and at most {max} can be agreed on: fewer partitions, copies or members are needed"
+    )]
+    PlanTooLong {
+        /// Its size.
+        len: usize,
+        /// The most that is taken.
+        max: usize,
+    },
     /// The strategy failed, or what it made was refused.
     #[error("the strategy {strategy:?} made no valid plan: {why}")]
     Strategy {

@@ -1,0 +1,156 @@
+//! Whole nodes for tests: what they host, how they are started, and how to wait for them.
+
+// Every test file takes of this what it needs.
+#![allow(dead_code, unreachable_pub, missing_docs)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tumen_actors::clock::Clock;
+use tumen_actors::cluster::consensus;
+use tumen_actors::node::{Runtime, Settings};
+use tumen_actors::partitions::router::CallOptions;
+use tumen_actors::partitions::{Begin, Host, Hosted, Kinds, Place};
+use tumen_actors::transport::simulated::World;
+use tumen_actors::transport::{self, Cookie};
+use tumen_core::cluster::coordinator;
+use tumen_core::cluster::membership;
+use tumen_core::cluster::snapshot::{GroupSpec, Mode};
+use tumen_core::ids::{ClusterName, GroupId, Kind, NodeName};
+use tumen_core::partitioner::Partitioner;
+use tumen_core::partitions::request::{MessageId, Reply};
+
+/// Counts its messages, and says where it runs.
+pub struct Counter {
+    place: Place,
+    count: u64,
+}
+
+impl Host for Counter {
+    fn handle(&mut self, _: MessageId, body: Bytes) -> BoxFuture<'_, Reply> {
+        Box::pin(async move {
+            if body.as_ref() == b"panic" {
+                panic!("told to");
+            }
+            self.count += 1;
+            Ok(Bytes::from(format!("{} {} {}", self.place.node, self.place.fence.epoch, self.count)))
+        })
+    }
+}
+
+pub fn message() -> MessageId {
+    MessageId::of("count")
+}
+
+pub fn kinds() -> Kinds {
+    let start = Arc::new(|place: Place| -> BoxFuture<'static, Result<Box<dyn Host>, String>> {
+        Box::pin(async move { Ok(Box::new(Counter { place, count: 0 }) as Box<dyn Host>) })
+    });
+    let hosted = Hosted {
+        kind: Kind::new("counter").expect("valid"),
+        messages: vec![(message(), "count")],
+        begin: Begin::Start(start),
+    };
+    Kinds::new(vec![hosted]).expect("valid")
+}
+
+pub fn settings(world: &World, n: usize, seeds: &[usize], min_nodes: usize) -> Settings {
+    let world = world.clone();
+    let spec = GroupSpec {
+        partitions: 16,
+        replication: 2,
+        strategy: "balanced".into(),
+        mode: Mode::Async,
+        partitioner: Partitioner::Hash,
+        replicated: false,
+    };
+    Settings {
+        name: name(n),
+        cluster: ClusterName::new("test").expect("valid"),
+        address: format!("127.0.0.1:{}", 7000 + n),
+        http: None,
+        zone: None,
+        weight: 100,
+        groups: vec![(GroupId::Users, spec)],
+        seeds: seeds.iter().map(|n| format!("127.0.0.1:{}", 7000 + n)).collect(),
+        discover: None,
+        founds: seeds.is_empty(),
+        bootstrap_expect: 1,
+        coordinator: coordinator::Config { min_nodes, ..coordinator::Config::default() },
+        membership: membership::Config::default(),
+        consensus: consensus::Settings::default(),
+        data_dir: None,
+        rejoin_grace: Duration::from_secs(60),
+        stop_within: Duration::from_secs(5),
+        strategies: Arc::new(Vec::new),
+        clock: Clock::tokio(),
+        connect: Box::new(move |greet| {
+            Box::pin(async move { Ok(world.node(greet, Cookie::none(), transport::Settings::default())) })
+        }),
+    }
+}
+
+pub fn name(n: usize) -> NodeName {
+    NodeName::new(&format!("node-{n}")).expect("valid")
+}
+
+/// `TUMEN_LOG=debug` shows what the nodes say.
+pub fn show_logs() {
+    if let Ok(filter) = std::env::var("TUMEN_LOG") {
+        drop(tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init());
+    }
+}
+
+pub async fn start(world: &World, n: usize, seeds: &[usize], min_nodes: usize) -> Runtime {
+    Runtime::start(settings(world, n, seeds, min_nodes), kinds()).await.expect("valid")
+}
+
+/// Waits until something is so; a minute of virtual time is plenty.
+pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _ in 0..12_000 {
+        if is_so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("still not so: {what}");
+}
+
+pub async fn cluster(world: &World, n: usize) -> Vec<Runtime> {
+    show_logs();
+    let mut nodes = vec![start(world, 1, &[], n).await];
+    for n in 2..=n {
+        nodes.push(start(world, n, &[1], 1).await);
+    }
+    all_ready(&nodes).await;
+    nodes
+}
+
+pub async fn all_ready(nodes: &[Runtime]) {
+    until("all nodes are ready", || nodes.iter().all(|node| node.ready().is_ok())).await;
+}
+
+pub async fn three_vote(nodes: &[Runtime]) {
+    let settled = |node: &Runtime| {
+        let metrics = node.consensus().borrow().clone();
+        metrics.voters.len() == 3 && !metrics.joint
+    };
+    until("three nodes vote", || nodes.iter().all(settled)).await;
+}
+
+pub async fn call(node: &Runtime, key: &str) -> Reply {
+    let options = CallOptions { within: Duration::from_secs(10), idempotent: true };
+    node.router().call(key.as_bytes(), message(), Bytes::new(), options).await
+}
+
+pub async fn call_all(node: &Runtime) -> Vec<String> {
+    let mut answers = Vec::new();
+    for n in 0..50 {
+        let reply =
+            call(node, &format!("user:{n}")).await.unwrap_or_else(|error| panic!("user:{n}: {error}"));
+        answers.push(String::from_utf8(reply.to_vec()).expect("valid"));
+    }
+    answers
+}
