@@ -118,56 +118,69 @@ impl Router {
     ///
     /// # Errors
     /// See [`Failure`]: each says what to do next, and whether anything may have changed.
-    pub async fn call(&self, key: &[u8], message: MessageId, body: Bytes, options: CallOptions) -> Reply {
-        let target = Target::Key(key);
-        self.call_target(&target, message, body, options).await
+    pub fn call<'a>(
+        &'a self,
+        key: &'a [u8],
+        message: MessageId,
+        body: Bytes,
+        options: CallOptions,
+    ) -> impl Future<Output = Reply> + Send + use<'a> {
+        self.carry_out(Call { target: Target::Key(key), message, body, options })
     }
 
     /// Calls the worker of a partition.
     ///
     /// # Errors
     /// As [`Self::call`].
-    pub async fn call_partition(
+    pub fn call_partition(
         &self,
         partition: PartitionId,
         message: MessageId,
         body: Bytes,
         options: CallOptions,
-    ) -> Reply {
-        self.call_target(&Target::Partition(partition), message, body, options).await
+    ) -> impl Future<Output = Reply> + Send + use<'_> {
+        self.carry_out(Call { target: Target::Partition(partition), message, body, options })
     }
 
-    async fn call_target(
-        &self,
-        target: &Target<'_>,
-        message: MessageId,
-        body: Bytes,
-        options: CallOptions,
-    ) -> Reply {
-        if body.len() > BODY_LEN_MAX {
-            let len = body.len();
-            return Err(Failure::Rejected(format!(
-                "a message has at most {BODY_LEN_MAX} bytes, this one has {len}"
-            )));
+    /// Carries a call out. Its future is kept small, which is why it is no `async fn` (one would keep its arguments twice)
+    /// and why what is rare has a place of its own: a thousand calls under way are to fit into a core's cache.
+    fn carry_out<'a>(&'a self, call: Call<'a>) -> impl Future<Output = Reply> + Send + use<'a> {
+        async move {
+            if call.body.len() > BODY_LEN_MAX {
+                let len = call.body.len();
+                return Err(Failure::Rejected(format!(
+                    "a message has at most {BODY_LEN_MAX} bytes, this one has {len}"
+                )));
+            }
+            let deadline = Deadline::after(call.options.within);
+            let (version, asked) = self.ask(&call, deadline);
+            let failure = match asked {
+                Ok(asked) => match asked.reply(deadline).await {
+                    Ok(reply) => return Ok(reply),
+                    Err(failure) => failure,
+                },
+                Err(failure) => failure,
+            };
+            Box::pin(self.ask_again(&call, deadline.instant(), version, failure)).await
         }
-        let mut deadline = Deadline::after(options.within);
+    }
+
+    /// The first try failed: whether to try again, when, and what to say in the end.
+    async fn ask_again(
+        &self,
+        call: &Call<'_>,
+        deadline: Instant,
+        mut version: Version,
+        mut failure: Failure,
+    ) -> Reply {
         let mut wait = RETRY_WAIT;
         // Whether an earlier try of an idempotent call may have been carried out.
         let mut maybe_applied = false;
         loop {
-            let (version, asked) = self.ask(target, message, &body, deadline);
-            let reply = match asked {
-                Ok(asked) => asked.reply(deadline).await,
-                Err(failure) => Err(failure),
-            };
-            let failure = match reply {
-                Ok(reply) => return Ok(reply),
-                Err(failure) => failure,
-            };
             maybe_applied |= failure.maybe_changed();
             let again = match &failure {
                 Failure::Stale { .. } | Failure::NotReady | Failure::Fenced { changed: false } => true,
-                Failure::Fenced { .. } | Failure::Timeout { maybe_applied: true } => options.idempotent,
+                Failure::Fenced { .. } | Failure::Timeout { maybe_applied: true } => call.options.idempotent,
                 // The other node is cut off and this one is not: somebody else is about to be primary.
                 Failure::NoQuorum => self.shared.gate.is_open(),
                 _ => false,
@@ -186,29 +199,32 @@ impl Router {
                 Failure::Stale { version: theirs } if *theirs > version => (*theirs, RETRY_WAIT_MAX),
                 _ => (version.next(), wait),
             };
-            let until = deadline.instant().min(Instant::now() + longest);
+            let until = deadline.min(Instant::now() + longest);
             drop(tokio::time::timeout_at(until, self.versions().wait_for(|known| *known >= newer)).await);
             wait = (wait * 2).min(RETRY_WAIT_MAX);
-            deadline = Deadline::at(deadline.instant());
-            if deadline.within().is_zero() {
+            let left = Deadline::at(deadline);
+            if left.within().is_zero() {
                 return Err(expired(failure, maybe_applied));
             }
+            let (known, asked) = self.ask(call, left);
+            version = known;
+            failure = match asked {
+                Ok(asked) => match asked.reply(left).await {
+                    Ok(reply) => return Ok(reply),
+                    Err(failure) => failure,
+                },
+                Err(failure) => failure,
+            };
         }
     }
 
     /// Asks whoever serves the target by the table in force, here and now, and tells which table that was. The reply is
     /// waited for without the table: a guard of it is cheap only as long as nobody keeps it.
-    fn ask(
-        &self,
-        target: &Target<'_>,
-        message: MessageId,
-        body: &Bytes,
-        deadline: Deadline,
-    ) -> (Version, Result<Asked, Failure>) {
+    fn ask(&self, call: &Call<'_>, deadline: Deadline) -> (Version, Result<Asked, Failure>) {
         let table = self.shared.table.load();
-        let partition = match target {
+        let partition = match call.target {
             Target::Key(key) => table.partition_of(GroupId::Users, key),
-            Target::Partition(partition) => Ok(*partition),
+            Target::Partition(partition) => Ok(partition),
         };
         let (fence, primary) =
             match partition.and_then(|p| Ok((table.fence_of(p)?, table.primary_of(p)?.primary))) {
@@ -219,11 +235,11 @@ impl Router {
                 }
                 Err(error) => return (table.version(), Err(Failure::NoPartition(error.to_string()))),
             };
-        let header = Header { fence, message };
+        let header = Header { fence, message: call.message };
         let asked = if *primary == self.shared.me {
-            self.ask_here(header, body.clone(), deadline)
+            self.ask_here(header, call.body.clone(), deadline)
         } else {
-            self.ask_there(&primary.node, header, body, deadline)
+            self.ask_there(&primary.node, header, &call.body, deadline)
         };
         (table.version(), Ok(asked))
     }
@@ -281,6 +297,14 @@ impl std::fmt::Debug for Router {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Router(version {})", self.table().version())
     }
+}
+
+/// What somebody wants to be carried out.
+struct Call<'a> {
+    target: Target<'a>,
+    message: MessageId,
+    body: Bytes,
+    options: CallOptions,
 }
 
 enum Target<'a> {
