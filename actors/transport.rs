@@ -44,7 +44,7 @@ use tumen_core::cluster::greeting::{Greeting, Refusal};
 use tumen_core::ids::{NodeBoot, NodeName};
 
 pub use copy::{BulkSink, BulkStream, ServeBulk};
-pub use request::{Done, Failure, Incoming, LaneError, ReplyTo, Responder, Serve};
+pub use request::{Deadline, Done, Failure, Incoming, LaneError, ReplyTo, Responder, Serve};
 pub use settings::{Cookie, Settings, SettingsError};
 
 /// What a message on the control lane is about: which handler gets it.
@@ -292,7 +292,7 @@ pub trait Port: Send + Sync + 'static {
         &self,
         to: &NodeName,
         service: Service,
-        within: Duration,
+        deadline: Deadline,
         encode: &mut dyn FnMut(&mut BytesMut),
         done: Done,
     );
@@ -393,7 +393,7 @@ impl Transport {
                 encode(buffer);
             }
         };
-        self.port.request(to, service, within, &mut encode, Done::Run(Box::new(done)));
+        self.port.request(to, service, Deadline::after(within), &mut encode, Done::Run(Box::new(done)));
     }
 
     /// Asks `to` and waits for the reply, at most for `within`.
@@ -404,18 +404,28 @@ impl Transport {
         within: Duration,
         encode: impl FnOnce(&mut BytesMut),
     ) -> Result<Bytes, LaneError> {
-        let reply = {
-            let (caller, reply) = oneshot::channel();
-            let mut encode = Some(encode);
-            let mut encode = |buffer: &mut BytesMut| {
-                if let Some(encode) = encode.take() {
-                    encode(buffer);
-                }
-            };
-            self.port.request(to, service, within, &mut encode, Done::Wake(caller));
-            reply
-        };
+        let reply = self.ask(to, service, Deadline::after(within), encode);
         reply.await.unwrap_or(Err(LaneError::Lost { maybe_delivered: true }))
+    }
+
+    /// Asks `to`, here and now, and gives back where the reply will come. Something always comes; should the sender be
+    /// dropped all the same, that is [`LaneError::Lost`].
+    pub fn ask(
+        &self,
+        to: &NodeName,
+        service: Service,
+        deadline: Deadline,
+        encode: impl FnOnce(&mut BytesMut),
+    ) -> oneshot::Receiver<Result<Bytes, LaneError>> {
+        let (caller, reply) = oneshot::channel();
+        let mut encode = Some(encode);
+        let mut encode = |buffer: &mut BytesMut| {
+            if let Some(encode) = encode.take() {
+                encode(buffer);
+            }
+        };
+        self.port.request(to, service, deadline, &mut encode, Done::Wake(caller));
+        reply
     }
 
     /// Makes `server` the one that takes copies for `service`. A later one replaces it.

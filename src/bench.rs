@@ -3,11 +3,13 @@
 //! ```text
 //! route    a key to its partition, primary and epoch: time and allocations
 //! assign   the strategies: time, movement beside what must move, balance
+//! calls    from key and message to reply, between two processes, beside a bare RPC and plain ractor_cluster
 //! failover from a node's death to the first answer for its keys; boot, memory, elections that nobody asked for
 //! ```
 //!
 //! Figures of a shared machine jump: compare what stands in one run only.
 
 pub(crate) mod assign;
+pub(crate) mod calls;
 pub(crate) mod failover;
 pub(crate) mod route;

@@ -6,7 +6,7 @@
 //! ```
 
 use std::io::{self, Read};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Instant;
 
 /// A process that ends with this value, and with this process.
@@ -31,6 +31,16 @@ impl Child {
     /// How it ended, if it has.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.process.try_wait().ok().flatten()
+    }
+
+    /// Where it reads, for a child that is told something. It stays here: when it is closed the child ends.
+    pub(crate) fn input(&mut self) -> Option<&mut ChildStdin> {
+        self.process.stdin.as_mut()
+    }
+
+    /// What it writes, if that was asked for. There is one; whoever takes it reads it.
+    pub(crate) fn take_output(&mut self) -> Option<ChildStdout> {
+        self.process.stdout.take()
     }
 
     /// What the system calls its process.

@@ -38,6 +38,9 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Measure something, beside what it is compared with.
     Bench(bench::BenchArgs),
+    /// One of the processes that `bench calls` starts.
+    #[command(hide = true)]
+    BenchChild(bench::ChildArgs),
     #[command(flatten)]
     Operator(operator::Command),
 }
@@ -54,6 +57,7 @@ pub fn main(allocations: fn() -> u64) -> ExitCode {
         },
         Command::Demo(args) => in_runtime(demo::run_demo(args)),
         Command::Bench(args) => bench::run_bench(&args, allocations),
+        Command::BenchChild(args) => bench::run_child(args),
         Command::Operator(command) => match command.run() {
             Ok(code) => code,
             Err(why) => {

@@ -173,25 +173,32 @@ impl Node {
     /// # Errors
     /// [`Error::Call`] with a [`Failure`], which says what to do next; [`Error::changed`] says whether anything may have
     /// changed. [`Error::Key`] if the key is empty or longer than 64 KiB.
-    pub async fn call<M: Message>(&self, key: impl AsRef<[u8]>, message: M) -> Result<M::Reply> {
-        self.call_with(key, message, self.call_options()).await
+    pub fn call<M: Message>(
+        &self,
+        key: impl AsRef<[u8]>,
+        message: M,
+    ) -> impl Future<Output = Result<M::Reply>> {
+        self.call_with(key, message, self.call_options())
     }
 
     /// The same with a deadline of its own, or sent again where it may have been carried out.
     ///
     /// # Errors
     /// As [`Node::call`].
-    pub async fn call_with<M: Message>(
+    pub fn call_with<M: Message>(
         &self,
         key: impl AsRef<[u8]>,
         message: M,
         options: CallOptions,
-    ) -> Result<M::Reply> {
-        let key = key.as_ref();
-        check_key(key)?;
-        let (id, body) = envelope(&message)?;
-        let reply = self.runtime().router().call(key, id, body, allowing::<M>(options)).await;
-        opened::<M>(reply)
+    ) -> impl Future<Output = Result<M::Reply>> {
+        // Nothing is sent before the future is polled. The message is bytes before, for an `async fn` would carry it along
+        // twice, and what many calls under way carry does not fit into a core's cache.
+        let told = check_key(key.as_ref()).and_then(|()| envelope(&message));
+        async move {
+            let (id, body) = told?;
+            let reply = self.runtime().router().call(key.as_ref(), id, body, allowing::<M>(options)).await;
+            opened::<M>(reply)
+        }
     }
 
     /// Asks the worker of one partition: for what concerns all its keys.

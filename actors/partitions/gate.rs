@@ -35,10 +35,20 @@ impl Gate {
         self.until.store(until.as_nanos(), Ordering::SeqCst);
     }
 
+    /// The present moment, for [`Self::is_open_at`].
+    pub fn now(&self) -> Moment {
+        self.clock.now()
+    }
+
+    /// Whether the lease is held at this moment.
+    pub fn is_open_at(&self, now: Moment) -> bool {
+        now.as_nanos() < self.until.load(Ordering::SeqCst)
+    }
+
     /// Whether the lease is held now. Ask it *after* taking the value that is to leave the node: a process that
     /// froze in between finds it closed.
     pub fn is_open(&self) -> bool {
-        self.clock.now().as_nanos() < self.until.load(Ordering::SeqCst)
+        self.is_open_at(self.now())
     }
 
     /// How a call is answered that finds the gate closed: that the node is cut off, or, as long as the lease may be on

@@ -13,6 +13,7 @@ use futures_util::FutureExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tumen_core::Moment;
 use tumen_core::ids::{Kind, PartitionId};
 use tumen_core::partitions::request::{Failure, MessageId, Reply};
 
@@ -147,16 +148,17 @@ impl PartitionWorker {
         &self,
         state: &mut PartitionWorkerState,
         mut delivery: Delivery,
+        watch: &mut Watch,
     ) -> Result<(), String> {
         let Some(seat) = state.seat.as_ref().filter(|seat| seat.is_open()) else {
             delivery.answer(Err(Failure::Fenced { changed: false }));
             return Ok(());
         };
-        if Instant::now() >= delivery.deadline {
+        if watch.instant() >= delivery.deadline {
             delivery.answer(Err(Failure::Timeout { maybe_applied: false }));
             return Ok(());
         }
-        if !self.gate.is_open() {
+        if !self.gate.is_open_at(watch.now) {
             delivery.answer(Err(self.gate.refusal()));
             return Ok(());
         }
@@ -172,16 +174,37 @@ impl PartitionWorker {
         };
         // The value first, the right to let it out after: a process that froze in the handler, or lost the
         // partition meanwhile, answers nothing that somebody else may already have answered differently.
+        watch.now = self.gate.now();
         let changed = reply.as_ref().map_or_else(Failure::maybe_changed, |_| true);
         delivery.answer(if !seat.is_open() {
             Err(Failure::Fenced { changed })
-        } else if !self.gate.is_open() {
+        } else if !self.gate.is_open_at(watch.now) {
             Err(Failure::Timeout { maybe_applied: changed })
         } else {
             self.gate.note_answer();
             reply
         });
         Ok(())
+    }
+}
+
+/// What the clock said last: at the beginning of a batch, and after each handler. Nothing but handlers takes time here, so
+/// it is not asked again before the next one.
+struct Watch {
+    begun: Instant,
+    begun_at: Moment,
+    now: Moment,
+}
+
+impl Watch {
+    fn start(gate: &Gate) -> Self {
+        let now = gate.now();
+        Self { begun: Instant::now(), begun_at: now, now }
+    }
+
+    /// The same on the clock of deadlines.
+    fn instant(&self) -> Instant {
+        self.begun + self.now.since(self.begun_at)
     }
 }
 
@@ -215,9 +238,10 @@ impl Actor for PartitionWorker {
             PartitionWorkerMsg::Sit(seat) => state.seat = Some(seat),
             PartitionWorkerMsg::Deliver(batch) => {
                 let mut batch = batch.into_iter();
+                let mut watch = Watch::start(&self.gate);
                 while let Some(delivery) = batch.next() {
                     self.waiting.fetch_sub(1, Ordering::Relaxed);
-                    if let Err(why) = self.handle_delivery(state, delivery).await {
+                    if let Err(why) = self.handle_delivery(state, delivery, &mut watch).await {
                         self.waiting.fetch_sub(batch.len(), Ordering::Relaxed);
                         return Err(why.into());
                     }

@@ -21,6 +21,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::ids::{GroupId, NodeBoot, NodeName, PartitionId, Version};
+use tumen_core::partitions::fence::Fence;
 use tumen_core::partitions::request::{BODY_LEN_MAX, Failure, Header, MessageId, Reply};
 use tumen_core::partitions::routing::{RouteError, RoutingTable};
 
@@ -28,7 +29,7 @@ use super::gate::Gate;
 use super::host::Kinds;
 use super::partition_worker::{Delivery, read_reply, send_reply};
 use super::read_table::{Mailbox, ReadTable};
-use crate::transport::{Incoming, LaneError, Serve, Service, Transport};
+use crate::transport::{Deadline, Incoming, LaneError, Serve, Service, Transport};
 
 /// The first wait before a call is tried again; it doubles up to [`RETRY_WAIT_MAX`]. A newer plan ends it.
 const RETRY_WAIT: Duration = Duration::from_millis(1);
@@ -117,52 +118,69 @@ impl Router {
     ///
     /// # Errors
     /// See [`Failure`]: each says what to do next, and whether anything may have changed.
-    pub async fn call(&self, key: &[u8], message: MessageId, body: Bytes, options: CallOptions) -> Reply {
-        let target = Target::Key(key);
-        self.call_target(&target, message, body, options).await
+    pub fn call<'a>(
+        &'a self,
+        key: &'a [u8],
+        message: MessageId,
+        body: Bytes,
+        options: CallOptions,
+    ) -> impl Future<Output = Reply> + Send + use<'a> {
+        self.carry_out(Call { target: Target::Key(key), message, body, options })
     }
 
     /// Calls the worker of a partition.
     ///
     /// # Errors
     /// As [`Self::call`].
-    pub async fn call_partition(
+    pub fn call_partition(
         &self,
         partition: PartitionId,
         message: MessageId,
         body: Bytes,
         options: CallOptions,
-    ) -> Reply {
-        self.call_target(&Target::Partition(partition), message, body, options).await
+    ) -> impl Future<Output = Reply> + Send + use<'_> {
+        self.carry_out(Call { target: Target::Partition(partition), message, body, options })
     }
 
-    async fn call_target(
-        &self,
-        target: &Target<'_>,
-        message: MessageId,
-        body: Bytes,
-        options: CallOptions,
-    ) -> Reply {
-        if body.len() > BODY_LEN_MAX {
-            let len = body.len();
-            return Err(Failure::Rejected(format!(
-                "a message has at most {BODY_LEN_MAX} bytes, this one has {len}"
-            )));
+    /// Carries a call out. Its future is kept small, which is why it is no `async fn` (one would keep its arguments twice)
+    /// and why what is rare has a place of its own: a thousand calls under way are to fit into a core's cache.
+    fn carry_out<'a>(&'a self, call: Call<'a>) -> impl Future<Output = Reply> + Send + use<'a> {
+        async move {
+            if call.body.len() > BODY_LEN_MAX {
+                let len = call.body.len();
+                return Err(Failure::Rejected(format!(
+                    "a message has at most {BODY_LEN_MAX} bytes, this one has {len}"
+                )));
+            }
+            let deadline = Deadline::after(call.options.within);
+            let (version, asked) = self.ask(&call, deadline);
+            let failure = match asked {
+                Ok(asked) => match asked.reply(deadline).await {
+                    Ok(reply) => return Ok(reply),
+                    Err(failure) => failure,
+                },
+                Err(failure) => failure,
+            };
+            Box::pin(self.ask_again(&call, deadline.instant(), version, failure)).await
         }
-        let deadline = Instant::now() + options.within;
+    }
+
+    /// The first try failed: whether to try again, when, and what to say in the end.
+    async fn ask_again(
+        &self,
+        call: &Call<'_>,
+        deadline: Instant,
+        mut version: Version,
+        mut failure: Failure,
+    ) -> Reply {
         let mut wait = RETRY_WAIT;
         // Whether an earlier try of an idempotent call may have been carried out.
         let mut maybe_applied = false;
         loop {
-            let table = self.shared.table.load_full();
-            let failure = match self.try_once(&table, target, message, body.clone(), deadline).await {
-                Ok(reply) => return Ok(reply),
-                Err(failure) => failure,
-            };
             maybe_applied |= failure.maybe_changed();
             let again = match &failure {
                 Failure::Stale { .. } | Failure::NotReady | Failure::Fenced { changed: false } => true,
-                Failure::Fenced { .. } | Failure::Timeout { maybe_applied: true } => options.idempotent,
+                Failure::Fenced { .. } | Failure::Timeout { maybe_applied: true } => call.options.idempotent,
                 // The other node is cut off and this one is not: somebody else is about to be primary.
                 Failure::NoQuorum => self.shared.gate.is_open(),
                 _ => false,
@@ -173,83 +191,91 @@ impl Router {
             // A node that is cut off waits a little, as for an election, and then says what is the matter.
             let gate = &self.shared.gate;
             let cut_off = !gate.is_open() && gate.refusal() == Failure::NoQuorum;
-            if cut_off && table.version() > Version::ZERO {
+            if cut_off && version > Version::ZERO {
                 return Err(if maybe_applied { expired(failure, true) } else { Failure::NoQuorum });
             }
             // A newer plan ends the wait; one that the receiver has is on its way to this node as well.
             let (newer, longest) = match &failure {
-                Failure::Stale { version } if *version > table.version() => (*version, RETRY_WAIT_MAX),
-                _ => (table.version().next(), wait),
+                Failure::Stale { version: theirs } if *theirs > version => (*theirs, RETRY_WAIT_MAX),
+                _ => (version.next(), wait),
             };
             let until = deadline.min(Instant::now() + longest);
             drop(tokio::time::timeout_at(until, self.versions().wait_for(|known| *known >= newer)).await);
             wait = (wait * 2).min(RETRY_WAIT_MAX);
-            if Instant::now() >= deadline {
+            let left = Deadline::at(deadline);
+            if left.within().is_zero() {
                 return Err(expired(failure, maybe_applied));
             }
+            let (known, asked) = self.ask(call, left);
+            version = known;
+            failure = match asked {
+                Ok(asked) => match asked.reply(left).await {
+                    Ok(reply) => return Ok(reply),
+                    Err(failure) => failure,
+                },
+                Err(failure) => failure,
+            };
         }
     }
 
-    async fn try_once(
-        &self,
-        table: &RoutingTable,
-        target: &Target<'_>,
-        message: MessageId,
-        body: Bytes,
-        deadline: Instant,
-    ) -> Reply {
-        let partition = match target {
+    /// Asks whoever serves the target by the table in force, here and now, and tells which table that was. The reply is
+    /// waited for without the table: a guard of it is cheap only as long as nobody keeps it.
+    fn ask(&self, call: &Call<'_>, deadline: Deadline) -> (Version, Result<Asked, Failure>) {
+        let table = self.shared.table.load();
+        let partition = match call.target {
             Target::Key(key) => table.partition_of(GroupId::Users, key),
-            Target::Partition(partition) => Ok(*partition),
+            Target::Partition(partition) => Ok(partition),
         };
         let (fence, primary) =
             match partition.and_then(|p| Ok((table.fence_of(p)?, table.primary_of(p)?.primary))) {
                 Ok(found) => found,
                 // There may be a plan, or a primary, before the deadline.
-                Err(RouteError::NoPlan | RouteError::NoPrimary(_)) => return Err(Failure::NotReady),
-                Err(error) => return Err(Failure::NoPartition(error.to_string())),
+                Err(RouteError::NoPlan | RouteError::NoPrimary(_)) => {
+                    return (table.version(), Err(Failure::NotReady));
+                }
+                Err(error) => return (table.version(), Err(Failure::NoPartition(error.to_string()))),
             };
-        let header = Header { fence, message };
-        if *primary == self.shared.me {
-            return self.call_here(header, body, deadline).await;
-        }
-        self.call_there(&primary.node, header, body, deadline).await
+        let header = Header { fence, message: call.message };
+        let asked = if *primary == self.shared.me {
+            self.ask_here(header, call.body.clone(), deadline)
+        } else {
+            self.ask_there(&primary.node, header, &call.body, deadline)
+        };
+        (table.version(), Ok(asked))
     }
 
-    async fn call_here(&self, header: Header, body: Bytes, deadline: Instant) -> Reply {
+    fn ask_here(&self, header: Header, body: Bytes, deadline: Deadline) -> Asked {
         let (to, reply) = oneshot::channel();
-        let delivery = Delivery::local(header.message, body, deadline, to);
+        let delivery = Delivery::local(header.message, body, deadline.instant(), to);
         match self.admit(&header) {
             Ok(mailbox) => mailbox.deliver(vec![delivery]).into_iter().for_each(refuse),
             Err(failure) => delivery.answer(Err(failure)),
         }
-        match tokio::time::timeout_at(deadline, reply).await {
-            Ok(answered) => answered.unwrap_or(Err(Failure::NotReady)),
-            Err(_) => Err(Failure::Timeout { maybe_applied: true }),
-        }
+        Asked::Here(reply)
     }
 
-    async fn call_there(&self, node: &NodeName, header: Header, body: Bytes, deadline: Instant) -> Reply {
-        let within = deadline.saturating_duration_since(Instant::now());
+    fn ask_there(&self, node: &NodeName, header: Header, body: &Bytes, deadline: Deadline) -> Asked {
         let encode = |buffer: &mut bytes::BytesMut| {
             buffer.put_slice(&header.to_bytes());
-            buffer.put_slice(&body);
+            buffer.put_slice(body);
         };
-        match self.shared.transport.call(node, Service::Partition, within, encode).await {
-            Ok(reply) => read_reply(reply),
-            Err(error) => Err(lane_failure(&error)),
-        }
+        Asked::There(self.shared.transport.ask(node, Service::Partition, deadline, encode))
     }
 
-    /// Whether a call may come in under this fence, and to whom.
+    /// Whether a call may come in under its fence, and to whom.
     fn admit(&self, header: &Header) -> Result<Mailbox, Failure> {
-        let Some(kind) = self.shared.kinds.index_for(header.message) else {
-            return Err(Failure::Rejected(format!(
-                "no worker here handles messages of type {}",
-                header.message
-            )));
-        };
-        let fence = header.fence;
+        self.admit_kind(header.fence, self.kind_for(header.message)?)
+    }
+
+    /// Which of the kinds that are hosted here handles messages of this type.
+    fn kind_for(&self, message: MessageId) -> Result<usize, Failure> {
+        self.shared
+            .kinds
+            .index_for(message)
+            .ok_or_else(|| Failure::Rejected(format!("no worker here handles messages of type {message}")))
+    }
+
+    fn admit_kind(&self, fence: Fence, kind: usize) -> Result<Mailbox, Failure> {
         let seat = self.shared.seats.seat(fence.partition).filter(|seat| seat.is_open());
         let Some(seat) = seat.filter(|seat| seat.fence() == fence) else {
             // Whoever asks under an older fence than this node knows is to catch up; under a newer one, or
@@ -273,9 +299,40 @@ impl std::fmt::Debug for Router {
     }
 }
 
+/// What somebody wants to be carried out.
+struct Call<'a> {
+    target: Target<'a>,
+    message: MessageId,
+    body: Bytes,
+    options: CallOptions,
+}
+
 enum Target<'a> {
     Key(&'a [u8]),
     Partition(PartitionId),
+}
+
+/// A call that was sent, and where its reply comes.
+enum Asked {
+    Here(oneshot::Receiver<Reply>),
+    There(oneshot::Receiver<Result<Bytes, LaneError>>),
+}
+
+impl Asked {
+    async fn reply(self, deadline: Deadline) -> Reply {
+        match self {
+            Self::Here(reply) => match tokio::time::timeout_at(deadline.instant(), reply).await {
+                Ok(answered) => answered.unwrap_or(Err(Failure::NotReady)),
+                Err(_) => Err(Failure::Timeout { maybe_applied: true }),
+            },
+            // The lane keeps the deadline, for all its callers together.
+            Self::There(reply) => match reply.await.unwrap_or(Err(LaneError::Lost { maybe_delivered: true }))
+            {
+                Ok(reply) => read_reply(reply),
+                Err(error) => Err(lane_failure(&error)),
+            },
+        }
+    }
 }
 
 fn refuse(delivery: Delivery) {
@@ -307,28 +364,35 @@ fn lane_failure(error: &LaneError) -> Failure {
 }
 
 impl Serve for Router {
-    /// Hands all calls of one read on, those for one worker together: the mailbox is the dearest hop.
+    /// Hands all calls of one read on, those for one worker together and in order: the mailbox is the dearest hop, and
+    /// whether one may come in is the same for all of them. That it may still answer is seen after the handler ran.
     fn serve(&self, batch: &mut Vec<Incoming>) {
-        let mut grouped: BTreeMap<(PartitionId, MessageId), Vec<Delivery>> = BTreeMap::new();
-        let mut admitted: BTreeMap<(PartitionId, MessageId), Mailbox> = BTreeMap::new();
+        let mut groups: BTreeMap<(Fence, usize), (Result<Mailbox, Failure>, Vec<Delivery>)> = BTreeMap::new();
         for incoming in batch.drain(..) {
             let Some(header) = Header::read(&incoming.body) else {
                 send_reply(incoming.reply, &Err(Failure::Rejected("the request cannot be read".into())));
                 continue;
             };
-            let to = (header.fence.partition, header.message);
-            match self.admit(&header) {
-                Ok(mailbox) => {
+            let kind = match self.kind_for(header.message) {
+                Ok(kind) => kind,
+                Err(failure) => {
+                    send_reply(incoming.reply, &Err(failure));
+                    continue;
+                }
+            };
+            let (admitted, deliveries) = (groups.entry((header.fence, kind)))
+                .or_insert_with(|| (self.admit_kind(header.fence, kind), Vec::new()));
+            match admitted {
+                Ok(_) => {
                     let body = incoming.body.slice(Header::LEN..);
                     let delivery = Delivery::remote(header.message, body, incoming.deadline, incoming.reply);
-                    grouped.entry(to).or_default().push(delivery);
-                    admitted.entry(to).or_insert(mailbox);
+                    deliveries.push(delivery);
                 }
-                Err(failure) => send_reply(incoming.reply, &Err(failure)),
+                Err(failure) => send_reply(incoming.reply, &Err(failure.clone())),
             }
         }
-        for (to, deliveries) in grouped {
-            if let Some(mailbox) = admitted.get(&to) {
+        for (admitted, deliveries) in groups.into_values() {
+            if let Ok(mailbox) = admitted {
                 mailbox.deliver(deliveries).into_iter().for_each(refuse);
             }
         }

@@ -28,7 +28,7 @@ use tumen_core::cluster::transport::waiting::Waiting;
 
 use super::request::{Failure, Incoming, ReplyTo, Responder, Serve};
 use super::socket::Socket;
-use super::{DATA_LEN_MAX, Done, DownReason, LaneError, SERVICES, SendError, Service, Session};
+use super::{DATA_LEN_MAX, Deadline, Done, DownReason, LaneError, SERVICES, SendError, Service, Session};
 
 const REQUEST: u8 = 1;
 const REPLY: u8 = 2;
@@ -111,11 +111,12 @@ impl DataLane {
     pub(super) fn request(
         &self,
         service: Service,
-        within: Duration,
+        deadline: Deadline,
         encode: &mut dyn FnMut(&mut BytesMut),
         done: Done,
     ) -> Result<(), (SendError, Done)> {
-        let due = self.now() + within;
+        let due = Moment::ZERO + deadline.instant().saturating_duration_since(self.origin);
+        let within = deadline.within();
         let mut guard = self.lock();
         let out = &mut *guard;
         if out.closed {

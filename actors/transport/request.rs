@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot;
@@ -9,6 +10,41 @@ use tokio::time::Instant;
 use tumen_core::ids::NodeBoot;
 
 use super::{SendError, Session};
+
+/// How far off the end of a wait is at most: whoever waits "for ever" still fits into the clock.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// How long a caller waits: until when, and how long that is from now.
+///
+/// It is made once for each try, with one look at the clock, which is dear where calls take half a microsecond.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline {
+    at: Instant,
+    within: Duration,
+}
+
+impl Deadline {
+    /// So long from now.
+    pub fn after(within: Duration) -> Self {
+        let within = within.min(FOR_EVER);
+        Self { at: Instant::now() + within, within }
+    }
+
+    /// At this moment: at once, if it has passed.
+    pub fn at(at: Instant) -> Self {
+        Self { at, within: at.saturating_duration_since(Instant::now()) }
+    }
+
+    /// When the wait ends.
+    pub const fn instant(self) -> Instant {
+        self.at
+    }
+
+    /// How long the wait was when this was made.
+    pub const fn within(self) -> Duration {
+        self.within
+    }
+}
 
 /// Serves requests.
 pub trait Serve: Send + Sync + 'static {

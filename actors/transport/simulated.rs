@@ -36,8 +36,8 @@ use self::agenda::State;
 use self::node::Node;
 use super::copy::{BulkSink, ServeBulk};
 use super::{
-    Channel, Cookie, Counts, Done, Greet, Handler, LaneError, Port, Probe, SendError, Serve, Service,
-    Session, Settings, Subscriber, Transport,
+    Channel, Cookie, Counts, Deadline, Done, Greet, Handler, LaneError, Port, Probe, SendError, Serve,
+    Service, Session, Settings, Subscriber, Transport,
 };
 
 /// How a simulated network behaves while nobody cuts it.
@@ -258,12 +258,13 @@ impl Port for Simulated {
         &self,
         to: &NodeName,
         service: Service,
-        within: Duration,
+        deadline: Deadline,
         encode: &mut dyn FnMut(&mut BytesMut),
         done: Done,
     ) {
         let mut body = BytesMut::new();
         encode(&mut body);
+        let within = deadline.within();
         let refused =
             self.world.change(|state| state.request(self.index, to, service, within, body.freeze(), done));
         if let Err((error, done)) = refused {

@@ -76,7 +76,8 @@ pub(crate) fn measure(allocations: fn() -> u64) -> Figures {
     }
 }
 
-fn plan(partitions: u32, nodes: u32) -> Snapshot {
+/// A plan by which every partition has a primary.
+pub(crate) fn plan(partitions: u32, nodes: u32) -> Snapshot {
     let name = |n: u32| NodeName::new(&format!("node-{n}")).expect("a valid name");
     let member = |n: u32| Member {
         info: NodeInfo {

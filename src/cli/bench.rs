@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
-use crate::bench::{assign, failover, route};
+use crate::bench::{assign, calls, failover, route};
 use crate::config::Value;
 
 /// What `tumen bench` is told.
@@ -21,6 +21,27 @@ pub(super) struct BenchArgs {
     /// For `failover`: how long to watch, under load, for elections that nobody gave cause for.
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = <Duration as Value>::parse)]
     pub(super) load: Duration,
+    /// For `calls`: how often each of the three is measured; the middle one counts.
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(super) rounds: u32,
+    /// For `calls`: worker threads of each process. Default: half of the cores, for two processes are at work.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_024))]
+    pub(super) threads: Option<u32>,
+}
+
+/// What a child process of `bench calls` is told.
+#[derive(Clone, Debug, Args)]
+pub(super) struct ChildArgs {
+    /// Which way calls go.
+    contestant: calls::Contestant,
+    /// Which end of it this is.
+    part: calls::Part,
+    /// Worker threads.
+    #[arg(long)]
+    threads: u32,
+    /// Where the other process is.
+    #[arg(long)]
+    to: Option<String>,
 }
 
 /// What can be measured.
@@ -30,6 +51,8 @@ pub(super) enum Bench {
     Route,
     /// The strategies: time, movement, balance.
     Assign,
+    /// A call between two processes and back, beside a bare RPC and plain ractor_cluster; control lane, memory.
+    Calls,
     /// From a node's death to the first answer for each of its keys; boot, memory, elections.
     Failover,
 }
@@ -58,6 +81,16 @@ pub(super) fn run_bench(args: &BenchArgs, allocations: fn() -> u64) -> ExitCode 
                 ExitCode::FAILURE
             }
         },
+        Bench::Calls => {
+            let threads = args.threads.map_or_else(calls::threads_usual, |threads| threads as usize);
+            match calls::measure(args.rounds as usize, threads) {
+                Ok(figures) => tell(args.json, &figures, || rates(&figures)),
+                Err(error) => {
+                    super::complain(&error.to_string());
+                    ExitCode::FAILURE
+                }
+            }
+        }
         Bench::Failover => match failover::measure(args.load) {
             Ok(figures) => tell(args.json, &figures, || outages(&figures)),
             Err(error) => {
@@ -66,6 +99,66 @@ pub(super) fn run_bench(args: &BenchArgs, allocations: fn() -> u64) -> ExitCode 
             }
         },
     }
+}
+
+/// Runs one child process of `bench calls`.
+pub(super) fn run_child(args: ChildArgs) -> ExitCode {
+    let ChildArgs { contestant, part, threads, to } = args;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads.max(1) as usize)
+        .enable_all()
+        .build();
+    let ended = match runtime {
+        Ok(runtime) => runtime.block_on(calls::run(contestant, part, to)),
+        Err(why) => Err(why.to_string()),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            super::complain(&format!("the {part} of {contestant}: {why}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn rates(figures: &calls::Figures) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(["64 bytes", "round trip", "64 at once", "1,024 at once"]);
+    for (what, rtt, few, many) in [
+        ("tumen", figures.rtt_us, figures.per_s_64, figures.per_s_1024),
+        ("bare RPC", figures.rtt_raw_us, figures.raw_per_s_64, figures.raw_per_s_1024),
+        (
+            "ractor_cluster",
+            figures.rtt_ractor_cluster_us,
+            figures.ractor_cluster_per_s_64,
+            figures.ractor_cluster_per_s_1024,
+        ),
+    ] {
+        let rate = |rate: f64| format!("{:.0} k/s", rate / 1e3);
+        table.add_row([what.to_owned(), format!("{rtt:.1} µs"), rate(few), rate(many)]);
+    }
+    let (control, flood) = (&figures.control, &figures.flood);
+    format!(
+        "{table}\nbeside the bare RPC: {:.2} of its calls at 1,024 at once, {:.2} at 64; round trip {:.2} of its\nbeside ractor_cluster: {:.1} times its calls at 1,024 at once, {:.1} at 64\ncontrol lane: {:.2} ms and at worst {:.2} ms alone; {:.2} ms and at worst {:.2} ms during a copy of 1 GiB ({:.2} s)\nfrozen node: {} calls ended as Overloaded {}, Timeout {}, NotReady {}, otherwise {}; {:.1} MB more memory\n{} rounds, {} threads a process",
+        figures.ratio_to_raw_1024,
+        figures.ratio_to_raw_64,
+        figures.ratio_rtt_to_raw,
+        figures.ratio_to_ractor_cluster_1024,
+        figures.ratio_to_ractor_cluster_64,
+        control.control_ms_alone,
+        control.control_worst_ms_alone,
+        control.control_ms_during_copy,
+        control.control_worst_ms_during_copy,
+        control.copy_seconds,
+        flood.flood_calls,
+        flood.flood_overloaded,
+        flood.flood_timeout,
+        flood.flood_not_ready,
+        flood.flood_ended_otherwise,
+        flood.flood_rss_growth_mb,
+        figures.rounds,
+        figures.threads
+    )
 }
 
 fn outages(figures: &failover::Figures) -> String {

@@ -55,7 +55,7 @@ async fn pair(server: impl Serve) -> Arc<DataLane> {
 async fn ask(lane: &DataLane, service: Service, within: Duration, body: &[u8]) -> Result<Bytes, LaneError> {
     let (caller, reply) = tokio::sync::oneshot::channel();
     let encode = &mut |buffer: &mut BytesMut| buffer.extend_from_slice(body);
-    match lane.request(service, within, encode, Done::Wake(caller)) {
+    match lane.request(service, Deadline::after(within), encode, Done::Wake(caller)) {
         Ok(()) => reply.await.expect("every request ends"),
         Err((error, _)) => Err(error.into()),
     }
@@ -146,7 +146,8 @@ async fn a_lane_that_ends_tells_everybody_once_and_takes_no_more() {
             assert_eq!(outcome, Err(LaneError::Lost { maybe_delivered: true }));
             told.fetch_add(1, Ordering::Relaxed);
         };
-        let sent = lane.request(Service::Application, LONG, &mut |_| {}, Done::Run(Box::new(done)));
+        let sent =
+            lane.request(Service::Application, Deadline::after(LONG), &mut |_| {}, Done::Run(Box::new(done)));
         assert!(sent.is_ok());
     }
     lane.close();
@@ -165,7 +166,12 @@ async fn a_peer_that_reads_nothing_costs_bounded_memory() {
     tokio::spawn(async move { run(&all, &it).await });
     let mut taken = 0;
     while lane
-        .request(Service::Application, LONG, &mut |b| b.put_bytes(0, 1000), Done::Run(Box::new(|_| {})))
+        .request(
+            Service::Application,
+            Deadline::after(LONG),
+            &mut |b| b.put_bytes(0, 1000),
+            Done::Run(Box::new(|_| {})),
+        )
         .is_ok()
     {
         taken += 1;
@@ -186,7 +192,7 @@ async fn an_encoder_that_panics_leaves_nothing_behind() {
             buffer.put_slice(b"half of it");
             panic!("an encoder's")
         };
-        lane.request(Service::Application, LONG, encode, Done::Run(Box::new(|_| {})))
+        lane.request(Service::Application, Deadline::after(LONG), encode, Done::Run(Box::new(|_| {})))
     }));
     assert!(panicking.is_err());
     assert_eq!(ask(&lane, Service::Application, LONG, b"after").await.unwrap(), "after");

@@ -12,7 +12,7 @@ use tumen_core::ids::{NodeBoot, NodeName};
 use super::{Holder, Network};
 use crate::transport::control_lane::System;
 use crate::transport::{
-    BulkSink, Channel, Counts, Done, DownReason, Handler, LaneError, Port, Probe, SendError, Serve,
+    BulkSink, Channel, Counts, Deadline, Done, DownReason, Handler, LaneError, Port, Probe, SendError, Serve,
     ServeBulk, Service, Session, Subscriber, bulk, dialler, listener,
 };
 
@@ -99,13 +99,13 @@ impl Port for Arc<Network> {
         &self,
         to: &NodeName,
         service: Service,
-        within: Duration,
+        deadline: Deadline,
         encode: &mut dyn FnMut(&mut BytesMut),
         done: Done,
     ) {
         let routes = self.routes.load();
         let refused = match routes.get(to).and_then(|link| link.lane.get()) {
-            Some(lane) => lane.request(service, within, encode, done),
+            Some(lane) => lane.request(service, deadline, encode, done),
             None => Err((SendError::NoSession, done)),
         };
         if let Err((error, done)) = refused {

@@ -1,0 +1,117 @@
+//! What a child process of `bench calls` is, and how it does what it is told.
+
+use std::fmt;
+use std::io::{self, BufRead, Write};
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use super::{load, ours, plain, raw};
+
+/// Which way calls go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Contestant {
+    /// Two nodes: key, route, fence, worker, reply.
+    Tumen,
+    /// A bare RPC over one connection.
+    Raw,
+    /// One remotable actor of `ractor_cluster`.
+    RactorCluster,
+}
+
+/// Which end of the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// Calls.
+    Caller,
+    /// Answers.
+    Echo,
+}
+
+impl fmt::Display for Contestant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tumen => "tumen",
+            Self::Raw => "raw",
+            Self::RactorCluster => "ractor-cluster",
+        })
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Caller => "caller",
+            Self::Echo => "echo",
+        })
+    }
+}
+
+/// What a caller is told to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Order {
+    /// Wait until calls arrive.
+    Connect,
+    /// Keep so many calls under way for so long.
+    Load { outstanding: usize, millis: u64 },
+    /// Watch the control lane, alone and while so many bytes are copied. For tumen only.
+    Control { copied: u64 },
+    /// Call a frozen node for so long. For tumen only.
+    Flood { millis: u64 },
+}
+
+/// Runs one child process: it says where it is, then does what it is told until its input ends.
+///
+/// # Errors
+/// When it cannot begin. What goes wrong later is told to whoever gave the order.
+pub(crate) async fn run(contestant: Contestant, part: Part, to: Option<String>) -> Result<(), String> {
+    let orders = orders().map_err(|why| why.to_string())?;
+    match (contestant, part, to) {
+        (Contestant::Tumen, Part::Caller, None) => ours::call(orders).await,
+        (Contestant::Tumen, Part::Echo, Some(to)) => ours::echo(&to, orders).await,
+        (Contestant::Raw, Part::Echo, None) => raw::echo(orders).await,
+        (Contestant::Raw, Part::Caller, Some(to)) => {
+            load::obey(&raw::Client::connect(&to).await?, orders).await
+        }
+        (Contestant::RactorCluster, Part::Echo, None) => plain::echo(orders).await,
+        (Contestant::RactorCluster, Part::Caller, Some(to)) => {
+            load::obey(&plain::Client::connect(&to).await?, orders).await
+        }
+        (contestant, part, to) => Err(format!("the {part} of {contestant} is not told {to:?}")),
+    }
+}
+
+/// The orders as they come. Their end is this process's end, whatever it is at: its parent is gone.
+fn orders() -> io::Result<mpsc::UnboundedReceiver<Order>> {
+    let (give, orders) = mpsc::unbounded_channel();
+    let read = move || {
+        for line in io::stdin().lock().lines() {
+            let Ok(order) = line.map_err(drop).and_then(|line| serde_json::from_str(&line).map_err(drop))
+            else {
+                break;
+            };
+            // Whoever carries orders out has ended with an error, and the process is about to end.
+            let _ = give.send(order);
+        }
+        std::process::exit(0);
+    };
+    std::thread::Builder::new().name("stdin".into()).spawn(read)?;
+    Ok(orders)
+}
+
+/// Says one line: what came of an order.
+pub(super) fn answer<T: Serialize>(outcome: &Result<T, String>) -> Result<(), String> {
+    let line = serde_json::to_string(outcome).map_err(|why| why.to_string())?;
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|why| why.to_string())
+}
+
+/// Says where this process is found, and does nothing else until its input ends.
+pub(super) async fn rest(address: &str, mut orders: mpsc::UnboundedReceiver<Order>) -> Result<(), String> {
+    answer(&Ok(address))?;
+    while let Some(order) = orders.recv().await {
+        answer::<()>(&Err(format!("{order:?} is not for this process")))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! Keeps calls under way and counts what came back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use super::child::{Order, answer};
+
+/// The longest that a process waits for the first answer.
+const CONNECT_WITHIN: Duration = Duration::from_secs(20);
+
+/// One way to call.
+pub(super) trait Caller: Clone + Send + Sync + 'static {
+    /// Sends 64 bytes that hold `number`, and sees that they come back.
+    fn call(&self, number: u64) -> impl Future<Output = Result<(), String>> + Send;
+}
+
+/// One turn.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Run {
+    /// How many calls were answered.
+    calls: u64,
+    /// In how many seconds.
+    seconds: f64,
+    /// One call's round trip, the median in microseconds; zero where more than one was under way at once.
+    pub(super) rtt_us: f64,
+}
+
+impl Run {
+    /// Calls a second.
+    pub(super) fn rate(&self) -> f64 {
+        self.calls as f64 / self.seconds
+    }
+}
+
+/// Says that this process is there, and does what any caller can do.
+pub(super) async fn obey<C: Caller>(
+    caller: &C,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+) -> Result<(), String> {
+    answer(&Ok("ready"))?;
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Connect => answer(&connect(caller).await)?,
+            Order::Load { outstanding, millis } => {
+                answer(&load(caller, outstanding, Duration::from_millis(millis)).await)?;
+            }
+            other => answer::<()>(&Err(format!("{other:?} is not for this process")))?,
+        }
+    }
+    Ok(())
+}
+
+/// Calls until one call is answered.
+pub(super) async fn connect(caller: &impl Caller) -> Result<(), String> {
+    let begun = Instant::now();
+    loop {
+        match caller.call(0).await {
+            Ok(()) => return Ok(()),
+            Err(why) if begun.elapsed() > CONNECT_WITHIN => return Err(format!("nobody answers: {why}")),
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+/// Keeps `outstanding` calls under way for a while.
+pub(super) async fn load<C: Caller>(caller: &C, outstanding: usize, time: Duration) -> Result<Run, String> {
+    let stopping = Arc::new(AtomicBool::new(false));
+    let begun = Instant::now();
+    let tasks: Vec<_> = (0..outstanding as u64)
+        .map(|task| {
+            let (caller, stopping) = (caller.clone(), Arc::clone(&stopping));
+            tokio::spawn(async move {
+                let (mut calls, mut times) = (0, Vec::new());
+                while !stopping.load(Ordering::Relaxed) {
+                    if outstanding == 1 {
+                        let begun = Instant::now();
+                        caller.call(calls).await?;
+                        times.push(begun.elapsed());
+                    } else {
+                        // No two tasks go through the keys in step.
+                        caller.call(task.wrapping_mul(7919).wrapping_add(calls)).await?;
+                    }
+                    calls += 1;
+                }
+                Ok::<_, String>((calls, times))
+            })
+        })
+        .collect();
+    tokio::time::sleep(time).await;
+    stopping.store(true, Ordering::Relaxed);
+    let (mut calls, mut times) = (0, Vec::new());
+    for task in tasks {
+        let (more, longer) = task.await.map_err(|why| why.to_string())??;
+        calls += more;
+        times.extend(longer);
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    times.sort_unstable();
+    let rtt_us = times.get(times.len() / 2).map_or(0.0, |middle| middle.as_secs_f64() * 1e6);
+    Ok(Run { calls, seconds, rtt_us })
+}
