@@ -4,6 +4,7 @@
 //! Each tower stands on the one below it:
 //!
 //! ```text
+//! history       whether what callers were told can be explained by one order
 //! wire          every value that crosses nodes, versioned
 //! supervision   what to do about an actor that stopped
 //! partitions    fence · routing · reconcile            which worker runs where, who may write
@@ -15,6 +16,7 @@
 
 pub mod assignment;
 pub mod cluster;
+pub mod history;
 pub mod ids;
 pub mod partitioner;
 pub mod partitions;

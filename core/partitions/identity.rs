@@ -42,8 +42,8 @@ impl fmt::Display for Position {
 
 /// One client's conversation with one partition, numbered by the place of the entry that opened it.
 ///
-/// The epoch is part of the number: an opening entry that was never acknowledged can be cut off, and another one can
-/// take its sequence. Two clients with one number would answer each other's requests.
+/// The epoch is part of the number: in `async` mode an opening entry that was told to its client can be cut off, and
+/// another one take its sequence. Two clients with one number would be given each other's answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SessionId(pub Position);

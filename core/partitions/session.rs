@@ -250,7 +250,7 @@ impl Sessions {
     }
 
     fn open(&mut self, id: SessionId, nonce: u128) {
-        if !self.by_nonce.contains_key(&nonce) {
+        if self.opened(nonce).is_none() {
             self.by_nonce.insert(nonce, id);
             self.sessions.insert(id, Session { nonce, lowest: 1, answers: BTreeMap::new(), bytes: 0 });
         }
@@ -430,3 +430,6 @@ impl Sessions {
         hash.finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,9 @@
 //! carried out again. So when a session is gone, what was sent in it ends as unknown, and what still waits goes out
 //! in the next one. Sessions are left in time for that to be rare: a client that was answered nothing for half of the
 //! idle time opens a new one.
+//!
+//! Only the newest try's answer counts. A compare-and-set may have failed under one primary, and succeeded when it was
+//! tried again under the next: whoever then believed the older answer, which came late, would be wrong.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -32,6 +35,10 @@ const ACKNOWLEDGE_AFTER: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
 
+/// Which try of a request, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Attempt(pub u32);
+
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -41,7 +48,8 @@ pub enum Effect {
         /// Says which asking it is: asked again with the same one, it is the same session.
         nonce: u128,
     },
-    /// Send the request for the first time. Further tries ask [`SessionClient::retry`] for what to carry.
+    /// Send the request for the first time: that is [`Attempt`] 1. Further tries ask [`SessionClient::retry`] for what
+    /// to carry.
     Send {
         /// Which request.
         ticket: Ticket,
@@ -72,7 +80,8 @@ pub enum Effect {
 /// How one try of a request ended that brought no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TryEnd {
-    /// It was refused, or never left: it changed nothing, and will not.
+    /// It was refused, or never left: it changed nothing, and will not. Only a lane that delivers a frame once at most
+    /// can say so: of two copies, one may have been refused, and the other carried out.
     NothingChanged,
     /// Nobody knows whether it arrived, or may still.
     Unknown,
@@ -81,6 +90,7 @@ pub enum TryEnd {
 #[derive(Clone, Copy, Debug)]
 struct Sent {
     number: u64,
+    attempt: Attempt,
     /// When the last try went out.
     at: Moment,
     under_way: bool,
@@ -134,35 +144,36 @@ impl SessionClient {
         self.send_waiting(now)
     }
 
-    /// What another try of a request carries: the same number. `None`: the request has ended.
-    pub fn retry(&mut self, now: Moment, ticket: Ticket) -> Option<Numbered> {
+    /// Which try the next one is, and what it carries: the same number. The tries before it are void from now on.
+    /// `None`: the request has ended.
+    pub fn retry(&mut self, now: Moment, ticket: Ticket) -> Option<(Attempt, Numbered)> {
         let open = self.open.as_mut()?;
         let sent = self.sent.get_mut(&ticket)?;
         sent.unknown |= sent.under_way;
-        (sent.at, sent.under_way) = (now, true);
+        (sent.at, sent.under_way, sent.attempt) = (now, true, Attempt(sent.attempt.0.saturating_add(1)));
         let lowest = self.numbers.first_key_value().map_or(open.next, |(lowest, _)| *lowest);
         open.told = open.told.max(lowest);
-        Some(Numbered { session: open.id, number: sent.number, lowest })
+        Some((sent.attempt, Numbered { session: open.id, number: sent.number, lowest }))
     }
 
     /// A try ended without an answer. The request waits for another one, or for [`Self::handle_given_up`].
-    pub fn handle_try_ended(&mut self, ticket: Ticket, end: TryEnd) {
-        if let Some(sent) = self.sent.get_mut(&ticket) {
+    pub fn handle_try_ended(&mut self, ticket: Ticket, attempt: Attempt, end: TryEnd) {
+        if let Some(sent) = self.sent.get_mut(&ticket).filter(|sent| sent.attempt == attempt) {
             sent.under_way = false;
             sent.unknown |= end == TryEnd::Unknown;
         }
     }
 
-    /// The answer has come, whatever it says. Not for [`super::Verdict::Expired`]: that is
-    /// [`Self::handle_expired`].
-    pub fn handle_answered(&mut self, now: Moment, ticket: Ticket) -> Vec<Effect> {
-        if let Some(sent) = self.sent.remove(&ticket) {
-            self.numbers.remove(&sent.number);
-            if let Some(open) = &mut self.open {
-                open.heard = open.heard.max(sent.at);
-            }
+    /// An answer has come, whatever it says. `None`: it answers a try that another one has replaced, or the request
+    /// has ended; it must not reach the caller. Not for [`super::Verdict::Expired`]: that is [`Self::handle_expired`].
+    pub fn handle_answered(&mut self, now: Moment, ticket: Ticket, attempt: Attempt) -> Option<Vec<Effect>> {
+        let sent = *self.sent.get(&ticket).filter(|sent| sent.attempt == attempt)?;
+        self.sent.remove(&ticket);
+        self.numbers.remove(&sent.number);
+        if let Some(open) = &mut self.open {
+            open.heard = open.heard.max(sent.at);
         }
-        self.send_waiting(now)
+        Some(self.send_waiting(now))
     }
 
     /// The caller waits no longer: its deadline has passed. The caller is told.
@@ -274,7 +285,10 @@ impl SessionClient {
             }
             self.waiting.pop_front();
             let numbered = Numbered { session: open.id, number: open.next, lowest };
-            self.sent.insert(ticket, Sent { number: open.next, at: now, under_way: true, unknown: false });
+            self.sent.insert(
+                ticket,
+                Sent { number: open.next, attempt: Attempt(1), at: now, under_way: true, unknown: false },
+            );
             self.numbers.insert(open.next, ticket);
             self.open = Some(Open { next: open.next + 1, told: lowest, ..open });
             effects.push(Effect::Send { ticket, numbered });
