@@ -297,6 +297,7 @@ mod tests {
             leader: NodeName::new("node-0001").unwrap(),
             members: (0..u64::from(members)).map(member).collect(),
             groups: vec![GroupPlan { id: GroupId::Users, spec, assignments }],
+            steps: 0,
             computed_at: UnixMillis(u64::MAX),
             hash: 0,
         };
