@@ -21,6 +21,9 @@ pub trait Machine: Send + 'static {
     /// the copy is broken then, or the nodes run different programs.
     fn apply(&mut self, change: &[u8]) -> Result<(), String>;
 
+    /// Another worker with the same state, which goes its own way from here.
+    fn fork(&self) -> Result<Box<dyn Machine>, String>;
+
     /// The whole state as bytes.
     fn snapshot(&self) -> Result<Bytes, String>;
 

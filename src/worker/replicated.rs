@@ -82,6 +82,15 @@ pub trait Replicated: Worker + Default + Serialize + DeserializeOwned + Sync {
         codec::read_state(snapshot).map_err(|why| Error::rejected(why.to_string()))
     }
 
+    /// Another worker with the same state: what a primary runs ahead on. Default: by [`Self::snapshot`] and
+    /// [`Self::restore`], which takes its time where the state is large; a type that can be cloned does better to say so.
+    ///
+    /// # Errors
+    /// What cannot be written or read: the partition does not open.
+    fn fork(&self) -> Result<Self> {
+        Self::restore(&self.snapshot()?)
+    }
+
     /// The worker became primary and handles messages from now on. What it commits is logged.
     ///
     /// # Errors
@@ -163,6 +172,11 @@ impl<W: Replicated> Machine for State<W> {
         let change = codec::decode_body(change).map_err(|why| why.to_string())?;
         self.worker.apply(change);
         Ok(())
+    }
+
+    fn fork(&self) -> Result<Box<dyn Machine>, String> {
+        let worker = self.worker.fork().map_err(|why| why.to_string())?;
+        Ok(Box::new(Self { worker, table: Arc::clone(&self.table) }))
     }
 
     fn snapshot(&self) -> Result<Bytes, String> {

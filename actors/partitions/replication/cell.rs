@@ -1,0 +1,625 @@
+//! One partition's copy on this node: its log, its state, and, while it is primary, what waits for other copies.
+//!
+//! ```text
+//!  from the primary ─▶ LocalCopy ─▶ mark ─▶ State                 a replica
+//!  worker ─▶ Primary ─ append ─▶ LocalCopy ─▶ mark ─▶ State       the primary
+//!               ▲ acks                          └──▶ replies that waited for it
+//! ```
+//!
+//! All of it is behind one lock, which nobody holds while waiting for anything. What is to be done outside gathers in
+//! [`Out`], and is done after.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tumen_core::cluster::control::Step;
+use tumen_core::ids::{NodeName, PartitionId};
+use tumen_core::partitions::entry::{Changes, Entry, KindIndex};
+use tumen_core::partitions::fence::Fence;
+use tumen_core::partitions::identity::{Identity, Position};
+use tumen_core::partitions::record::Record;
+use tumen_core::partitions::replication::wire::{Reply as CopyReply, Request, SnapshotHeader};
+use tumen_core::partitions::replication::{
+    Acks, Answer, AppendError, Body, Config, CopyId, Effect, LocalCopy, Phase, Primary,
+};
+use tumen_core::partitions::request::{Failure, MessageId, Reply};
+use tumen_core::partitions::session::desk::Desk;
+use tumen_core::partitions::session::{Limits, Sessions, Verdict};
+use tumen_core::time::Moment;
+
+use super::held::{Held, HeldReplies};
+use super::state::{Broken, Makers, State};
+use crate::partitions::machine::Machine;
+use crate::partitions::partition_worker::Delivery;
+
+/// What is to be done once the lock is free.
+#[derive(Default)]
+pub(super) struct Out {
+    pub(super) sends: Vec<(NodeName, Request<Bytes>)>,
+    pub(super) snapshots: Vec<(NodeName, SnapshotHeader, Bytes)>,
+    pub(super) steps: Vec<Step>,
+    /// Nodes for which entries wait.
+    pub(super) ready: Vec<NodeName>,
+    /// Replies that may leave, if the node still has its lease.
+    pub(super) replies: Vec<Held>,
+}
+
+/// How far this node is as primary of a partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub(super) fence: Option<Fence>,
+    pub(super) phase: Option<Phase>,
+}
+
+pub(super) struct Cell {
+    pub(super) partition: PartitionId,
+    inner: Mutex<Inner>,
+    standing: watch::Sender<Standing>,
+}
+
+struct Inner {
+    role: Role,
+    state: State,
+    config: Config,
+    makers: Makers,
+    /// Why the state is of no use, if it is not.
+    broken: Option<Broken>,
+}
+
+enum Role {
+    Copy(LocalCopy<Bytes>),
+    Primary(Box<Lead>),
+    /// In the middle of a change; never seen from outside the lock.
+    Changing,
+}
+
+struct Lead {
+    law: Primary<Bytes>,
+    /// Since it is open: which requests were carried out, up to the log's end.
+    sessions: Option<Sessions>,
+    desk: Desk,
+    held: HeldReplies,
+}
+
+impl Cell {
+    /// An empty copy, under a life that was never used.
+    pub(super) fn new(partition: PartitionId, id: CopyId, config: Config, makers: Makers) -> Self {
+        let role = Role::Copy(LocalCopy::new(partition, id, Acks::WithoutDisk));
+        let state = State::new(makers.clone());
+        let inner = Inner { role, state, config, makers, broken: None };
+        Self { partition, inner: Mutex::new(inner), standing: watch::Sender::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far this node is as primary, as it changes.
+    pub(super) fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
+    }
+
+    fn show(&self, inner: &Inner) {
+        let standing = match &inner.role {
+            Role::Primary(lead) => {
+                Standing { fence: Some(*lead.law.fence()), phase: Some(lead.law.phase()) }
+            }
+            Role::Copy(_) | Role::Changing => Standing::default(),
+        };
+        self.standing.send_if_modified(|shown| std::mem::replace(shown, standing) != standing);
+    }
+
+    /// Runs something under the lock, and whatever follows from it.
+    fn with<T>(&self, out: &mut Out, act: impl FnOnce(&mut Inner, &mut Vec<Effect<Bytes>>, &mut Out) -> T) -> T {
+        let mut inner = self.lock();
+        let mut effects = Vec::new();
+        let result = act(&mut inner, &mut effects, out);
+        inner.run(self.partition, effects, out);
+        inner.settle(out);
+        self.show(&inner);
+        result
+    }
+
+    /// Another node's primary asks this copy. `None`: there is nothing to say.
+    pub(super) fn handle_request(
+        &self,
+        now: Moment,
+        from: &NodeName,
+        request: Request<Bytes>,
+        out: &mut Out,
+    ) -> Answer<Bytes> {
+        self.with(out, |inner, effects, out| {
+            let config = inner.config.clone();
+            let mut answer = match &mut inner.role {
+                Role::Copy(copy) => copy.handle_request(now, &config, request),
+                Role::Primary(lead) => {
+                    let (answer, more) = lead.law.handle_request(now, request);
+                    effects.extend(more);
+                    answer
+                }
+                Role::Changing => unreachable!("seen from outside the lock"),
+            };
+            if let CopyReply::Snapshot { header, .. } = &mut answer.reply {
+                // What is here is newer than the last that was saved, and holds as surely.
+                inner.apply_up_to_mark();
+                header.position = inner.state.applied();
+                inner.send_snapshot_into(from, *header, out);
+            }
+            answer
+        })
+    }
+
+    /// A copy answers the primary here.
+    pub(super) fn handle_reply(&self, now: Moment, reply: CopyReply<Bytes>, out: &mut Out) {
+        self.with(out, |inner, effects, _| {
+            if let Role::Primary(lead) = &mut inner.role {
+                effects.extend(lead.law.handle_reply(now, reply));
+            }
+        });
+    }
+
+    /// All bytes of a snapshot have come. What to answer its sender, if it sent it of its own.
+    pub(super) fn handle_snapshot(
+        &self,
+        now: Moment,
+        header: SnapshotHeader,
+        bytes: Bytes,
+        out: &mut Out,
+    ) -> Result<Option<CopyReply<Bytes>>, Broken> {
+        self.with(out, |inner, effects, _| {
+            let mut state = State::restore(inner.makers.clone(), bytes)?;
+            if state.applied() != header.position {
+                return Err(Broken::Snapshot(format!("it is of {}, not {}", state.applied(), header.position)));
+            }
+            let (broken, here) = (&mut inner.broken, &mut inner.state);
+            let mut install = || {
+                std::mem::swap(here, &mut state);
+                *broken = None;
+            };
+            match &mut inner.role {
+                Role::Copy(copy) => Ok(Some(copy.handle_snapshot(header, install).reply)),
+                Role::Primary(lead) => {
+                    let (installed, more) = lead.law.handle_snapshot(now, header);
+                    if installed {
+                        install();
+                    }
+                    effects.extend(more);
+                    Ok(None)
+                }
+                Role::Changing => Ok(None),
+            }
+        })
+    }
+
+    /// A snapshot that was sent to this node came to nothing.
+    pub(super) fn handle_snapshot_failed(&self, now: Moment, node: &NodeName, out: &mut Out) {
+        self.with(out, |inner, effects, _| {
+            if let Role::Primary(lead) = &mut inner.role {
+                effects.extend(lead.law.handle_snapshot_failed(now, node));
+            }
+        });
+    }
+
+    /// A plan, or the answer to a step, says which copies count.
+    pub(super) fn handle_record(&self, now: Moment, record: Record, out: &mut Out) {
+        self.with(out, |inner, effects, _| {
+            if let Role::Primary(lead) = &mut inner.role {
+                effects.extend(lead.law.handle_record(now, record));
+            }
+        });
+    }
+
+    /// A plan says who is to have copies, and who has gone.
+    pub(super) fn handle_plan(&self, now: Moment, wanted: Vec<NodeName>, gone: Vec<NodeName>, out: &mut Out) {
+        self.with(out, |inner, effects, _| {
+            if let Role::Primary(lead) = &mut inner.role {
+                effects.extend(lead.law.handle_plan(now, wanted, gone));
+            }
+        });
+    }
+
+    /// Some time has passed.
+    pub(super) fn handle_wake(&self, now: Moment, out: &mut Out) {
+        self.with(out, |inner, effects, _| {
+            if let Role::Primary(lead) = &mut inner.role {
+                effects.extend(lead.law.handle_wake(now));
+                let nodes: Vec<NodeName> = lead.law.progress().map(|(node, _)| node.clone()).collect();
+                for node in nodes {
+                    let mark = lead.law.take_mark(now, &node, false);
+                    effects.extend(mark.map(|request| Effect::Send { to: node, request }));
+                }
+            }
+        });
+    }
+
+    /// A plan names this boot primary under `fence`.
+    pub(super) fn lead(
+        &self,
+        now: Moment,
+        fence: Fence,
+        record: Record,
+        wanted: Vec<NodeName>,
+        gone: Vec<NodeName>,
+        out: &mut Out,
+    ) {
+        self.with(out, |inner, effects, _| {
+            // Twice under one fence never: the second would write other entries at the same places.
+            if matches!(&inner.role, Role::Primary(lead) if *lead.law.fence() == fence) {
+                return;
+            }
+            inner.step_down();
+            let Role::Copy(copy) = std::mem::replace(&mut inner.role, Role::Changing) else { return };
+            let (law, more) = Primary::new(now, inner.config.clone(), fence, copy, record, wanted, gone);
+            let (desk, held) = (Desk::new(Limits::default()), HeldReplies::default());
+            inner.role = Role::Primary(Box::new(Lead { law, sessions: None, desk, held }));
+            effects.extend(more);
+        });
+    }
+
+    /// The epoch is to be given back: nothing more is taken, and what was taken is waited for.
+    pub(super) fn release(&self, now: Moment, fence: &Fence, out: &mut Out) {
+        self.with(out, |inner, effects, _| {
+            if let Role::Primary(lead) = &mut inner.role
+                && lead.law.fence() == fence
+            {
+                effects.extend(lead.law.handle_release_asked(now));
+            }
+        });
+    }
+
+    /// The epoch is over here, whatever still waits. The copy goes on as a replica.
+    pub(super) fn give_up(&self, fence: &Fence, out: &mut Out) {
+        self.with(out, |inner, _, _| {
+            if matches!(&inner.role, Role::Primary(lead) if lead.law.fence() == fence) {
+                inner.step_down();
+            }
+        });
+    }
+
+    /// A worker's state, up to the log's end: what a primary that opened its epoch begins with.
+    pub(super) fn worker(&self, fence: &Fence, kind: KindIndex) -> Result<Box<dyn Machine>, Failure> {
+        let inner = self.lock();
+        let lead = inner.serving(fence)?;
+        if let Some(why) = &inner.broken {
+            return Err(Failure::WorkerFailed(why.to_string()));
+        }
+        let mut machine = inner.state.fork(kind).map_err(|why| Failure::WorkerFailed(why.to_string()))?;
+        let (copy, applied) = (lead.law.copy(), inner.state.applied().sequence);
+        for sequence in applied + 1..=copy.last().sequence {
+            let Some(Body::Data(data)) = copy.entry(sequence).map(|entry| &entry.body) else { continue };
+            let entry = Entry::decode(data.clone()).map_err(|why| Failure::WorkerFailed(why.to_string()))?;
+            for change in entry.changes().iter().filter(|change| change.kind == kind) {
+                machine.apply(&change.bytes).map_err(Failure::WorkerFailed)?;
+            }
+        }
+        Ok(machine)
+    }
+
+    /// A request's turn has come: whether to run its handler.
+    pub(super) fn begin(&self, now: Moment, fence: &Fence, identity: Option<&Identity>) -> Result<(), Reply> {
+        let mut inner = self.lock();
+        let room = inner.config.pending_entries_max;
+        let lead = inner.serving_mut(fence).map_err(Err)?;
+        if lead.law.copy().last().sequence - lead.law.held() >= room {
+            return Err(Err(Failure::Overloaded));
+        }
+        let (Some(identity), Some(sessions)) = (identity, &lead.sessions) else { return Ok(()) };
+        let mark = position_of(lead.law.copy(), lead.law.mark());
+        match lead.desk.check(now, sessions, mark, identity) {
+            Verdict::Run => Ok(()),
+            // Asked again, it finds the answer.
+            Verdict::Running => Err(Err(Failure::NotReady)),
+            verdict => Err(verdict.into_reply().unwrap_or(Err(Failure::NotReady))),
+        }
+    }
+
+    /// The handler returned: what it changed is logged with its reply, and the reply leaves once that surely holds.
+    /// Gives the delivery back, with the reason, where nothing could be logged: the worker's state is ahead of the log then.
+    pub(super) fn finish(
+        &self,
+        now: Moment,
+        fence: &Fence,
+        delivery: Delivery,
+        changes: Changes,
+        reply: Reply,
+        out: &mut Out,
+    ) -> Result<(), (Delivery, Failure)> {
+        self.with(out, |inner, effects, _| {
+            let changed = !changes.is_empty();
+            let lead = match inner.serving_mut(fence) {
+                Ok(lead) => lead,
+                Err(why) => return Err((delivery, why)),
+            };
+            let identity = delivery.identity;
+            let logged = match (&identity, &lead.sessions) {
+                (Some(identity), Some(sessions)) => lead.desk.is_logged(sessions, identity, changed),
+                _ => changed,
+            };
+            if logged {
+                let entry = match identity {
+                    Some(identity) => Entry::Record { identity, changes, reply: reply.clone() },
+                    None => Entry::Changes(changes),
+                };
+                if let Err(why) = lead.append(fence, &entry) {
+                    return Err((delivery, why));
+                }
+                effects.extend(lead.law.handle_appended(now));
+                if let Some(identity) = &identity {
+                    lead.desk.handle_logged(identity);
+                }
+            } else if let Some(identity) = &identity {
+                lead.desk.handle_unchanged(lead.law.copy().last(), identity, &reply);
+            }
+            let rests_on = lead.law.copy().last().sequence;
+            lead.held.push(Held { rests_on, delivery, reply, changed: logged });
+            Ok(())
+        })
+    }
+
+    /// Logs what a worker did outside of any request, or a step of one. Says up to where the log has to hold for it.
+    pub(super) fn log(&self, now: Moment, fence: &Fence, entry: &Entry, out: &mut Out) -> Result<Position, Failure> {
+        self.with(out, |inner, effects, _| {
+            let lead = inner.serving_mut(fence)?;
+            let position = lead.append(fence, entry)?;
+            effects.extend(lead.law.handle_appended(now));
+            Ok(position)
+        })
+    }
+
+    /// Opens a session for a client, or finds the one that was opened.
+    pub(super) fn open_session(
+        &self,
+        now: Moment,
+        fence: &Fence,
+        nonce: u128,
+        delivery: Delivery,
+        encode: impl FnOnce(Position) -> Reply,
+        out: &mut Out,
+    ) {
+        self.with(out, |inner, effects, _| {
+            use tumen_core::partitions::session::desk::Opening;
+            let lead = match inner.serving_mut(fence) {
+                Ok(lead) => lead,
+                Err(why) => return delivery.answer(Err(why)),
+            };
+            let Some(sessions) = &lead.sessions else { return delivery.answer(Err(Failure::NotReady)) };
+            let (position, changed) = match lead.desk.check_open(now, sessions, nonce) {
+                Opening::Overloaded => return delivery.answer(Err(Failure::Overloaded)),
+                Opening::Held(id) => (id.0, false),
+                Opening::Open => match lead.append(fence, &Entry::Open { nonce }) {
+                    Ok(position) => (position, true),
+                    Err(why) => return delivery.answer(Err(why)),
+                },
+            };
+            if changed {
+                effects.extend(lead.law.handle_appended(now));
+            }
+            let rests_on = lead.law.copy().last().sequence;
+            lead.held.push(Held { rests_on, delivery, reply: encode(position), changed });
+        });
+    }
+
+    /// Forgets sessions and keys that are too old.
+    pub(super) fn expire(&self, now: Moment, out: &mut Out) {
+        self.with(out, |inner, effects, _| {
+            let Role::Primary(lead) = &mut inner.role else { return };
+            let fence = *lead.law.fence();
+            let Some(sessions) = lead.sessions.as_ref().filter(|_| lead.law.may_serve(&fence)) else { return };
+            if let Some(expiry) = lead.desk.plan_expiry(now, sessions)
+                && lead.append(&fence, &Entry::Expire(expiry)).is_ok()
+            {
+                effects.extend(lead.law.handle_appended(now));
+            }
+        });
+    }
+
+    /// The next entries for the copy on this node, and whether more wait.
+    pub(super) fn take_batch(
+        &self,
+        now: Moment,
+        node: &NodeName,
+        entries_max: usize,
+        bytes_max: usize,
+    ) -> Option<(Request<Bytes>, bool)> {
+        let mut inner = self.lock();
+        let Role::Primary(lead) = &mut inner.role else { return None };
+        let request = lead.law.take_batch(now, node, entries_max, bytes_max)?;
+        let more = lead.law.ready_peers().any(|ready| ready == node);
+        Some((request, more))
+    }
+
+    /// Answers a message that only reads from what surely holds here, and says when that was known to be all.
+    pub(super) fn query(&self, message: MessageId, body: Bytes) -> (Reply, Position, Option<Moment>) {
+        let inner = self.lock();
+        let heard = match &inner.role {
+            Role::Copy(copy) => copy.heard(),
+            Role::Primary(lead) => lead.law.copy().heard(),
+            Role::Changing => None,
+        };
+        let reply = match &inner.broken {
+            None => inner.state.query(message, body),
+            Some(why) => Err(Failure::WorkerFailed(why.to_string())),
+        };
+        (reply, inner.state.applied(), heard)
+    }
+}
+
+/// The place of the entry with this sequence.
+fn position_of(copy: &LocalCopy<Bytes>, sequence: u64) -> Position {
+    copy.entry(sequence).map_or_else(|| copy.start(), |entry| Position::new(entry.epoch, sequence))
+}
+
+impl Lead {
+    /// Appends an entry, and has the requests that were carried out know of it.
+    fn append(&mut self, fence: &Fence, entry: &Entry) -> Result<Position, Failure> {
+        let position = self.law.append(fence, entry.to_bytes()).map_err(|why| match why {
+            AppendError::Fenced(_) => Failure::Fenced { changed: false },
+            AppendError::NotServing(_) => Failure::NotReady,
+            AppendError::Overloaded(_) => Failure::Overloaded,
+        })?;
+        if let Some(sessions) = &mut self.sessions {
+            sessions.apply(position, entry);
+        }
+        Ok(position)
+    }
+}
+
+impl Inner {
+    /// The primary under this fence, if it is open.
+    fn serving(&self, fence: &Fence) -> Result<&Lead, Failure> {
+        match &self.role {
+            Role::Primary(lead) if lead.law.may_serve(fence) => Ok(lead),
+            Role::Primary(lead) if lead.law.fence() == fence && lead.law.phase() < Phase::Serving => {
+                Err(Failure::NotReady)
+            }
+            _ => Err(Failure::Fenced { changed: false }),
+        }
+    }
+
+    fn serving_mut(&mut self, fence: &Fence) -> Result<&mut Lead, Failure> {
+        self.serving(fence)?;
+        match &mut self.role {
+            Role::Primary(lead) => Ok(lead),
+            Role::Copy(_) | Role::Changing => Err(Failure::Fenced { changed: false }),
+        }
+    }
+
+    /// Is no primary any more.
+    fn step_down(&mut self) {
+        match std::mem::replace(&mut self.role, Role::Changing) {
+            Role::Primary(mut lead) => {
+                lead.held.give_up();
+                self.role = Role::Copy(lead.law.into_copy());
+            }
+            role => self.role = role,
+        }
+    }
+
+    fn copy(&self) -> &LocalCopy<Bytes> {
+        match &self.role {
+            Role::Copy(copy) => copy,
+            Role::Primary(lead) => lead.law.copy(),
+            Role::Changing => unreachable!("seen from outside the lock"),
+        }
+    }
+
+    fn run(&mut self, partition: PartitionId, effects: Vec<Effect<Bytes>>, out: &mut Out) {
+        let mut effects = std::collections::VecDeque::from(effects);
+        while let Some(effect) = effects.pop_front() {
+            match effect {
+                Effect::Send { to, request } => out.sends.push((to, request)),
+                Effect::SendSnapshot { to, mut header } => {
+                    self.apply_up_to_mark();
+                    header.position = self.state.applied();
+                    if !self.send_snapshot_into(&to, header, out) {
+                        tracing::error!(%partition, %to, "a snapshot cannot be made");
+                    }
+                }
+                Effect::SaveSnapshot => effects.extend(self.save_snapshot()),
+                Effect::Ask { epoch, revision, change } => {
+                    out.steps.push(Step { partition, epoch, revision, change });
+                }
+                Effect::Opened { opening } => {
+                    tracing::debug!(%partition, %opening, "opened");
+                    self.handle_opened();
+                }
+                Effect::Renewing { lost } => {
+                    tracing::warn!(%partition, ?lost, "opens with what the disks kept: what was not on any is lost");
+                }
+                Effect::Discard => {
+                    tracing::warn!(%partition, "this copy has what was given up; it is begun anew");
+                }
+                Effect::Released { last } => tracing::debug!(%partition, %last, "given back"),
+                Effect::Deposed => {
+                    tracing::debug!(%partition, "a newer primary is there");
+                    self.step_down();
+                }
+            }
+        }
+    }
+
+    /// The log is complete: which requests were carried out is known up to its end.
+    fn handle_opened(&mut self) {
+        self.apply_up_to_mark();
+        let Role::Primary(lead) = &mut self.role else { return };
+        let mut sessions = self.state.sessions().clone();
+        let (copy, applied) = (lead.law.copy(), self.state.applied().sequence);
+        for sequence in applied + 1..=copy.last().sequence {
+            let Some(at) = copy.entry(sequence) else { continue };
+            if let Body::Data(data) = &at.body
+                && let Ok(entry) = Entry::decode(data.clone())
+            {
+                sessions.apply(Position::new(at.epoch, sequence), &entry);
+            }
+        }
+        lead.sessions = Some(sessions);
+    }
+
+    fn save_snapshot(&mut self) -> Vec<Effect<Bytes>> {
+        self.apply_up_to_mark();
+        let (now, applied) = (Moment::ZERO, self.state.applied());
+        match &mut self.role {
+            Role::Primary(lead) => lead.law.handle_snapshot_saved(now, applied).unwrap_or_default(),
+            Role::Copy(_) | Role::Changing => Vec::new(),
+        }
+    }
+
+    fn send_snapshot_into(&mut self, to: &NodeName, header: SnapshotHeader, out: &mut Out) -> bool {
+        match self.state.snapshot() {
+            Ok(bytes) => {
+                out.snapshots.push((to.clone(), header, bytes));
+                true
+            }
+            Err(why) => {
+                self.broken = Some(why);
+                false
+            }
+        }
+    }
+
+    /// Applies what surely holds.
+    fn apply_up_to_mark(&mut self) {
+        if self.broken.is_some() {
+            return;
+        }
+        let copy = match &self.role {
+            Role::Copy(copy) => copy,
+            Role::Primary(lead) => lead.law.copy(),
+            Role::Changing => return,
+        };
+        for sequence in self.state.applied().sequence + 1..=copy.mark_position().sequence {
+            let Some(entry) = copy.entry(sequence) else { break };
+            let data = match &entry.body {
+                Body::Data(data) => Some(data),
+                Body::Opening => None,
+            };
+            if let Err(why) = self.state.apply(Position::new(entry.epoch, sequence), data) {
+                tracing::error!(%why, "a copy is broken");
+                self.broken = Some(why);
+                return;
+            }
+        }
+    }
+
+    /// What follows from anything that happened: state follows the mark, replies leave, the log is cut.
+    fn settle(&mut self, out: &mut Out) {
+        self.apply_up_to_mark();
+        let (applied, config) = (self.state.applied(), self.config.clone());
+        if self.copy().wants_snapshot(&config) {
+            match &mut self.role {
+                Role::Copy(copy) => {
+                    copy.handle_snapshot_saved(applied, config.keep_entries);
+                }
+                Role::Primary(_) | Role::Changing => {
+                    let effects = self.save_snapshot();
+                    debug_assert!(effects.iter().all(|effect| matches!(effect, Effect::Send { .. })), "{effects:?}");
+                }
+            }
+        }
+        if let Role::Primary(lead) = &mut self.role {
+            lead.held.take_up_to(lead.law.mark(), &mut out.replies);
+            out.ready.extend(lead.law.ready_peers().cloned());
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What a copy's log comes to: the workers' states, and which requests they carried out.
+//!
+//! ```text
+//!  log   1 2 3 4 5 6 7 8            every copy applies up to the mark; the primary's workers run ahead, on states of
+//!        ───── state ▲ ▲ end        their own that were forked from this one
+//!                 mark └ workers
+//! ```
+
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tumen_core::partitions::entry::{Entry, KindIndex};
+use tumen_core::partitions::identity::Position;
+use tumen_core::partitions::request::{Failure, MessageId, Reply};
+use tumen_core::partitions::session::Sessions;
+
+use crate::codec;
+use crate::partitions::host::{Begin, Kinds};
+use crate::partitions::machine::{MakeMachine, Machine};
+
+/// The replicated kinds of a node, sorted by name: the same list on every node of a group.
+#[derive(Clone, Default)]
+pub(super) struct Makers(Arc<[(MakeMachine, Arc<[MessageId]>)]>);
+
+impl Makers {
+    pub(super) fn of(kinds: &Kinds) -> Self {
+        let makers = kinds.iter().filter_map(|hosted| match &hosted.begin {
+            Begin::Replicated(make) => {
+                let messages = hosted.messages.iter().map(|(id, _)| *id).collect();
+                Some((Arc::clone(make), messages))
+            }
+            Begin::Start(_) => None,
+        });
+        Self(makers.collect())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Which kind handles a message.
+    fn kind_of(&self, message: MessageId) -> Option<usize> {
+        self.0.iter().position(|(_, messages)| messages.contains(&message))
+    }
+}
+
+/// Why a copy's state cannot be made. The copy is of no use until it is made anew from another one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Broken {
+    /// An entry, or a change in it, cannot be read.
+    #[error("the entry at {position} cannot be applied: {why}")]
+    Entry {
+        /// Where it stands.
+        position: Position,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A snapshot cannot be read.
+    #[error("a snapshot cannot be read: {0}")]
+    Snapshot(String),
+    /// The state cannot be written.
+    #[error("the state cannot be written: {0}")]
+    Unwritable(String),
+}
+
+/// The state at one position of the log.
+pub(super) struct State {
+    makers: Makers,
+    machines: Vec<Box<dyn Machine>>,
+    sessions: Sessions,
+    applied: Position,
+}
+
+impl State {
+    /// Before the first entry.
+    pub(super) fn new(makers: Makers) -> Self {
+        let machines = makers.0.iter().map(|(make, _)| make()).collect();
+        Self { makers, machines, sessions: Sessions::default(), applied: Position::ZERO }
+    }
+
+    /// Up to where the log was applied.
+    pub(super) const fn applied(&self) -> Position {
+        self.applied
+    }
+
+    /// Which requests were carried out.
+    pub(super) const fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// Applies the next entry. `None`: it has nothing to apply.
+    pub(super) fn apply(&mut self, position: Position, data: Option<&Bytes>) -> Result<(), Broken> {
+        if let Some(data) = data {
+            let broken = |why: String| Broken::Entry { position, why };
+            let entry = Entry::decode(data.clone()).map_err(|why| broken(why.to_string()))?;
+            for change in entry.changes() {
+                let machine = self.machines.get_mut(usize::from(change.kind.0));
+                let machine = machine.ok_or_else(|| broken("it is of a kind that is not hosted here".into()))?;
+                machine.apply(&change.bytes).map_err(broken)?;
+            }
+            self.sessions.apply(position, &entry);
+        }
+        self.applied = position;
+        Ok(())
+    }
+
+    /// A worker's state of its own, to run ahead from.
+    pub(super) fn fork(&self, kind: KindIndex) -> Result<Box<dyn Machine>, Broken> {
+        self.machines[usize::from(kind.0)].fork().map_err(Broken::Unwritable)
+    }
+
+    /// Answers a message that only reads.
+    pub(super) fn query(&self, message: MessageId, body: Bytes) -> Reply {
+        match self.makers.kind_of(message) {
+            Some(kind) => self.machines[kind].query(message, body),
+            None => Err(Failure::Rejected(format!("no replicated worker handles messages of type {message}"))),
+        }
+    }
+
+    /// All of it as bytes: position, sessions, each worker's state.
+    pub(super) fn snapshot(&self) -> Result<Bytes, Broken> {
+        let unwritable = |why: String| Broken::Unwritable(why);
+        let mut bytes = BytesMut::new();
+        let mut sessions = BytesMut::new().writer();
+        codec::write_state(&(self.applied, &self.sessions), &mut sessions)
+            .map_err(|why| unwritable(why.to_string()))?;
+        put_part(&mut bytes, &sessions.into_inner());
+        bytes.put_u16_le(u16::try_from(self.machines.len()).unwrap_or(u16::MAX));
+        for machine in &self.machines {
+            put_part(&mut bytes, &machine.snapshot().map_err(unwritable)?);
+        }
+        Ok(bytes.freeze())
+    }
+
+    /// The state that [`Self::snapshot`] wrote.
+    pub(super) fn restore(makers: Makers, mut bytes: Bytes) -> Result<Self, Broken> {
+        let short = || Broken::Snapshot("it ends too early".into());
+        let unreadable = |why: String| Broken::Snapshot(why);
+        let mut state = Self::new(makers);
+        let sessions = take_part(&mut bytes).ok_or_else(short)?;
+        (state.applied, state.sessions) =
+            codec::read_state(&sessions).map_err(|why| unreadable(why.to_string()))?;
+        let kinds = bytes.try_get_u16_le().map_err(|_| short())?;
+        if usize::from(kinds) != state.machines.len() {
+            let here = state.machines.len();
+            return Err(unreadable(format!("it has {kinds} kinds of workers, this node {here}")));
+        }
+        for machine in &mut state.machines {
+            machine.restore(&take_part(&mut bytes).ok_or_else(short)?).map_err(unreadable)?;
+        }
+        if bytes.has_remaining() {
+            return Err(unreadable(format!("{} bytes follow it", bytes.len())));
+        }
+        Ok(state)
+    }
+}
+
+fn put_part(bytes: &mut BytesMut, part: &[u8]) {
+    bytes.put_u64_le(part.len() as u64);
+    bytes.put_slice(part);
+}
+
+fn take_part(bytes: &mut Bytes) -> Option<Bytes> {
+    let len = usize::try_from(bytes.try_get_u64_le().ok()?).ok()?;
+    (len <= bytes.len()).then(|| bytes.split_to(len))
+}
