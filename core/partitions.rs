@@ -5,6 +5,8 @@
 //! routing     key → partition, primary, epoch: the table that every node reads
 //! reconcile   snapshot → what to start and stop here
 //! request     what a call carries, and how it can fail
+//! record      which copies of a partition count: committed
+//! replication how a log is kept on them
 //! identity    by what a request is known again
 //! entry       what one entry of a partition's log holds
 //! session     each request takes effect once, however often it is sent
@@ -15,6 +17,7 @@ pub mod fence;
 pub mod identity;
 pub mod reconcile;
 pub mod record;
+pub mod replication;
 pub mod request;
 pub mod routing;
 pub mod session;
