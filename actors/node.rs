@@ -19,6 +19,7 @@ mod leading;
 mod parts;
 mod sessions;
 mod settings;
+mod stepping;
 mod stopping;
 mod supervision;
 mod surroundings;

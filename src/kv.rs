@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tumen_core::partitions::routing::KEY_LEN_MAX;
 
 use crate::error::{Error, Result};
-use crate::worker::{Context, Handle, Handlers, Message, Worker};
+use crate::worker::{Context, Handle, Handlers, Message, Query, Replicated, Worker};
 
 /// The largest value, in bytes.
 pub const VALUE_LEN_MAX: usize = 4 << 20;
@@ -85,7 +85,7 @@ impl Message for Delete {
 }
 
 /// One partition's keys and values.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Kv {
     values: BTreeMap<Bytes, Value>,
 }
@@ -93,7 +93,7 @@ pub struct Kv {
 impl Kv {
     /// What it handles.
     pub(crate) fn handlers(handlers: Handlers<Self>) -> Handlers<Self> {
-        handlers.handles::<Put>().handles::<Get>().handles::<Delete>()
+        handlers.handles::<Put>().queries::<Get>().handles::<Delete>()
     }
 }
 
@@ -101,25 +101,59 @@ impl Worker for Kv {
     const KIND: &'static str = "kv";
 }
 
-impl Handle<Put> for Kv {
-    async fn handle(&mut self, put: Put, _: &mut Context<Self>) -> Result<bool> {
-        check_key(&put.key)?;
-        put.value.check()?;
-        Ok(self.values.insert(put.key, put.value).is_none())
+/// What changes a partition's keys and values.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// This value is under this key from now on.
+    Set(Bytes, Value),
+    /// Nothing is under this key from now on.
+    Unset(Bytes),
+}
+
+impl Replicated for Kv {
+    type Change = Change;
+
+    fn apply(&mut self, change: Change) {
+        match change {
+            Change::Set(key, value) => {
+                self.values.insert(key, value);
+            }
+            Change::Unset(key) => {
+                self.values.remove(&key);
+            }
+        }
+    }
+
+    fn fork(&self) -> Result<Self> {
+        Ok(self.clone())
     }
 }
 
-impl Handle<Get> for Kv {
-    async fn handle(&mut self, get: Get, _: &mut Context<Self>) -> Result<Option<Value>> {
+impl Handle<Put> for Kv {
+    async fn handle(&mut self, put: Put, cx: &mut Context<Self>) -> Result<bool> {
+        check_key(&put.key)?;
+        put.value.check()?;
+        let new = !self.values.contains_key(&put.key);
+        cx.commit(self, Change::Set(put.key, put.value))?;
+        Ok(new)
+    }
+}
+
+impl Query<Get> for Kv {
+    fn query(&self, get: Get) -> Result<Option<Value>> {
         check_key(&get.key)?;
         Ok(self.values.get(&get.key).cloned())
     }
 }
 
 impl Handle<Delete> for Kv {
-    async fn handle(&mut self, delete: Delete, _: &mut Context<Self>) -> Result<bool> {
+    async fn handle(&mut self, delete: Delete, cx: &mut Context<Self>) -> Result<bool> {
         check_key(&delete.key)?;
-        Ok(self.values.remove(&delete.key).is_some())
+        let there = self.values.contains_key(&delete.key);
+        if there {
+            cx.commit(self, Change::Unset(delete.key))?;
+        }
+        Ok(there)
     }
 }
 
@@ -166,7 +200,7 @@ mod tests {
     }
 
     async fn lone() -> Lone {
-        Lone::start(crate::worker::hosting(|_| async { Ok(Kv::default()) }, Kv::handlers)).await
+        Lone::start(crate::worker::replicating(Kv::handlers)).await
     }
 
     #[tokio::test]

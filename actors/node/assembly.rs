@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use tumen_core::cluster::member::NodeInfo;
 use tumen_core::cluster::topics;
 use tumen_core::ids::NodeBoot;
+use tumen_core::partitions::replication;
 use tumen_core::wire::PROTOCOL;
 
 use super::announcing;
@@ -21,12 +22,16 @@ use super::greeter::Greeter;
 use super::parts::{EVENTS_MAX, Parts, Ports, until_stopping};
 use super::sessions;
 use super::settings::Settings;
+use super::stepping;
 use super::supervision;
 use crate::cluster::lease_keeper::Lease;
 use crate::cluster::membership::{Members, Seeds};
 use crate::cluster::plans::Plans;
 use crate::cluster::pubsub::Hub;
-use crate::partitions::{Belief, Gate, Kinds, ReadTable, Router};
+use crate::partitions::{Belief, Gate, Kinds, ReadTable, Replication, Router};
+
+/// After how many entries a copy's log is cut: early, for where the state is in memory that costs nothing.
+const CUT_EVERY: u64 = 1024;
 
 /// Why a node did not start. Nothing of it runs.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +91,14 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
     let hub = Hub::new(topics::Config::default(), id.clone(), transport.clone(), clock);
     let ports = Ports::default();
     let table = ReadTable::new(belief);
+    let replication = Replication::new(
+        id.node.clone(),
+        &kinds,
+        replication::Config { snapshot_every_entries: CUT_EVERY, ..replication::Config::default() },
+        clock,
+        gate.clone(),
+        transport.clone(),
+    );
     let router = Router::new(id.clone(), table.clone(), kinds.clone(), gate.clone(), transport.clone());
     let parts = Arc::new(Parts {
         lease: Lease::new(id.clone(), settings.coordinator.lease),
@@ -97,6 +110,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         plans,
         gate,
         table,
+        replication,
         router,
         progress: watch::Sender::default(),
         council: ArcSwap::from_pointee(council),
@@ -149,6 +163,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
 
 /// Starts what waits for news beside the actors.
 fn follow(parts: &Arc<Parts>) {
+    parts.replication.start(stepping::ask(parts));
     parts.tasks.spawn(until_stopping(parts, announcing::follow_plans(Arc::clone(parts))));
     parts.tasks.spawn(until_stopping(parts, announcing::follow_announcements(Arc::clone(parts))));
     council::follow(parts);

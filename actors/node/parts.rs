@@ -33,7 +33,7 @@ use crate::codec;
 use crate::node_supervisor::{Ended, NodeSupervisor};
 use crate::partitions::partition_manager::{PartitionManagerMsg, Progress};
 use crate::partitions::router::RouterMsg;
-use crate::partitions::{Gate, ReadTable, Router};
+use crate::partitions::{Gate, ReadTable, Replication, Router};
 use crate::port::Port;
 use crate::transport::{Channel, Transport};
 
@@ -59,6 +59,7 @@ pub(super) struct Parts {
     pub(super) gate: Gate,
     pub(super) lease: Lease,
     pub(super) table: ReadTable,
+    pub(super) replication: Replication,
     pub(super) router: Router,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) council: ArcSwap<Council>,

@@ -35,6 +35,7 @@ pub(super) async fn stop(parts: &Arc<Parts>) {
     tracing::debug!("stopping: leaving consensus");
     parts.stopping.cancel();
     parts.stop_council().await;
+    parts.replication.stop();
     parts.hub.close();
     tracing::debug!("stopping: ending the sessions");
     parts.transport.stop().await;

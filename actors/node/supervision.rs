@@ -114,7 +114,7 @@ async fn start_manager(parts: Arc<Parts>, actors: Arc<Actors>, supervisor: Actor
     let (id, kinds) = (parts.id.clone(), actors.kinds.clone());
     let around = Arc::new(Around { parts: Arc::downgrade(&parts) });
     let (table, gate, progress) = (parts.table.clone(), parts.gate.clone(), parts.progress.clone());
-    let manager = PartitionManager::new(id, kinds, table, gate, around, progress);
+    let manager = PartitionManager::new(id, kinds, table, gate, around, progress, parts.replication.clone());
     let (manager, _) = PartitionManager::spawn_linked(None, manager, (), supervisor).await?;
     parts.ports.manager.lead_to(manager.clone());
     if let Some(plan) = parts.plans.newest() {

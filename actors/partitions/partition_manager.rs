@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tumen_core::cluster::lease::Release;
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::ids::{Epoch, NodeBoot, PartitionId, Version};
+use tumen_core::partitions::entry::KindIndex;
 use tumen_core::partitions::fence::Fence;
 use tumen_core::partitions::reconcile::{Effect, Reconcile};
 
@@ -24,6 +25,7 @@ use super::gate::Gate;
 use super::host::{Kinds, Place};
 use super::partition_worker::{PartitionWorker, PartitionWorkerMsg};
 use super::read_table::{Mailbox, ReadTable, Seat};
+use super::replication::Replication;
 
 /// How long a worker that was told to stop may take to end its present message, before it is cut off.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
@@ -99,6 +101,7 @@ pub struct PartitionManager {
     gate: Gate,
     reports: Arc<dyn Reports>,
     progress: watch::Sender<Progress>,
+    replication: Replication,
 }
 
 #[derive(Debug)]
@@ -158,8 +161,9 @@ impl PartitionManager {
         gate: Gate,
         reports: Arc<dyn Reports>,
         progress: watch::Sender<Progress>,
+        replication: Replication,
     ) -> Self {
-        Self { me, kinds, table, gate, reports, progress }
+        Self { me, kinds, table, gate, reports, progress, replication }
     }
 
     fn run(
@@ -195,11 +199,21 @@ impl PartitionManager {
         });
         let fence = Fence { generation: plan.generation, epoch, partition };
         let place = Place { fence, partition_name: name.into(), node: self.me.node.clone() };
+        self.replication.lead(&plan, fence);
         let mut mailboxes = Vec::with_capacity(self.kinds.len());
         let mut workers = BTreeMap::new();
+        let mut replicated = 0;
         for hosted in self.kinds.iter() {
+            let index = KindIndex(replicated);
+            replicated += u16::from(hosted.is_replicated());
             let waiting = Arc::new(AtomicUsize::new(0));
-            let worker = PartitionWorker::new(hosted.clone(), Arc::clone(&waiting), self.gate.clone());
+            let worker = PartitionWorker::new(
+                hosted.clone(),
+                Arc::clone(&waiting),
+                self.gate.clone(),
+                self.replication.clone(),
+                index,
+            );
             // Instantly: a slow start of one worker must not hold up the others. Messages wait in its mailbox.
             match ractor::ActorRuntime::spawn_linked_instant(None, worker, place.clone(), myself.get_cell()) {
                 Ok((actor, _)) => {
@@ -239,11 +253,14 @@ impl PartitionManager {
             });
         }
         state.failing.remove(&partition);
-        let myself = myself.clone();
+        self.replication.stop_opening(partition, epoch);
+        let (myself, replication) = (myself.clone(), self.replication.clone());
         tokio::spawn(async move {
             if let Some(seat) = seat {
                 end_workers(&seat).await;
             }
+            // What was taken surely holds, and was answered, before another node goes on.
+            replication.release(partition, epoch).await;
             drop(myself.cast(PartitionManagerMsg::Stopped { partition, epoch }));
         });
     }
@@ -347,6 +364,9 @@ impl Actor for PartitionManager {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             PartitionManagerMsg::Plan(plan) => {
+                if state.plan.as_ref().is_none_or(|known| known.version < plan.version) {
+                    self.replication.handle_plan(&plan);
+                }
                 let effects = state.law.handle_snapshot(&plan);
                 if state.plan.as_ref().is_none_or(|known| known.version < plan.version) {
                     state.plan = Some(Arc::clone(&plan));
@@ -355,6 +375,7 @@ impl Actor for PartitionManager {
                 self.reports.acted_on(&plan);
             }
             PartitionManagerMsg::Left => {
+                self.replication.handle_left();
                 let effects = state.law.handle_left();
                 state.plan = None;
                 self.run(&myself, state, effects);

@@ -15,11 +15,15 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tumen_core::Moment;
 use tumen_core::ids::{Kind, PartitionId};
+use tumen_core::partitions::entry::KindIndex;
+use tumen_core::partitions::identity::Identity;
 use tumen_core::partitions::request::{Failure, MessageId, Reply};
 
 use super::gate::Gate;
 use super::host::{Begin, Host, Hosted, Place};
+use super::machine::Journal;
 use super::read_table::Seat;
+use super::replication::{Led, Replication};
 use crate::codec;
 use crate::transport::Responder;
 
@@ -44,6 +48,8 @@ pub struct Delivery {
     pub body: Bytes,
     /// After this nobody waits for the answer.
     pub deadline: Instant,
+    /// By what it is known again when it comes a second time.
+    pub identity: Option<Identity>,
     answer: Option<Answer>,
 }
 
@@ -61,12 +67,12 @@ impl Delivery {
         deadline: Instant,
         to: oneshot::Sender<Reply>,
     ) -> Self {
-        Self { message, body, deadline, answer: Some(Answer::Local(to)) }
+        Self { message, body, deadline, identity: None, answer: Some(Answer::Local(to)) }
     }
 
     /// A message that another node sent.
     pub const fn remote(message: MessageId, body: Bytes, deadline: Instant, to: Responder) -> Self {
-        Self { message, body, deadline, answer: Some(Answer::Remote(to)) }
+        Self { message, body, deadline, identity: None, answer: Some(Answer::Remote(to)) }
     }
 
     /// Answers it.
@@ -124,6 +130,8 @@ pub struct PartitionWorker {
     hosted: Hosted,
     waiting: Arc<AtomicUsize>,
     gate: Gate,
+    replication: Replication,
+    place: KindIndex,
 }
 
 /// What a running worker holds.
@@ -131,12 +139,22 @@ pub struct PartitionWorker {
 pub struct PartitionWorkerState {
     host: Box<dyn Host>,
     seat: Option<Arc<Seat>>,
+    /// Where its changes are logged, if it is replicated.
+    led: Option<Led>,
 }
 
 impl PartitionWorker {
     /// A worker of this kind. `waiting` counts what its mailbox holds.
-    pub const fn new(hosted: Hosted, waiting: Arc<AtomicUsize>, gate: Gate) -> Self {
-        Self { hosted, waiting, gate }
+    ///
+    /// `place` is where a replicated kind stands among the node's.
+    pub const fn new(
+        hosted: Hosted,
+        waiting: Arc<AtomicUsize>,
+        gate: Gate,
+        replication: Replication,
+        place: KindIndex,
+    ) -> Self {
+        Self { hosted, waiting, gate, replication, place }
     }
 
     /// The name that its actor is known by in logs.
@@ -162,6 +180,12 @@ impl PartitionWorker {
             delivery.answer(Err(self.gate.refusal()));
             return Ok(());
         }
+        if let Some(led) = &state.led
+            && let Err(reply) = led.begin(delivery.identity)
+        {
+            delivery.answer(reply);
+            return Ok(());
+        }
         let body = std::mem::take(&mut delivery.body);
         let handled = AssertUnwindSafe(state.host.handle(delivery.message, body)).catch_unwind().await;
         let reply = match handled {
@@ -172,6 +196,15 @@ impl PartitionWorker {
                 return Err(why);
             }
         };
+        if let Some(led) = &state.led {
+            let changes = state.host.journal().map(Journal::take).unwrap_or_default();
+            let changed = !changes.is_empty();
+            return match led.finish(delivery, changes, reply) {
+                // What it changed is not in the log: it begins anew, from what is.
+                Err(why) if changed => Err(why.to_string()),
+                Ok(()) | Err(_) => Ok(()),
+            };
+        }
         // The value first, the right to let it out after: a process that froze in the handler, or lost the
         // partition meanwhile, answers nothing that somebody else may already have answered differently.
         watch.now = self.gate.now();
@@ -223,9 +256,19 @@ impl Actor for PartitionWorker {
         _: ActorRef<Self::Msg>,
         place: Place,
     ) -> Result<Self::State, ActorProcessingErr> {
-        let Begin::Start(start) = &self.hosted.begin else { return Err("not yet".into()) };
-        let host = start(place).await?;
-        Ok(PartitionWorkerState { host, seat: None })
+        match &self.hosted.begin {
+            Begin::Start(start) => Ok(PartitionWorkerState { host: start(place).await?, seat: None, led: None }),
+            Begin::Replicated(_) => {
+                let led = self.replication.opened(place.fence, self.place).await?;
+                let mut host = led.machine()?.into_host(place, led.journal());
+                host.promote().await?;
+                let changes = host.journal().map(Journal::take).unwrap_or_default();
+                if !changes.is_empty() {
+                    led.log(changes)?;
+                }
+                Ok(PartitionWorkerState { host, seat: None, led: Some(led) })
+            }
+        }
     }
 
     async fn handle(

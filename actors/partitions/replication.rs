@@ -209,8 +209,22 @@ impl Replication {
         let cell = self.cell_or_new(fence.partition);
         let (wanted, gone) = copies_of(plan, assignment);
         let mut out = Out::default();
-        cell.lead(self.now(), fence, assignment.record(), wanted, gone, &mut out);
+        let mode = plan.group(fence.partition.group).map(|group| group.spec.mode).unwrap_or_default();
+        cell.lead(self.now(), (fence, mode), assignment.record(), wanted, gone, &mut out);
         self.perform(&cell, out);
+    }
+
+    /// A partition that is to be given back and is not open yet never will be.
+    pub fn stop_opening(&self, partition: PartitionId, epoch: Epoch) {
+        let Some(cell) = self.cell(partition).filter(|_| self.is_used()) else { return };
+        let standing = *cell.standing().borrow();
+        if let Some(fence) = standing.fence.filter(|fence| fence.epoch == epoch)
+            && standing.phase.is_some_and(|phase| phase < Phase::Serving)
+        {
+            let mut out = Out::default();
+            cell.release(self.now(), &fence, &mut out);
+            self.perform(&cell, out);
+        }
     }
 
     /// Gives a partition back: waits a while until what was taken surely holds. Nothing is taken any more.
@@ -249,7 +263,7 @@ impl Replication {
 
     /// Does what followed from something that happened to a copy.
     fn perform(&self, cell: &Arc<Cell>, out: Out) {
-        let Out { sends, snapshots, steps, ready, replies } = out;
+        let Out { sends, snapshots, steps, ready, replies, woken } = out;
         for (to, request) in sends {
             self.lane(&to).send(request);
         }
@@ -264,6 +278,10 @@ impl Replication {
             waiting.extend(steps.into_iter().map(|step| (step.partition, step)));
             drop(waiting);
             self.shared.stepped.notify_one();
+        }
+        for waiting in woken {
+            // Whoever stopped waiting needs no answer.
+            let _ = waiting.send(());
         }
         for held in replies {
             // The value first, the right to let it out after.

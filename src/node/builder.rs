@@ -260,7 +260,7 @@ impl<C> Builder<C> {
 
     /// Hosts the built-in worker [`kv`](crate::kv), which `PUT`, `GET` and `DELETE /kv/{key}` speak to.
     pub fn kv(self) -> Self {
-        self.worker::<Kv>(Kv::handlers)
+        self.replicated::<Kv>(Kv::handlers)
     }
 }
 

@@ -26,13 +26,14 @@ pub(super) struct Addresses {
     pub(super) http: Option<String>,
 }
 
-/// The runtime's settings. `discovers` tells whether HTTP interfaces of other nodes are known; `listener` is the cluster port, bound already.
+/// The runtime's settings. `replicated` tells whether a kind of worker has state on all copies; `discovers` tells whether HTTP interfaces of other nodes are known; `listener` is the cluster port, bound already.
 pub(super) fn settings(
     config: &Config,
     addresses: Addresses,
     discovers: bool,
     listener: TcpListener,
     strategies: Vec<Arc<dyn Strategy>>,
+    replicated: bool,
 ) -> Settings {
     let told_of_others = !config.join.is_empty() || discovers;
     let founds = !told_of_others || config.bootstrap_expect.is_some();
@@ -43,7 +44,7 @@ pub(super) fn settings(
         http: addresses.http,
         zone: config.zone.clone(),
         weight: config.weight,
-        groups: groups(config, founds),
+        groups: groups(config, founds, replicated),
         seeds: config.join.iter().map(Value::show).collect(),
         // The doors ask HTTP interfaces themselves, once the node runs.
         discover: None,
@@ -71,11 +72,11 @@ pub(super) fn settings(
 
 /// What the cluster is founded with, and what it is compared with later. A node that joins and was told nothing about it
 /// takes what the others have.
-fn groups(config: &Config, founds: bool) -> Vec<(GroupId, GroupSpec)> {
+fn groups(config: &Config, founds: bool, replicated: bool) -> Vec<(GroupId, GroupSpec)> {
     if !founds && !AGREED.iter().any(|knob| config.is_given(knob)) {
         return Vec::new();
     }
-    vec![(GroupId::Users, config.group_spec())]
+    vec![(GroupId::Users, GroupSpec { replicated, ..config.group_spec() })]
 }
 
 fn connect(config: &Config, listener: TcpListener) -> Connect {

@@ -38,7 +38,8 @@ pub(super) async fn start(
     let listener = listener.into_std().map_err(system("the cluster port cannot be kept open"))?;
     let kept_open = listener.try_clone().map_err(system("the cluster port cannot be kept open"))?;
     let discover = Discover::new(&config, addresses.http.as_deref());
-    let settings = settings(&config, addresses, discover.is_some(), listener, strategies);
+    let replicated = kinds.iter().any(Hosted::is_replicated);
+    let settings = settings(&config, addresses, discover.is_some(), listener, strategies, replicated);
     let runtime = Runtime::start(settings, kinds).await?;
     let stopping = CancellationToken::new();
     let inner = Inner {

@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 use tumen_actors::codec;
-use tumen_actors::partitions::{Begin, Host, Hosted, Place};
+use futures_util::future::BoxFuture;
+use tumen_actors::partitions::machine::Durable;
+use tumen_actors::partitions::{Begin, Host, Hosted, Journal, Place};
+use tumen_core::partitions::entry::{Changes, KindIndex};
 use tumen_core::partitions::fence::Fence;
 use tumen_core::partitions::request::{Failure, MessageId, Reply};
 use tumen_core::{Epoch, Generation, NodeName, PartitionId};
@@ -14,11 +17,23 @@ pub(crate) fn place() -> Place {
     Place { fence, partition_name: "partition-3".into(), node: NodeName::new("node-1").unwrap() }
 }
 
-/// Starts a worker that is not replicated.
+/// What is committed by a worker that is alone holds at once.
+struct Alone;
+
+impl Durable for Alone {
+    fn make_durable(&self, _: Changes) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// Starts a worker.
 pub(crate) async fn started(hosted: Hosted) -> Result<Box<dyn Host>, String> {
     match hosted.begin {
         Begin::Start(start) => start(place()).await,
-        Begin::Replicated(_) => panic!("{} is replicated", hosted.kind),
+        Begin::Replicated(make) => {
+            let journal = Journal::new(KindIndex(0), std::sync::Arc::new(Alone));
+            Ok(make().into_host(place(), journal))
+        }
     }
 }
 

@@ -12,8 +12,9 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tumen_core::cluster::control::Step;
+use tumen_core::cluster::snapshot::Mode;
 use tumen_core::ids::{NodeName, PartitionId};
 use tumen_core::partitions::entry::{Changes, Entry, KindIndex};
 use tumen_core::partitions::fence::Fence;
@@ -43,6 +44,8 @@ pub(super) struct Out {
     pub(super) ready: Vec<NodeName>,
     /// Replies that may leave, if the node still has its lease.
     pub(super) replies: Vec<Held>,
+    /// Who waited for what holds now.
+    pub(super) woken: Vec<oneshot::Sender<()>>,
 }
 
 /// How far this node is as primary of a partition.
@@ -80,6 +83,8 @@ struct Lead {
     sessions: Option<Sessions>,
     desk: Desk,
     held: HeldReplies,
+    /// Who waits until the log holds up to somewhere.
+    waits: Vec<(u64, oneshot::Sender<()>)>,
 }
 
 impl Cell {
@@ -168,27 +173,27 @@ impl Cell {
         out: &mut Out,
     ) -> Result<Option<CopyReply<Bytes>>, Broken> {
         self.with(out, |inner, effects, _| {
-            let mut state = State::restore(inner.makers.clone(), bytes)?;
+            let state = State::restore(inner.makers.clone(), bytes)?;
             if state.applied() != header.position {
                 return Err(Broken::Snapshot(format!("it is of {}, not {}", state.applied(), header.position)));
             }
-            let (broken, here) = (&mut inner.broken, &mut inner.state);
-            let mut install = || {
-                std::mem::swap(here, &mut state);
-                *broken = None;
-            };
-            match &mut inner.role {
-                Role::Copy(copy) => Ok(Some(copy.handle_snapshot(header, install).reply)),
+            let (installed, answer) = match &mut inner.role {
+                Role::Copy(copy) => {
+                    let (installed, answer) = copy.handle_snapshot(header);
+                    (installed, Some(answer.reply))
+                }
                 Role::Primary(lead) => {
                     let (installed, more) = lead.law.handle_snapshot(now, header);
-                    if installed {
-                        install();
-                    }
                     effects.extend(more);
-                    Ok(None)
+                    (installed, None)
                 }
-                Role::Changing => Ok(None),
+                Role::Changing => (false, None),
+            };
+            if installed {
+                inner.state = state;
+                inner.broken = None;
             }
+            Ok(answer)
         })
     }
 
@@ -237,7 +242,7 @@ impl Cell {
     pub(super) fn lead(
         &self,
         now: Moment,
-        fence: Fence,
+        (fence, mode): (Fence, Mode),
         record: Record,
         wanted: Vec<NodeName>,
         gone: Vec<NodeName>,
@@ -249,10 +254,11 @@ impl Cell {
                 return;
             }
             inner.step_down();
+            inner.config.mode = mode;
             let Role::Copy(copy) = std::mem::replace(&mut inner.role, Role::Changing) else { return };
             let (law, more) = Primary::new(now, inner.config.clone(), fence, copy, record, wanted, gone);
             let (desk, held) = (Desk::new(Limits::default()), HeldReplies::default());
-            inner.role = Role::Primary(Box::new(Lead { law, sessions: None, desk, held }));
+            inner.role = Role::Primary(Box::new(Lead { law, sessions: None, desk, held, waits: Vec::new() }));
             effects.extend(more);
         });
     }
@@ -365,6 +371,15 @@ impl Cell {
             effects.extend(lead.law.handle_appended(now));
             Ok(position)
         })
+    }
+
+    /// Tells when all that was logged so far surely holds. It is dropped where that will not be known.
+    pub(super) fn wait(&self, fence: &Fence, done: oneshot::Sender<()>, out: &mut Out) {
+        self.with(out, |inner, _, _| {
+            if let Ok(lead) = inner.serving_mut(fence) {
+                lead.waits.push((lead.law.copy().last().sequence, done));
+            }
+        });
     }
 
     /// Opens a session for a client, or finds the one that was opened.
@@ -618,7 +633,10 @@ impl Inner {
             }
         }
         if let Role::Primary(lead) = &mut self.role {
-            lead.held.take_up_to(lead.law.mark(), &mut out.replies);
+            let mark = lead.law.mark();
+            lead.held.take_up_to(mark, &mut out.replies);
+            let holds = |wait: &mut (u64, oneshot::Sender<()>)| wait.0 <= mark;
+            out.woken.extend(lead.waits.extract_if(.., holds).map(|(_, done)| done));
             out.ready.extend(lead.law.ready_peers().cloned());
         }
     }

@@ -1,0 +1,100 @@
+//! Whole states on their way from copy to copy, in chunks on connections of their own.
+//!
+//! ```text
+//!  sender ─ header, chunk, chunk, ·· ─▶ receiver: all of it here? ─▶ the copy becomes that
+//!         ◀──────────── what the copy says ──┘
+//! ```
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tumen_core::ids::NodeName;
+use tumen_core::partitions::replication::wire::{Reply as CopyReply, SnapshotHeader};
+
+use super::Replication;
+use super::cell::{Cell, Out};
+use crate::codec::{self, STATE_LEN_MAX};
+use crate::transport::{BulkStream, CHUNK_LEN_MAX, LaneError, ServeBulk, Service};
+
+/// What stands before a state's first byte: where it belongs, and how many bytes follow.
+type Head = (SnapshotHeader, u64);
+
+impl Replication {
+    /// Sends a state, and takes in what comes back.
+    pub(super) fn send_snapshot(&self, cell: &Arc<Cell>, to: NodeName, header: SnapshotHeader, bytes: Bytes) {
+        let (this, cell) = (self.clone(), Arc::clone(cell));
+        tokio::spawn(self.shared.stopping.clone().run_until_cancelled_owned(async move {
+            let (partition, len) = (cell.partition, bytes.len());
+            let mut out = Out::default();
+            match this.send_chunks(&to, header, bytes).await {
+                Ok(answer) => {
+                    tracing::debug!(%partition, %to, len, "sent a state");
+                    if let Some(reply) = answer {
+                        cell.handle_reply(this.now(), reply, &mut out);
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(%partition, %to, len, %error, "a state was not sent");
+                    cell.handle_snapshot_failed(this.now(), &to, &mut out);
+                }
+            }
+            this.perform(&cell, out);
+        }));
+    }
+
+    async fn send_chunks(
+        &self,
+        to: &NodeName,
+        header: SnapshotHeader,
+        mut bytes: Bytes,
+    ) -> Result<Option<CopyReply<Bytes>>, LaneError> {
+        let head: Head = (header, bytes.len() as u64);
+        let mut sink = self.shared.transport.open_bulk(to, Service::Handover, codec::encode(&head)).await?;
+        while !bytes.is_empty() {
+            sink.send(bytes.split_to(bytes.len().min(CHUNK_LEN_MAX))).await?;
+        }
+        let answer = sink.finish().await?;
+        codec::decode_body(&answer).map_err(|_| LaneError::Unanswered)
+    }
+
+    /// Takes in a whole state, and answers its sender.
+    async fn receive(&self, mut stream: BulkStream) -> Result<(), String> {
+        let (header, len): Head =
+            codec::decode(stream.header(), CHUNK_LEN_MAX).map_err(|error| error.to_string())?;
+        if len > STATE_LEN_MAX as u64 {
+            return Err(format!("{len} bytes are announced; {STATE_LEN_MAX} are the most"));
+        }
+        let mut bytes = BytesMut::new();
+        while let Some(chunk) = stream.next().await {
+            let chunk = chunk.map_err(|error| error.to_string())?;
+            if bytes.len() + chunk.len() > len as usize {
+                return Err("more bytes came than were announced".to_owned());
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        if bytes.len() as u64 != len {
+            return Err(format!("{} of {len} bytes came", bytes.len()));
+        }
+        let cell = self.cell_or_new(header.fence.partition);
+        let mut out = Out::default();
+        let answer = cell.handle_snapshot(self.now(), header, bytes.freeze(), &mut out);
+        self.perform(&cell, out);
+        let answer = answer.map_err(|why| why.to_string())?;
+        let mut reply = BytesMut::new();
+        codec::encode_body_into(&answer, &mut reply).map_err(|error| error.to_string())?;
+        stream.answer(reply.freeze());
+        Ok(())
+    }
+}
+
+impl ServeBulk for Replication {
+    fn serve_bulk(&self, stream: BulkStream) {
+        let this = self.clone();
+        tokio::spawn(self.shared.stopping.clone().run_until_cancelled_owned(async move {
+            let from = stream.from().clone();
+            if let Err(why) = this.receive(stream).await {
+                tracing::warn!(%from, %why, "a state that was sent here is not taken");
+            }
+        }));
+    }
+}
