@@ -194,6 +194,7 @@ impl Node {
         // Nothing is sent before the future is polled. The message is bytes before, for an `async fn` would carry it along
         // twice, and what many calls under way carry does not fit into a core's cache.
         let told = check_key(key.as_ref()).and_then(|()| envelope(&message));
+        drop(message);
         async move {
             let (id, body) = told?;
             let reply = self.runtime().router().call(key.as_ref(), id, body, allowing::<M>(options)).await;

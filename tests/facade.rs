@@ -324,6 +324,12 @@ fn a_wrong_method_is_told_the_right_ones() {
 fn shapes_are_exact() {
     let boot = format!("{:x}", NODE.id().boot.0);
     assert_eq!(get("/health").json(), json!({"status": "alive", "name": "node-1", "boot": boot}));
+    // Another test's worker may be starting anew at this moment.
+    let begun = Instant::now();
+    while get("/ready").status != 200 {
+        assert!(begun.elapsed() < PATIENCE, "the node is never ready: {:?}", NODE.not_ready());
+        std::thread::yield_now();
+    }
     assert_eq!(get("/ready").json(), json!({"ready": true}));
     let partition = |index: u32| {
         let epoch = NODE.partition(&format!("partition-{index}")).unwrap().epoch.0;

@@ -144,6 +144,7 @@ impl Router {
 
     /// Carries a call out. Its future is kept small, which is why it is no `async fn` (one would keep its arguments twice)
     /// and why what is rare has a place of its own: a thousand calls under way are to fit into a core's cache.
+    #[expect(clippy::manual_async_fn, reason = "see above: it makes the future smaller")]
     fn carry_out<'a>(&'a self, call: Call<'a>) -> impl Future<Output = Reply> + Send + use<'a> {
         async move {
             if call.body.len() > BODY_LEN_MAX {
@@ -363,11 +364,17 @@ fn lane_failure(error: &LaneError) -> Failure {
     }
 }
 
+/// What one read brought for one worker.
+struct Group {
+    admitted: Result<Mailbox, Failure>,
+    deliveries: Vec<Delivery>,
+}
+
 impl Serve for Router {
     /// Hands all calls of one read on, those for one worker together and in order: the mailbox is the dearest hop, and
     /// whether one may come in is the same for all of them. That it may still answer is seen after the handler ran.
     fn serve(&self, batch: &mut Vec<Incoming>) {
-        let mut groups: BTreeMap<(Fence, usize), (Result<Mailbox, Failure>, Vec<Delivery>)> = BTreeMap::new();
+        let mut groups: BTreeMap<(Fence, usize), Group> = BTreeMap::new();
         for incoming in batch.drain(..) {
             let Some(header) = Header::read(&incoming.body) else {
                 send_reply(incoming.reply, &Err(Failure::Rejected("the request cannot be read".into())));
@@ -380,18 +387,20 @@ impl Serve for Router {
                     continue;
                 }
             };
-            let (admitted, deliveries) = (groups.entry((header.fence, kind)))
-                .or_insert_with(|| (self.admit_kind(header.fence, kind), Vec::new()));
-            match admitted {
+            let group = groups.entry((header.fence, kind)).or_insert_with(|| Group {
+                admitted: self.admit_kind(header.fence, kind),
+                deliveries: Vec::new(),
+            });
+            match &group.admitted {
                 Ok(_) => {
                     let body = incoming.body.slice(Header::LEN..);
                     let delivery = Delivery::remote(header.message, body, incoming.deadline, incoming.reply);
-                    deliveries.push(delivery);
+                    group.deliveries.push(delivery);
                 }
                 Err(failure) => send_reply(incoming.reply, &Err(failure.clone())),
             }
         }
-        for (admitted, deliveries) in groups.into_values() {
+        for Group { admitted, deliveries } in groups.into_values() {
             if let Ok(mailbox) = admitted {
                 mailbox.deliver(deliveries).into_iter().for_each(refuse);
             }
