@@ -257,7 +257,9 @@ impl Actor for PartitionWorker {
         place: Place,
     ) -> Result<Self::State, ActorProcessingErr> {
         match &self.hosted.begin {
-            Begin::Start(start) => Ok(PartitionWorkerState { host: start(place).await?, seat: None, led: None }),
+            Begin::Start(start) => {
+                Ok(PartitionWorkerState { host: start(place).await?, seat: None, led: None })
+            }
             Begin::Replicated(_) => {
                 let led = self.replication.opened(place.fence, self.place).await?;
                 let mut host = led.machine()?.into_host(place, led.journal());

@@ -56,8 +56,8 @@ const FRAME_WITHIN: Duration = Duration::from_secs(2);
 const STEPS_WITHIN: Duration = Duration::from_secs(5);
 /// How long a released partition may wait for other copies before it is given back as it is.
 const RELEASE_WITHIN: Duration = Duration::from_millis(1500);
-/// How often it is looked for sessions that are too old.
-const EXPIRE_EVERY: Duration = Duration::from_secs(1);
+/// How often every copy hears from its primary, and it is looked for sessions that are too old.
+const GREET_EVERY: Duration = Duration::from_secs(1);
 
 /// Asks the leader that other copies count: answers with what counts by then.
 pub type AskSteps =
@@ -100,7 +100,14 @@ pub struct CopyStatus {
 
 impl Replication {
     /// No copies yet. Other nodes are served from now on.
-    pub fn new(me: NodeName, kinds: &Kinds, config: Config, clock: Clock, gate: Gate, transport: Transport) -> Self {
+    pub fn new(
+        me: NodeName,
+        kinds: &Kinds,
+        config: Config,
+        clock: Clock,
+        gate: Gate,
+        transport: Transport,
+    ) -> Self {
         let shared = Shared {
             me,
             clock,
@@ -189,6 +196,8 @@ impl Replication {
             cell.handle_record(now, assignment.record(), &mut out);
             let (wanted, gone) = copies_of(plan, assignment);
             cell.handle_plan(now, wanted, gone, &mut out);
+            // A node that came back under a new boot may have another copy now.
+            cell.handle_wake(now, true, &mut out);
             self.perform(&cell, out);
         }
     }
@@ -245,7 +254,12 @@ impl Replication {
     }
 
     /// What surely holds here, answered by any copy: with its place in the log, and since when it is known that this was all.
-    pub fn query(&self, partition: PartitionId, message: MessageId, body: Bytes) -> (Reply, Position, Option<Moment>) {
+    pub fn query(
+        &self,
+        partition: PartitionId,
+        message: MessageId,
+        body: Bytes,
+    ) -> (Reply, Position, Option<Moment>) {
         match self.cell(partition) {
             Some(cell) => cell.query(message, body),
             None => {
@@ -257,7 +271,8 @@ impl Replication {
 
     /// Every copy here.
     pub fn status(&self) -> Vec<CopyStatus> {
-        let status = |cell: Arc<Cell>| CopyStatus { partition: cell.partition, phase: cell.standing().borrow().phase };
+        let status =
+            |cell: Arc<Cell>| CopyStatus { partition: cell.partition, phase: cell.standing().borrow().phase };
         self.cells().into_iter().map(status).collect()
     }
 
@@ -378,21 +393,21 @@ impl Replication {
     async fn run_wakes(&self) {
         let mut ticks = tokio::time::interval(self.shared.config.retry_every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut expired = self.now();
+        let mut greeted = self.now();
         loop {
             ticks.tick().await;
             let now = self.now();
-            let expires = now.since(expired) >= EXPIRE_EVERY;
+            let greets = now.since(greeted) >= GREET_EVERY;
             for cell in self.cells() {
                 let mut out = Out::default();
-                cell.handle_wake(now, &mut out);
-                if expires {
+                cell.handle_wake(now, greets, &mut out);
+                if greets {
                     cell.expire(now, &mut out);
                 }
                 self.perform(&cell, out);
             }
-            if expires {
-                expired = now;
+            if greets {
+                greeted = now;
             }
         }
     }
@@ -403,11 +418,14 @@ impl Replication {
             self.shared.stepped.notified().await;
             // Partitions that open together ask together.
             tokio::task::yield_now().await;
-            let steps = std::mem::take(&mut *self.shared.steps.lock().unwrap_or_else(PoisonError::into_inner));
+            let steps =
+                std::mem::take(&mut *self.shared.steps.lock().unwrap_or_else(PoisonError::into_inner));
             if steps.is_empty() {
                 continue;
             }
+            tracing::debug!(?steps, "asking that other copies count");
             let records = ask(steps.into_values().collect(), STEPS_WITHIN).await;
+            tracing::debug!(?records, "which copies count");
             let now = self.now();
             for (partition, record) in records {
                 let Some(cell) = self.cell(partition) else { continue };

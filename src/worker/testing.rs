@@ -1,8 +1,8 @@
 //! One worker alone, driven as the runtime drives it.
 
 use bytes::Bytes;
-use tumen_actors::codec;
 use futures_util::future::BoxFuture;
+use tumen_actors::codec;
 use tumen_actors::partitions::machine::Durable;
 use tumen_actors::partitions::{Begin, Host, Hosted, Journal, Place};
 use tumen_core::partitions::entry::{Changes, KindIndex};

@@ -107,16 +107,18 @@ impl Cell {
 
     fn show(&self, inner: &Inner) {
         let standing = match &inner.role {
-            Role::Primary(lead) => {
-                Standing { fence: Some(*lead.law.fence()), phase: Some(lead.law.phase()) }
-            }
+            Role::Primary(lead) => Standing { fence: Some(*lead.law.fence()), phase: Some(lead.law.phase()) },
             Role::Copy(_) | Role::Changing => Standing::default(),
         };
         self.standing.send_if_modified(|shown| std::mem::replace(shown, standing) != standing);
     }
 
     /// Runs something under the lock, and whatever follows from it.
-    fn with<T>(&self, out: &mut Out, act: impl FnOnce(&mut Inner, &mut Vec<Effect<Bytes>>, &mut Out) -> T) -> T {
+    fn with<T>(
+        &self,
+        out: &mut Out,
+        act: impl FnOnce(&mut Inner, &mut Vec<Effect<Bytes>>, &mut Out) -> T,
+    ) -> T {
         let mut inner = self.lock();
         let mut effects = Vec::new();
         let result = act(&mut inner, &mut effects, out);
@@ -175,7 +177,11 @@ impl Cell {
         self.with(out, |inner, effects, _| {
             let state = State::restore(inner.makers.clone(), bytes)?;
             if state.applied() != header.position {
-                return Err(Broken::Snapshot(format!("it is of {}, not {}", state.applied(), header.position)));
+                return Err(Broken::Snapshot(format!(
+                    "it is of {}, not {}",
+                    state.applied(),
+                    header.position
+                )));
             }
             let (installed, answer) = match &mut inner.role {
                 Role::Copy(copy) => {
@@ -224,14 +230,15 @@ impl Cell {
         });
     }
 
-    /// Some time has passed.
-    pub(super) fn handle_wake(&self, now: Moment, out: &mut Out) {
+    /// Some time has passed. `greets` tells whether every other copy is to hear from the primary, so that it knows how old
+    /// what it has is, and the primary whether it is still the same copy.
+    pub(super) fn handle_wake(&self, now: Moment, greets: bool, out: &mut Out) {
         self.with(out, |inner, effects, _| {
             if let Role::Primary(lead) = &mut inner.role {
                 effects.extend(lead.law.handle_wake(now));
                 let nodes: Vec<NodeName> = lead.law.progress().map(|(node, _)| node.clone()).collect();
                 for node in nodes {
-                    let mark = lead.law.take_mark(now, &node, false);
+                    let mark = lead.law.take_mark(now, &node, greets);
                     effects.extend(mark.map(|request| Effect::Send { to: node, request }));
                 }
             }
@@ -364,7 +371,13 @@ impl Cell {
     }
 
     /// Logs what a worker did outside of any request, or a step of one. Says up to where the log has to hold for it.
-    pub(super) fn log(&self, now: Moment, fence: &Fence, entry: &Entry, out: &mut Out) -> Result<Position, Failure> {
+    pub(super) fn log(
+        &self,
+        now: Moment,
+        fence: &Fence,
+        entry: &Entry,
+        out: &mut Out,
+    ) -> Result<Position, Failure> {
         self.with(out, |inner, effects, _| {
             let lead = inner.serving_mut(fence)?;
             let position = lead.append(fence, entry)?;
@@ -420,7 +433,9 @@ impl Cell {
         self.with(out, |inner, effects, _| {
             let Role::Primary(lead) = &mut inner.role else { return };
             let fence = *lead.law.fence();
-            let Some(sessions) = lead.sessions.as_ref().filter(|_| lead.law.may_serve(&fence)) else { return };
+            let Some(sessions) = lead.sessions.as_ref().filter(|_| lead.law.may_serve(&fence)) else {
+                return;
+            };
             if let Some(expiry) = lead.desk.plan_expiry(now, sessions)
                 && lead.append(&fence, &Entry::Expire(expiry)).is_ok()
             {
@@ -628,7 +643,10 @@ impl Inner {
                 }
                 Role::Primary(_) | Role::Changing => {
                     let effects = self.save_snapshot();
-                    debug_assert!(effects.iter().all(|effect| matches!(effect, Effect::Send { .. })), "{effects:?}");
+                    debug_assert!(
+                        effects.iter().all(|effect| matches!(effect, Effect::Send { .. })),
+                        "{effects:?}"
+                    );
                 }
             }
         }

@@ -22,7 +22,10 @@ pub(super) struct HeldReplies(VecDeque<Held>);
 
 impl HeldReplies {
     pub(super) fn push(&mut self, held: Held) {
-        debug_assert!(self.0.back().is_none_or(|last| last.rests_on <= held.rests_on), "replies come in order");
+        debug_assert!(
+            self.0.back().is_none_or(|last| last.rests_on <= held.rests_on),
+            "replies come in order"
+        );
         self.0.push_back(held);
     }
 

@@ -16,7 +16,7 @@ use tumen_core::partitions::session::Sessions;
 
 use crate::codec;
 use crate::partitions::host::{Begin, Kinds};
-use crate::partitions::machine::{MakeMachine, Machine};
+use crate::partitions::machine::{Machine, MakeMachine};
 
 /// The replicated kinds of a node, sorted by name: the same list on every node of a group.
 #[derive(Clone, Default)]
@@ -95,7 +95,8 @@ impl State {
             let entry = Entry::decode(data.clone()).map_err(|why| broken(why.to_string()))?;
             for change in entry.changes() {
                 let machine = self.machines.get_mut(usize::from(change.kind.0));
-                let machine = machine.ok_or_else(|| broken("it is of a kind that is not hosted here".into()))?;
+                let machine =
+                    machine.ok_or_else(|| broken("it is of a kind that is not hosted here".into()))?;
                 machine.apply(&change.bytes).map_err(broken)?;
             }
             self.sessions.apply(position, &entry);
@@ -113,7 +114,9 @@ impl State {
     pub(super) fn query(&self, message: MessageId, body: Bytes) -> Reply {
         match self.makers.kind_of(message) {
             Some(kind) => self.machines[kind].query(message, body),
-            None => Err(Failure::Rejected(format!("no replicated worker handles messages of type {message}"))),
+            None => {
+                Err(Failure::Rejected(format!("no replicated worker handles messages of type {message}")))
+            }
         }
     }
 
