@@ -10,11 +10,13 @@
 //! identity    by what a request is known again
 //! entry       what one entry of a partition's log holds
 //! session     each request takes effect once, however often it is sent
+//! ledger      every request accepted ends in exactly one way
 //! ```
 
 pub mod entry;
 pub mod fence;
 pub mod identity;
+pub mod ledger;
 pub mod reconcile;
 pub mod record;
 pub mod replication;
