@@ -3,7 +3,7 @@
 //! ```text
 //! somebody serves  ─▶ one_primary        one boot for each partition and epoch; at one moment, one boot for each partition
 //! a plan is known  ─▶ version_monotone   no plan follows a newer one, no two have one version
-//!                  ─▶ epoch_monotone     no partition goes back to an older epoch
+//!                  ─▶ epoch_monotone     no partition goes back to an older epoch, or an older revision of one
 //! copies are known ─▶ copies_distinct    no node has two of one partition
 //!                  ─▶ copies_as_wanted   as many as wanted, or as many as there are nodes for them
 //!                  ─▶ zones_apart        in as many zones as there can be
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::cluster::member::{Member, Status, Zone};
 use crate::cluster::snapshot::Snapshot;
-use crate::ids::{Epoch, Generation, NodeBoot, NodeName, PartitionId, Version};
+use crate::ids::{Epoch, Generation, NodeBoot, NodeName, PartitionId, Revision, Version};
 use crate::partitions::fence::Fence;
 use crate::partitions::ledger::Counts;
 use crate::time::Moment;
@@ -40,7 +40,7 @@ pub enum Invariant {
     OnePrimary,
     /// Nobody acts on a plan after a newer one, and a version has one plan.
     VersionMonotone,
-    /// A partition's epoch never falls.
+    /// A partition's epoch never falls, nor its revision within one.
     EpochMonotone,
     /// A partition's copies are on different nodes.
     CopiesDistinct,
@@ -163,11 +163,14 @@ struct Served {
     intervals: VecDeque<(NodeBoot, Interval)>,
 }
 
+/// Where a plan stands in the order of all: its generation, version, and how often steps were taken.
+type Order = (Generation, Version, u64);
+
 /// What one node was seen to act on.
 #[derive(Clone, Debug, Default)]
 struct Acted {
-    plan: (Generation, Version),
-    epochs: BTreeMap<PartitionId, Epoch>,
+    plan: Order,
+    epochs: BTreeMap<PartitionId, (Epoch, Revision)>,
 }
 
 /// What was seen so far, and what was wrong with it.
@@ -178,7 +181,7 @@ pub struct Invariants {
     served: BTreeMap<PartitionId, Served>,
     acted: BTreeMap<NodeName, Acted>,
     /// The hashes of the newest plans.
-    hashes: BTreeMap<(Generation, Version), u64>,
+    hashes: BTreeMap<Order, u64>,
 }
 
 impl Invariants {
@@ -197,7 +200,8 @@ impl Invariants {
         self.note(Invariant::OnePrimary, wrong);
     }
 
-    /// `node` acts on a plan from now on. `at_rest`: no copy of it is on its way or waited for.
+    /// `node` acts on a plan from now on. `at_rest`: no copy of it is on its way or waited for. Where workers have
+    /// state, only the copies that count are looked at.
     pub fn handle_plan(&mut self, node: &NodeName, plan: &Snapshot, at_rest: bool) {
         self.look_at_version(node, plan);
         self.look_at_epochs(node, plan);
@@ -208,8 +212,9 @@ impl Invariants {
             let (wanted, by_zone) = (group.spec.replication, group.spec.strategy == "balanced");
             for (index, assignment) in (0..).zip(&group.assignments) {
                 let partition = PartitionId { group: group.id, index };
-                let found = assignment.copies.iter().map(|at| Place::of(&plan.members[*at as usize]));
-                let found: Vec<_> = found.collect();
+                let counts = |place: &Place<'_>| !group.spec.replicated || assignment.is_in_sync(place.node);
+                let copies = assignment.copies.iter().map(|at| Place::of(&plan.members[*at as usize]));
+                let found: Vec<_> = copies.filter(counts).collect();
                 self.handle_copies(&Copies {
                     partition,
                     found: &found,
@@ -289,18 +294,18 @@ impl Invariants {
     }
 
     fn look_at_version(&mut self, node: &NodeName, plan: &Snapshot) {
-        let number = (plan.generation, plan.version);
+        let order = (plan.generation, plan.version, plan.steps);
         let acted = self.acted.entry(node.clone()).or_default();
-        let former = std::mem::replace(&mut acted.plan, number);
-        let hash = *self.hashes.entry(number).or_insert(plan.hash);
+        let former = std::mem::replace(&mut acted.plan, order);
+        let hash = *self.hashes.entry(order).or_insert(plan.hash);
         while self.hashes.len() > REMEMBERED {
             self.hashes.pop_first();
         }
-        let (generation, version) = number;
-        let wrong = if number < former {
-            Some(format!("{node} acts on plan {generation}.{version} after {}.{}", former.0, former.1))
+        let show = |(generation, version, steps): Order| format!("plan {generation}.{version} step {steps}");
+        let wrong = if order < former {
+            Some(format!("{node} acts on {} after {}", show(order), show(former)))
         } else if hash != plan.hash {
-            Some(format!("plan {generation}.{version} is {hash:016x}, and {:016x} for {node}", plan.hash))
+            Some(format!("{} is {hash:016x}, and {:016x} for {node}", show(order), plan.hash))
         } else {
             None
         };
@@ -311,11 +316,14 @@ impl Invariants {
         let acted = self.acted.entry(node.clone()).or_default();
         let mut wrong = Vec::new();
         for (partition, assignment) in plan.partitions() {
-            let former = acted.epochs.insert(partition, assignment.epoch).unwrap_or_default();
-            wrong
-                .push((assignment.epoch < former).then(|| {
-                    format!("{partition} has epoch {} after {former} for {node}", assignment.epoch)
-                }));
+            let (epoch, revision) = (assignment.epoch, assignment.revision);
+            let former = acted.epochs.insert(partition, (epoch, revision)).unwrap_or_default();
+            wrong.push(((epoch, revision) < former).then(|| {
+                let (old_epoch, old_revision) = former;
+                format!(
+                    "{partition} has epoch {epoch}.{revision} after {old_epoch}.{old_revision} for {node}"
+                )
+            }));
         }
         wrong.into_iter().for_each(|wrong| self.note(Invariant::EpochMonotone, wrong));
     }

@@ -101,6 +101,7 @@ fn plan(version: u64, epochs: &[u64], copies: &[u32]) -> Snapshot {
         strategy: "balanced".into(),
         mode: Mode::Sync,
         partitioner: Partitioner::Hash,
+        replicated: false,
     };
     let assignments = epochs.iter().map(assignment).collect();
     Snapshot {
@@ -108,6 +109,7 @@ fn plan(version: u64, epochs: &[u64], copies: &[u32]) -> Snapshot {
         name: ClusterName::new("test").unwrap(),
         generation: Generation::ZERO,
         version: Version(version),
+        steps: version * 10,
         term: Term(1),
         leader: name("a"),
         members: vec![member("a"), member("b")],
