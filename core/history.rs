@@ -18,9 +18,9 @@
 //! let at = Moment::from_millis;
 //! let mut history = History::new();
 //! let write = history.call("key", at(1), Call::Write(7));
-//! history.answer(write, at(3), Answer::Done)?;
+//! history.answer(&write, at(3), Answer::Done)?;
 //! let read = history.call("key", at(5), Call::Read);
-//! history.answer(read, at(6), Answer::Value(None))?;
+//! history.answer(&read, at(6), Answer::Value(None))?;
 //! assert!(history.check(1_000_000).is_err(), "an acknowledged write was not there");
 //! # Ok::<(), tumen_core::history::NoSuchAnswer>(())
 //! ```
@@ -178,7 +178,7 @@ impl<K: Ord + Clone, V: Ord + Clone> History<K, V> {
     }
 
     /// The caller was told.
-    pub fn answer(&mut self, id: CallId<K>, at: Moment, answer: Answer<V>) -> Result<(), NoSuchAnswer> {
+    pub fn answer(&mut self, id: &CallId<K>, at: Moment, answer: Answer<V>) -> Result<(), NoSuchAnswer> {
         let slot = self.keys.get_mut(&id.key).and_then(|operations| operations.get_mut(id.at));
         let operation = slot.and_then(Option::as_mut).ok_or(NoSuchAnswer)?;
         *operation = operation.clone().answered(at, answer)?;

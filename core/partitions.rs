@@ -10,11 +10,17 @@
 //! identity    by what a request is known again
 //! entry       what one entry of a partition's log holds
 //! session     each request takes effect once, however often it is sent
+//! handover    how many partitions are copied at once, and how fast
+//! ledger      every request accepted ends in exactly one way
+//! invariants  the promises that must hold at every moment, looked at all the time
 //! ```
 
 pub mod entry;
 pub mod fence;
+pub mod handover;
 pub mod identity;
+pub mod invariants;
+pub mod ledger;
 pub mod reconcile;
 pub mod record;
 pub mod replication;

@@ -27,7 +27,7 @@ use crate::time::Moment;
 pub enum Finding<V> {
     /// No order explains them.
     Contradiction {
-        /// How many could be placed before none fitted any more.
+        /// How many could be placed, at most, before none fitted any more.
         placed: usize,
         /// The operations of which one had to come next, and none could; or that still had to see a value that nothing
         /// could bring back.
@@ -55,12 +55,12 @@ impl<V: fmt::Debug> fmt::Display for Finding<V> {
 /// Whether one order explains operations on a key whose value was `initial`. How much work it was, in partial orders
 /// looked at; at most `effort_max`.
 pub fn explain<V: Ord + Clone>(
-    initial: Option<V>,
+    initial: Option<&V>,
     operations: &[Operation<V>],
     effort_max: u64,
 ) -> Result<u64, Finding<V>> {
     let values = Values::of(operations);
-    let mut search = Search::new(values.number(initial.as_ref()), &values, operations);
+    let mut search = Search::new(values.number(initial), &values, operations);
     match search.run(effort_max) {
         Outcome::Explained { effort } => Ok(effort),
         Outcome::TooHard { effort } => Err(Finding::TooHard { effort }),
@@ -189,9 +189,10 @@ struct Search {
     /// All before it are placed.
     front: usize,
     state: State,
-    /// Stands for the set of those that are placed or used.
+    /// Stands for the set of those that are placed.
     key: u128,
-    tried: BTreeSet<u128>,
+    /// For each set of the answered that were placed and state after it: the sets of the unanswered that were used.
+    tried: BTreeMap<u128, Vec<Box<[usize]>>>,
     /// For each state, how many of the answered that are not placed need just that one.
     needers: Vec<usize>,
     /// For each state, how many operations could still bring it about.
@@ -247,7 +248,7 @@ impl Search {
             front: 0,
             state: initial,
             key: 0,
-            tried: BTreeSet::new(),
+            tried: BTreeMap::new(),
             needers,
             sources,
         }
@@ -265,7 +266,7 @@ impl Search {
             if self.placed.len() == self.known.len() {
                 return Outcome::Explained { effort };
             }
-            if self.tried.insert(self.key ^ mix(u64::from(self.state) | 1 << 63)) {
+            if self.is_new() {
                 if effort == effort_max {
                     return Outcome::TooHard { effort };
                 }
@@ -290,6 +291,19 @@ impl Search {
                 }
             }
         }
+    }
+
+    /// Whether nothing like this was tried: the same placed, the same state, and no more of the unanswered used up. What
+    /// failed with some of them left fails with fewer left.
+    fn is_new(&mut self) -> bool {
+        let tried = self.tried.entry(self.key ^ mix(u64::from(self.state) | 1 << 63)).or_default();
+        let mut used: Box<[usize]> = self.used.as_slice().into();
+        used.sort_unstable();
+        if tried.iter().any(|less| is_subset(less, &used)) {
+            return false;
+        }
+        tried.push(used);
+        true
     }
 
     /// Keeps the longest of the partial orders after which nothing fits.
@@ -320,7 +334,6 @@ impl Search {
                 self.is_used[*at] = true;
                 self.used.push(*at);
                 self.sources[self.unknown[*at].sets as usize] -= 1;
-                self.key ^= mix((*at as u64) << 1 | 1);
             }
             return match self.place(choice.known) {
                 Some(starved) => Tried::Starved(starved),
@@ -353,7 +366,7 @@ impl Search {
         let Known { needs, sets, .. } = self.known[at];
         self.is_placed[at] = true;
         self.placed.push(at);
-        self.key ^= mix((at as u64) << 1);
+        self.key ^= mix(at as u64);
         while self.is_placed.get(self.front) == Some(&true) {
             self.front += 1;
         }
@@ -457,6 +470,12 @@ impl Search {
             chain.pop();
         }
     }
+}
+
+/// Whether all of the sorted `part` are in the sorted `whole`.
+fn is_subset(part: &[usize], whole: &[usize]) -> bool {
+    let mut rest = whole.iter();
+    part.len() <= whole.len() && part.iter().all(|one| rest.any(|other| other == one))
 }
 
 /// 128 bits that look random (SplitMix64, twice): the same everywhere and for ever.
