@@ -25,6 +25,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tumen_core::cluster::control::Step;
+use tumen_core::cluster::member::Status;
 use tumen_core::cluster::snapshot::{Assignment, Snapshot};
 use tumen_core::ids::{Epoch, NodeName, PartitionId};
 use tumen_core::partitions::fence::Fence;
@@ -206,7 +207,8 @@ impl Replication {
     pub fn handle_left(&self) {
         let cells = std::mem::take(&mut *self.shared.cells.write().unwrap_or_else(PoisonError::into_inner));
         for cell in cells.into_values() {
-            if let Some(fence) = cell.standing().borrow().fence {
+            let fence = cell.standing().borrow().fence;
+            if let Some(fence) = fence {
                 cell.give_up(&fence, &mut Out::default());
             }
         }
@@ -423,9 +425,9 @@ impl Replication {
             if steps.is_empty() {
                 continue;
             }
-            tracing::debug!(?steps, "asking that other copies count");
+            tracing::trace!(?steps, "asking that other copies count");
             let records = ask(steps.into_values().collect(), STEPS_WITHIN).await;
-            tracing::debug!(?records, "which copies count");
+            tracing::trace!(?records, "which copies count");
             let now = self.now();
             for (partition, record) in records {
                 let Some(cell) = self.cell(partition) else { continue };
@@ -437,11 +439,12 @@ impl Replication {
     }
 }
 
-/// Whose copies a plan wants, and which members' nodes are none of the plan's any more.
+/// Whose copies a plan wants, and which of those that count are on nodes that are lost: writes go on without them.
 fn copies_of(plan: &Snapshot, assignment: &Assignment) -> (Vec<NodeName>, Vec<NodeName>) {
     let wanted = assignment.copies.iter().map(|at| plan.members[*at as usize].name().clone()).collect();
     let gone = assignment.members.iter().map(|copy| &copy.node);
-    let gone = gone.filter(|node| plan.member(node.as_str()).is_none()).cloned().collect();
+    let there = |node: &&NodeName| plan.member(node.as_str()).is_some_and(|m| m.status != Status::Lost);
+    let gone = gone.filter(|node| !there(node)).cloned().collect();
     (wanted, gone)
 }
 

@@ -71,7 +71,7 @@ struct Inner {
 }
 
 enum Role {
-    Copy(LocalCopy<Bytes>),
+    Copy(Box<LocalCopy<Bytes>>),
     Primary(Box<Lead>),
     /// In the middle of a change; never seen from outside the lock.
     Changing,
@@ -90,7 +90,7 @@ struct Lead {
 impl Cell {
     /// An empty copy, under a life that was never used.
     pub(super) fn new(partition: PartitionId, id: CopyId, config: Config, makers: Makers) -> Self {
-        let role = Role::Copy(LocalCopy::new(partition, id, Acks::WithoutDisk));
+        let role = Role::Copy(Box::new(LocalCopy::new(partition, id, Acks::WithoutDisk)));
         let state = State::new(makers.clone());
         let inner = Inner { role, state, config, makers, broken: None };
         Self { partition, inner: Mutex::new(inner), standing: watch::Sender::default() }
@@ -263,7 +263,7 @@ impl Cell {
             inner.step_down();
             inner.config.mode = mode;
             let Role::Copy(copy) = std::mem::replace(&mut inner.role, Role::Changing) else { return };
-            let (law, more) = Primary::new(now, inner.config.clone(), fence, copy, record, wanted, gone);
+            let (law, more) = Primary::new(now, inner.config.clone(), fence, *copy, record, wanted, gone);
             let (desk, held) = (Desk::new(Limits::default()), HeldReplies::default());
             inner.role = Role::Primary(Box::new(Lead { law, sessions: None, desk, held, waits: Vec::new() }));
             effects.extend(more);
@@ -337,12 +337,12 @@ impl Cell {
         changes: Changes,
         reply: Reply,
         out: &mut Out,
-    ) -> Result<(), (Delivery, Failure)> {
+    ) -> Result<(), Box<(Delivery, Failure)>> {
         self.with(out, |inner, effects, _| {
             let changed = !changes.is_empty();
             let lead = match inner.serving_mut(fence) {
                 Ok(lead) => lead,
-                Err(why) => return Err((delivery, why)),
+                Err(why) => return Err(Box::new((delivery, why))),
             };
             let identity = delivery.identity;
             let logged = match (&identity, &lead.sessions) {
@@ -355,7 +355,7 @@ impl Cell {
                     None => Entry::Changes(changes),
                 };
                 if let Err(why) = lead.append(fence, &entry) {
-                    return Err((delivery, why));
+                    return Err(Box::new((delivery, why)));
                 }
                 effects.extend(lead.law.handle_appended(now));
                 if let Some(identity) = &identity {
@@ -520,7 +520,7 @@ impl Inner {
         match std::mem::replace(&mut self.role, Role::Changing) {
             Role::Primary(mut lead) => {
                 lead.held.give_up();
-                self.role = Role::Copy(lead.law.into_copy());
+                self.role = Role::Copy(Box::new(lead.law.into_copy()));
             }
             role => self.role = role,
         }
@@ -551,7 +551,7 @@ impl Inner {
                     out.steps.push(Step { partition, epoch, revision, change });
                 }
                 Effect::Opened { opening } => {
-                    tracing::debug!(%partition, %opening, "opened");
+                    tracing::trace!(%partition, %opening, "opened");
                     self.handle_opened();
                 }
                 Effect::Renewing { lost } => {
@@ -560,9 +560,9 @@ impl Inner {
                 Effect::Discard => {
                     tracing::warn!(%partition, "this copy has what was given up; it is begun anew");
                 }
-                Effect::Released { last } => tracing::debug!(%partition, %last, "given back"),
+                Effect::Released { last } => tracing::trace!(%partition, %last, "given back"),
                 Effect::Deposed => {
-                    tracing::debug!(%partition, "a newer primary is there");
+                    tracing::trace!(%partition, "a newer primary is there");
                     self.step_down();
                 }
             }

@@ -84,7 +84,8 @@ impl Led {
         let mut out = Out::default();
         let done = self.cell.finish(self.replication.now(), &self.fence, delivery, changes, reply, &mut out);
         self.replication.perform(&self.cell, out);
-        done.map_err(|(delivery, why)| {
+        done.map_err(|refused| {
+            let (delivery, why) = *refused;
             delivery.answer(Err(why.clone()));
             why
         })
