@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::broadcast::error::TryRecvError;
 use tokio::time::MissedTickBehavior;
 use tumen_core::cluster::control::ControlState;
 use tumen_core::cluster::snapshot::Snapshot;
@@ -34,6 +35,7 @@ const LIFE_WITHIN: Duration = Duration::from_millis(500);
 /// Takes Raft's news to those who need it.
 pub(super) async fn follow_consensus(parts: Arc<Parts>, consensus: consensus::Handle) {
     let mut leadership = consensus.leadership();
+    let mut each = consensus.plans();
     let mut state = consensus.state();
     let mut known = None;
     loop {
@@ -41,6 +43,15 @@ pub(super) async fn follow_consensus(parts: Arc<Parts>, consensus: consensus::Ha
         // coordinator must know all of that before it hears that it may act.
         let news = leadership.borrow_and_update().clone();
         let control = Arc::clone(&state.borrow_and_update().state);
+        // Two plans may have been agreed on since: whoever follows them wants to hear of both.
+        loop {
+            match each.try_recv() {
+                Ok(plan) => handle_plan(&parts, &consensus, &plan),
+                // Those that were lost show in the next one's number.
+                Err(TryRecvError::Lagged(_)) => {}
+                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+            }
+        }
         handle_state(&parts, &consensus, &control);
         if known.as_ref() != Some(&news) {
             handle_leadership(&parts, &news);
@@ -59,10 +70,14 @@ pub(super) async fn follow_consensus(parts: Arc<Parts>, consensus: consensus::Ha
 fn handle_state(parts: &Parts, consensus: &consensus::Handle, control: &Arc<ControlState>) {
     parts.ports.coordinator.cast(AssignmentCoordinatorMsg::Control(Arc::clone(control)));
     if let Some(plan) = &control.snapshot {
-        let news = parts.plans.take(Arc::clone(plan));
-        if news && consensus.leadership().borrow().i_lead {
-            parts.announce(plan);
-        }
+        handle_plan(parts, consensus, plan);
+    }
+}
+
+fn handle_plan(parts: &Parts, consensus: &consensus::Handle, plan: &Arc<Snapshot>) {
+    let news = parts.plans.take(Arc::clone(plan));
+    if news && consensus.leadership().borrow().i_lead {
+        parts.announce(plan);
     }
 }
 
