@@ -132,6 +132,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         // Without a disk there is nothing to come back with.
         rejoin_grace: if has_disk { settings.rejoin_grace } else { Duration::ZERO },
         stop_begun: AtomicBool::new(false),
+        failure: OnceLock::new(),
         behind: AtomicU64::new(0),
         greeter,
     });

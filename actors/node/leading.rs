@@ -27,6 +27,10 @@ use crate::transport::Channel;
 
 /// How often a leader looks whether the right nodes vote.
 const VOTERS_EVERY: Duration = Duration::from_millis(100);
+/// How often a node looks whether it still has a seat.
+const LOOK_FOR_SEAT_EVERY: Duration = Duration::from_secs(1);
+/// After so many looks without a seat, and without a leader's word, it takes no part any more.
+const RETIRE_AFTER_LOOKS: u32 = 10;
 /// How long a change of voters may take.
 const CHANGE_WITHIN: Duration = Duration::from_secs(5);
 /// How long a node may take to say which life it has.
@@ -149,6 +153,42 @@ pub(super) async fn keep_voters(parts: Arc<Parts>, consensus: consensus::Handle)
             tokio::time::sleep(VOTERS_EVERY).await;
         }
     }
+}
+
+/// Ends openraft on a node that voted once and does not any more: nobody sends it anything, so it would miss a leader and
+/// ask for votes for ever.
+///
+/// It has lost its seat where its own log says so, and the leader too, and no leader has spoken to it for a while: one
+/// that learns in order to vote is spoken to all the time. A mistake costs a moment: what it voted stays in its store, and
+/// the first word of a leader starts it again.
+pub(super) async fn retire_when_unseated(parts: Arc<Parts>, consensus: consensus::Handle) {
+    let mut ticks = tokio::time::interval(LOOK_FOR_SEAT_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut looks, mut heard) = (0, consensus.heard());
+    loop {
+        ticks.tick().await;
+        let unseated = !has_seat(&parts, &consensus);
+        let silent = std::mem::replace(&mut heard, consensus.heard()) == heard;
+        looks = if unseated && silent { looks + 1 } else { 0 };
+        if looks < RETIRE_AFTER_LOOKS {
+            continue;
+        }
+        looks = 0;
+        let deadline = parts.clock.now() + CHANGE_WITHIN;
+        match consensus.retire(deadline).await {
+            Ok(()) => tracing::info!(life = %consensus.life(), "this node votes no more"),
+            Err(error) => tracing::debug!(%error, "not retired; tried again"),
+        }
+    }
+}
+
+/// Whether this node has a seat, or it cannot be said for sure that it has none, or it takes no part anyway.
+fn has_seat(parts: &Parts, consensus: &consensus::Handle) -> bool {
+    let metrics = consensus.metrics();
+    let metrics = metrics.borrow();
+    let (term, told) = parts.voting.borrow().clone();
+    let told_otherwise = term >= metrics.term && !told.is_empty() && !told.contains(&parts.id.node);
+    !metrics.running || metrics.voters.contains_key(&consensus.life()) || !told_otherwise
 }
 
 /// Says who votes to every node, where it has changed.

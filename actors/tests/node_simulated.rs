@@ -11,6 +11,8 @@ use nodes::{call, call_all, cluster, message, start, three_vote, until};
 use tumen_actors::node::Runtime;
 use tumen_actors::partitions::router::CallOptions;
 use tumen_actors::transport::simulated::{Weather, World};
+use tumen_core::cluster::asks::Ask;
+use tumen_core::cluster::coordinator::Departure;
 use tumen_core::partitions::request::Failure;
 
 #[tokio::test(start_paused = true)]
@@ -127,4 +129,34 @@ async fn every_plan_is_told_to_every_node_in_order() {
         assert_eq!(versions.last().copied(), nodes[at].plans().newest().map(|plan| plan.version.0));
         assert!(versions.len() > 2, "node {at}: {versions:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_lost_its_seat_takes_no_part_any_more() {
+    let world = World::new(9, Weather::default());
+    let nodes = cluster(&world, 4).await;
+    let three = |node: &Runtime| node.voting().len() == 3;
+    until("three vote", || nodes.iter().all(three)).await;
+    let leader = nodes.iter().find(|node| node.leader().as_ref() == Some(&node.id().node)).unwrap();
+    let votes = |node: &&Runtime| leader.voting().contains(&node.id().node);
+    let idle = nodes.iter().find(|node| !votes(node)).unwrap();
+    let unseated = nodes.iter().filter(votes).find(|node| node.id() != leader.id()).unwrap();
+    let how = Departure::Drain { leave: false };
+    let ask = Ask::Depart { node: unseated.id().node.clone(), how };
+    leader.ask(ask, Duration::from_secs(20)).await.unwrap();
+    until("another has its seat", || {
+        nodes.iter().all(|node| {
+            let voting = node.voting();
+            voting.contains(&idle.id().node) && !voting.contains(&unseated.id().node)
+        })
+    })
+    .await;
+    assert!(unseated.consensus().borrow().running);
+    until("it takes no part any more", || !unseated.consensus().borrow().running).await;
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!unseated.consensus().borrow().running, "nobody calls it back");
+        assert!(idle.consensus().borrow().running && nodes.iter().all(|node| node.ready().is_ok()));
+    }
+    assert_eq!(call_all(unseated).await.len(), 50);
 }

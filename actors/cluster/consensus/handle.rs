@@ -82,6 +82,11 @@ impl Handle {
         self.shared.acks.subscribe()
     }
 
+    /// When a leader's word was last accepted here; zero before the first.
+    pub fn heard(&self) -> Moment {
+        self.shared.heard()
+    }
+
     /// Figures, and who votes.
     pub fn metrics(&self) -> watch::Receiver<Metrics> {
         self.shared.metrics.subscribe()
