@@ -190,10 +190,14 @@ impl Runtime {
         &self.parts.hub
     }
 
-    /// Waits until the node's actors have ended: because it was stopped, or because one of them failed again and again.
-    /// Returns why, in the latter case.
+    /// Waits until the node's actors have ended: because it was stopped, or because one of them failed again and again, or
+    /// consensus failed. Returns why, in the latter cases.
     pub async fn ended(&self) -> Option<String> {
-        match self.parts.actors_ended().await? {
+        let ended = self.parts.actors_ended().await?;
+        if let Some(why) = self.parts.failure.get() {
+            return Some(why.clone());
+        }
+        match ended {
             Ended::Stopped { .. } => None,
             Ended::GaveUp(why) => Some(why.to_string()),
             Ended::Killed => Some("the node's supervisor was killed".to_owned()),

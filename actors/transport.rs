@@ -307,6 +307,8 @@ pub trait Port: Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<BulkSink, LaneError>>;
     /// See [`Transport::meet`].
     fn meet(&self, address: &str);
+    /// See [`Transport::unmeet`].
+    fn unmeet(&self, address: &str);
     /// See [`Transport::remember`].
     fn remember(&self, node: &NodeName, address: &str);
     /// See [`Transport::forget`].
@@ -456,6 +458,12 @@ impl Transport {
     /// [`Settings::patience`], because a node that was restarted may remember nobody.
     pub fn remember(&self, node: &NodeName, address: &str) {
         self.port.remember(node, address);
+    }
+
+    /// Nobody is to be met at `address` any more: it is dialled no more. Sessions go on, and so does what is dialled under
+    /// a node's name.
+    pub fn unmeet(&self, address: &str) {
+        self.port.unmeet(address);
     }
 
     /// Dials `node` no more. A session with it goes on.

@@ -49,6 +49,9 @@ pub enum Error {
     /// This node ended by itself. Start it again; others take over what it served.
     #[error("this node ended by itself: {0}")]
     Ended(String),
+    /// A topic does not take this. Nothing was said.
+    #[error("{0}")]
+    Topic(String),
     /// The configuration is refused, for all these reasons. Nothing was started.
     #[error(transparent)]
     Config(#[from] ConfigErrors),
@@ -159,6 +162,7 @@ impl Error {
             Self::Refused(AskError::TooFewNodes { .. }) => "too_few_nodes",
             Self::Refused(AskError::Strategy { .. }) => "strategy",
             Self::Refused(AskError::PlanTooLong { .. }) => "plan_too_long",
+            Self::Topic(_) => "topic",
             Self::Config(_) => "config",
             Self::Worker(_) | Self::Kinds(_) => "workers",
             Self::Bind { .. } => "bind",

@@ -35,11 +35,13 @@ mod partitions;
 mod settings;
 mod start;
 mod subscription;
+mod topic;
 
 pub use builder::{Builder, Knobs};
 pub use orders::{Created, Rebalanced};
 pub use partitions::{Partition, PartitionStats, Replicas};
 pub use subscription::{AssignmentsUpdated, News, Subscription};
+pub use topic::{Heard, TOPIC_NAME_LEN_MAX, Topic, TopicSubscription};
 
 /// How often readiness is looked at while it is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(20);

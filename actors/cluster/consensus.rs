@@ -225,7 +225,8 @@ impl ConsensusState {
         let log = RaftLog::new(shared.store.clone(), Arc::clone(&shared.proposals));
         let mut log = tokio::time::timeout(CLAIM_MAX, log).await?;
         log.give_up_leadership().await?;
-        let machine = RaftMachine::open(shared.store.clone(), shared.applied.clone())?;
+        let machine =
+            RaftMachine::open(shared.store.clone(), shared.applied.clone())?.telling(shared.plans.clone());
         let life = shared.store.life();
         let raft = Raft::new(life.0, shared.settings.openraft(), shared.lines(), log, machine).await?;
         let raft = Arc::new(raft);

@@ -18,8 +18,8 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,7 +33,7 @@ use tumen_core::cluster::membership::{Config, ConfigError, Effect, Membership as
 use tumen_core::ids::NodeName;
 use tumen_core::wire::stable_hash;
 
-pub use self::seeds::{Discover, SEEDS_MAX, Seeds};
+pub use self::seeds::{Discover, SEEDS_MAX, Seeds, StillAlone};
 pub use self::sessions::Sessions;
 use crate::clock::Clock;
 use crate::port::Port;
@@ -48,6 +48,8 @@ pub struct Members {
     info: Arc<NodeInfo>,
     view: Arc<watch::Sender<Arc<View>>>,
     seeds: Arc<watch::Sender<Seeds>>,
+    /// Where the transport was told that somebody is to be met.
+    meeting: Arc<Mutex<BTreeSet<String>>>,
     sessions: Sessions,
     port: Port<MembershipMsg>,
 }
@@ -61,6 +63,7 @@ impl Members {
             info,
             view: Arc::new(watch::Sender::new(view)),
             seeds: Arc::new(watch::Sender::new(seeds)),
+            meeting: Arc::default(),
             sessions: Sessions::default(),
             port: Port::default(),
         }
@@ -97,10 +100,16 @@ impl Members {
         self.port.cast(MembershipMsg::NodeDown { node: node.clone() });
     }
 
-    /// Looks for others by these seeds from now on. Nodes that are known already stay known.
+    /// Looks for others by these seeds from now on, and no more by those that are not among them. Nodes that are known already
+    /// stay known.
     pub fn set_seeds(&self, seeds: Seeds) {
         self.seeds.send_replace(seeds);
         self.port.cast(MembershipMsg::SeedsChanged);
+    }
+
+    fn lock_meeting(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        // Nothing panics while it is locked.
+        self.meeting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where this node looks for others.
@@ -229,6 +238,8 @@ pub struct MembershipState {
     waking: Option<AbortHandle>,
     looks: u64,
     looking: Option<AbortHandle>,
+    /// How often it looked since it was not alone.
+    looks_alone: u32,
     found: Vec<String>,
 }
 
@@ -254,6 +265,7 @@ impl Actor for Membership {
             waking: None,
             looks: 0,
             looking: None,
+            looks_alone: 0,
             found: Vec::new(),
         };
         self.members.view.send_replace(state.law.view().clone());
@@ -416,8 +428,12 @@ impl Membership {
             state.found = found;
         }
         self.meet_all(state);
-        let alone = self.members.sessions.up().is_empty();
-        let (myself, look, wait) = (myself.clone(), state.looks, self.members.seeds().wait(alone));
+        let seeds = self.members.seeds();
+        let alone =
+            self.members.sessions.up().is_empty() || seeds.still_alone.as_ref().is_some_and(|is| is());
+        let wait = seeds.wait(alone.then_some(state.looks_alone));
+        state.looks_alone = if alone { state.looks_alone.saturating_add(1) } else { 0 };
+        let (myself, look) = (myself.clone(), state.looks);
         let looking = tokio::spawn(async move {
             tokio::time::sleep(wait).await;
             // If the actor has ended, nobody is to be met.
@@ -430,6 +446,8 @@ impl Membership {
         let peers = self.members.sessions.up();
         let met: BTreeSet<_> = peers.iter().map(|peer| peer.info.address.as_str()).collect();
         let addresses = self.members.seeds().addresses(&state.found, &self.members.info.address);
+        let former = std::mem::replace(&mut *self.members.lock_meeting(), addresses.clone());
+        former.difference(&addresses).for_each(|address| self.transport.unmeet(address));
         // Who is dialled already is dialled on; the transport waits longer each time.
         addresses
             .iter()

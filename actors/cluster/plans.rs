@@ -8,19 +8,23 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::ids::{ClusterId, Version};
+
+/// The most plans that wait for somebody who wants each of them.
+const EACH_MAX: usize = 64;
 
 /// The newest plan. Cheap to clone; all clones show the same.
 #[derive(Clone, Debug)]
 pub struct Plans {
     newest: Arc<watch::Sender<Option<Arc<Snapshot>>>>,
+    each: broadcast::Sender<Arc<Snapshot>>,
 }
 
 impl Default for Plans {
     fn default() -> Self {
-        Self { newest: Arc::new(watch::Sender::new(None)) }
+        Self { newest: Arc::new(watch::Sender::new(None)), each: broadcast::Sender::new(EACH_MAX) }
     }
 }
 
@@ -33,6 +37,8 @@ impl Plans {
                 same && (known.generation, known.version) < (plan.generation, plan.version)
             });
             if newer {
+                // Told under the lock, so that the order is the same for all; nobody may be listening.
+                let _ = self.each.send(Arc::clone(&plan));
                 *newest = Some(plan);
             }
             newer
@@ -59,8 +65,56 @@ impl Plans {
         self.newest.borrow().as_ref().map(|plan| plan.cluster)
     }
 
+    /// Each plan from now on, in order. Who falls behind by more than 64 is told how many it lost.
+    pub fn each(&self) -> broadcast::Receiver<Arc<Snapshot>> {
+        self.each.subscribe()
+    }
+
     /// The newest plan, as it changes. Who falls behind sees the newest only.
     pub fn subscribe(&self) -> watch::Receiver<Option<Arc<Snapshot>>> {
         self.newest.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::broadcast::error::TryRecvError;
+    use tumen_core::cluster::snapshot::GroupPlan;
+    use tumen_core::ids::{ClusterName, Generation, NodeName, Term};
+    use tumen_core::time::UnixMillis;
+
+    use super::*;
+
+    fn plan(version: u64) -> Arc<Snapshot> {
+        Arc::new(Snapshot {
+            cluster: ClusterId(1),
+            name: ClusterName::new("shop").unwrap(),
+            generation: Generation::ZERO,
+            version: Version(version),
+            steps: 0,
+            term: Term(1),
+            leader: NodeName::new("node-1").unwrap(),
+            members: Vec::new(),
+            groups: Vec::<GroupPlan>::new(),
+            computed_at: UnixMillis(0),
+            hash: 0,
+        })
+    }
+
+    #[test]
+    fn whoever_wants_each_gets_each_in_order_and_is_told_what_it_lost() {
+        let plans = Plans::default();
+        let mut each = plans.each();
+        for version in [1, 2, 2, 1, 3, 5] {
+            plans.take(plan(version));
+        }
+        let told: Vec<u64> = std::iter::from_fn(|| each.try_recv().ok()).map(|plan| plan.version.0).collect();
+        assert_eq!(told, [1, 2, 3, 5], "the newer ones only, each once");
+        let lost = 7;
+        assert!((6..6 + EACH_MAX as u64 + lost).all(|version| plans.take(plan(version))));
+        assert_eq!(each.try_recv().unwrap_err(), TryRecvError::Lagged(lost));
+        assert_eq!(each.try_recv().unwrap().version, Version(6 + lost));
+        let late = plans.each();
+        assert!(late.is_empty() && plans.newest().is_some());
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::broadcast::error::RecvError;
 use tumen_core::cluster::asks::{Answer, Ask};
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::cluster::topics::{Overflow, Topic};
@@ -116,13 +117,17 @@ pub(super) async fn follow_announcements(parts: Arc<Parts>) {
 
 /// Takes each new plan to those who act on it: the router and the manager see the same one.
 pub(super) async fn follow_plans(parts: Arc<Parts>) {
-    let mut plans = parts.plans.subscribe();
+    let mut plans = parts.plans.each();
     let mut previous: Option<Arc<Snapshot>> = None;
-    while plans.changed().await.is_ok() {
-        let Some(plan) = plans.borrow_and_update().clone() else {
-            previous = None;
-            continue;
+    loop {
+        let plan = match plans.recv().await {
+            Ok(plan) => plan,
+            // Those that were lost show in the next one's number.
+            Err(RecvError::Lagged(_)) => continue,
+            Err(RecvError::Closed) => return,
         };
+        // This node may have left the cluster that the former one was of.
+        previous = previous.filter(|previous| previous.cluster == plan.cluster);
         tracing::info!(version = %plan.version, leader = %plan.leader, members = plan.members.len(), "a plan is in force");
         parts.ports.router.cast(RouterMsg::Plan(Arc::clone(&plan)));
         parts.ports.manager.cast(PartitionManagerMsg::Plan(Arc::clone(&plan)));

@@ -86,7 +86,13 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
     let connecting = (settings.connect)(Arc::new(move || greet.greeting()));
     let transport = connecting.await.map_err(StartError::Transport)?;
     let council = Council::start(&settings.consensus, store, &transport, clock).await?;
-    let seeds = Seeds { discover: settings.discover, ..Seeds::fixed(settings.seeds) };
+    // Nodes that wait for the same founder may find each other first, and must go on looking for it.
+    let known = plans.clone();
+    let seeds = Seeds {
+        discover: settings.discover,
+        still_alone: Some(Arc::new(move || known.newest().is_none())),
+        ..Seeds::fixed(settings.seeds)
+    };
     let members = Members::new(info.clone(), &clock, seeds);
     let hub = Hub::new(topics::Config::default(), id.clone(), transport.clone(), clock);
     let ports = Ports::default();
@@ -132,6 +138,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         // Without a disk there is nothing to come back with.
         rejoin_grace: if has_disk { settings.rejoin_grace } else { Duration::ZERO },
         stop_begun: AtomicBool::new(false),
+        failure: OnceLock::new(),
         behind: AtomicU64::new(0),
         greeter,
     });

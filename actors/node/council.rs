@@ -84,10 +84,12 @@ impl Parts {
 /// Starts what waits for Raft's news; it ends with this council.
 pub(super) fn follow(parts: &Arc<Parts>) {
     let council = parts.council.load_full();
-    let works: [BoxFuture<'static, ()>; 3] = [
+    let works: [BoxFuture<'static, ()>; 5] = [
         Box::pin(leading::follow_consensus(Arc::clone(parts), council.handle.clone())),
         Box::pin(leading::follow_acks(Arc::clone(parts), council.handle.clone())),
         Box::pin(leading::keep_voters(Arc::clone(parts), council.handle.clone())),
+        Box::pin(leading::retire_when_unseated(Arc::clone(parts), council.handle.clone())),
+        Box::pin(fail_with(Arc::clone(parts), Arc::clone(&council))),
     ];
     for work in works {
         let over = council.over.clone();
@@ -97,6 +99,21 @@ pub(super) fn follow(parts: &Arc<Parts>) {
                 () = work => {}
             }
         }));
+    }
+}
+
+/// Waits for the end of a council that nobody ended, and has the node end too.
+///
+/// Consensus fails where the store failed: what it was told to keep may be lost, and nothing more is taken until the store
+/// is opened anew. A node that went on without it would hold its seat as a voter who never answers, and whoever looks at
+/// it would see a node that is well. So the process ends with its reason, and its next run reads what is truly there.
+async fn fail_with(parts: Arc<Parts>, council: Arc<Council>) {
+    if council.actor.wait(None).await.is_ok() && !council.over.is_cancelled() {
+        let failure = council.handle.metrics().borrow().failure.clone();
+        let why = failure.unwrap_or_else(|| "its actor ended".to_owned());
+        let failing = Arc::clone(&parts);
+        // A task of its own, for stopping the node ends this one.
+        tokio::spawn(async move { failing.fail(format!("consensus failed: {why}")).await });
     }
 }
 

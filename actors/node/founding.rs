@@ -105,8 +105,7 @@ async fn leave_own(parts: &Arc<Parts>) {
     parts.ports.lease_keeper.cast(LeaseKeeperMsg::Left);
     parts.ports.manager.cast(PartitionManagerMsg::Left);
     if let Err(error) = parts.renew_council().await {
-        tracing::error!(%error, "this node's own cluster could not be dropped");
-        return;
+        return parts.fail(format!("this node's own cluster could not be dropped: {error}")).await;
     }
     parts.withdraw();
     parts.forget_cluster();

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::broadcast::error::TryRecvError;
 use tokio::time::MissedTickBehavior;
 use tumen_core::cluster::control::ControlState;
 use tumen_core::cluster::snapshot::Snapshot;
@@ -26,6 +27,10 @@ use crate::transport::Channel;
 
 /// How often a leader looks whether the right nodes vote.
 const VOTERS_EVERY: Duration = Duration::from_millis(100);
+/// How often a node looks whether it still has a seat.
+const LOOK_FOR_SEAT_EVERY: Duration = Duration::from_secs(1);
+/// After so many looks without a seat, and without a leader's word, it takes no part any more.
+const RETIRE_AFTER_LOOKS: u32 = 10;
 /// How long a change of voters may take.
 const CHANGE_WITHIN: Duration = Duration::from_secs(5);
 /// How long a node may take to say which life it has.
@@ -34,6 +39,7 @@ const LIFE_WITHIN: Duration = Duration::from_millis(500);
 /// Takes Raft's news to those who need it.
 pub(super) async fn follow_consensus(parts: Arc<Parts>, consensus: consensus::Handle) {
     let mut leadership = consensus.leadership();
+    let mut each = consensus.plans();
     let mut state = consensus.state();
     let mut known = None;
     loop {
@@ -41,6 +47,15 @@ pub(super) async fn follow_consensus(parts: Arc<Parts>, consensus: consensus::Ha
         // coordinator must know all of that before it hears that it may act.
         let news = leadership.borrow_and_update().clone();
         let control = Arc::clone(&state.borrow_and_update().state);
+        // Two plans may have been agreed on since: whoever follows them wants to hear of both.
+        loop {
+            match each.try_recv() {
+                Ok(plan) => handle_plan(&parts, &consensus, &plan),
+                // Those that were lost show in the next one's number.
+                Err(TryRecvError::Lagged(_)) => {}
+                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+            }
+        }
         handle_state(&parts, &consensus, &control);
         if known.as_ref() != Some(&news) {
             handle_leadership(&parts, &news);
@@ -59,10 +74,14 @@ pub(super) async fn follow_consensus(parts: Arc<Parts>, consensus: consensus::Ha
 fn handle_state(parts: &Parts, consensus: &consensus::Handle, control: &Arc<ControlState>) {
     parts.ports.coordinator.cast(AssignmentCoordinatorMsg::Control(Arc::clone(control)));
     if let Some(plan) = &control.snapshot {
-        let news = parts.plans.take(Arc::clone(plan));
-        if news && consensus.leadership().borrow().i_lead {
-            parts.announce(plan);
-        }
+        handle_plan(parts, consensus, plan);
+    }
+}
+
+fn handle_plan(parts: &Parts, consensus: &consensus::Handle, plan: &Arc<Snapshot>) {
+    let news = parts.plans.take(Arc::clone(plan));
+    if news && consensus.leadership().borrow().i_lead {
+        parts.announce(plan);
     }
 }
 
@@ -134,6 +153,42 @@ pub(super) async fn keep_voters(parts: Arc<Parts>, consensus: consensus::Handle)
             tokio::time::sleep(VOTERS_EVERY).await;
         }
     }
+}
+
+/// Ends openraft on a node that voted once and does not any more: nobody sends it anything, so it would miss a leader and
+/// ask for votes for ever.
+///
+/// It has lost its seat where its own log says so, and the leader too, and no leader has spoken to it for a while: one
+/// that learns in order to vote is spoken to all the time. A mistake costs a moment: what it voted stays in its store, and
+/// the first word of a leader starts it again.
+pub(super) async fn retire_when_unseated(parts: Arc<Parts>, consensus: consensus::Handle) {
+    let mut ticks = tokio::time::interval(LOOK_FOR_SEAT_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut looks, mut heard) = (0, consensus.heard());
+    loop {
+        ticks.tick().await;
+        let unseated = !has_seat(&parts, &consensus);
+        let silent = std::mem::replace(&mut heard, consensus.heard()) == heard;
+        looks = if unseated && silent { looks + 1 } else { 0 };
+        if looks < RETIRE_AFTER_LOOKS {
+            continue;
+        }
+        looks = 0;
+        let deadline = parts.clock.now() + CHANGE_WITHIN;
+        match consensus.retire(deadline).await {
+            Ok(()) => tracing::info!(life = %consensus.life(), "this node votes no more"),
+            Err(error) => tracing::debug!(%error, "not retired; tried again"),
+        }
+    }
+}
+
+/// Whether this node has a seat, or it cannot be said for sure that it has none, or it takes no part anyway.
+fn has_seat(parts: &Parts, consensus: &consensus::Handle) -> bool {
+    let metrics = consensus.metrics();
+    let metrics = metrics.borrow();
+    let (term, told) = parts.voting.borrow().clone();
+    let told_otherwise = term >= metrics.term && !told.is_empty() && !told.contains(&parts.id.node);
+    !metrics.running || metrics.voters.contains_key(&consensus.life()) || !told_otherwise
 }
 
 /// Says who votes to every node, where it has changed.

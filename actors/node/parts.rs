@@ -80,6 +80,8 @@ pub(super) struct Parts {
     pub(super) stop_within: Duration,
     pub(super) rejoin_grace: Duration,
     pub(super) stop_begun: AtomicBool,
+    /// Why this node cannot go on, if it cannot.
+    pub(super) failure: OnceLock<String>,
     pub(super) consensus_settings: consensus::Settings,
     pub(super) data_dir: Option<PathBuf>,
     pub(super) crash_proof: CrashProof,
@@ -97,6 +99,16 @@ impl Parts {
     /// Whether the node is stopping, or has stopped.
     pub(super) fn is_stopping(&self) -> bool {
         self.stop_begun.load(Ordering::SeqCst)
+    }
+
+    /// This node cannot go on: its actors end, and whoever waits for its end is told why. Others take over once its lease
+    /// has run out.
+    pub(super) async fn fail(&self, why: String) {
+        tracing::error!(node = %self.id, why, "this node cannot go on, and ends");
+        // The first reason is the one that counts.
+        let _ = self.failure.set(why);
+        self.table.close_all();
+        self.stop_actors().await;
     }
 
     /// The cluster that this node belongs to, if it belongs to one.

@@ -21,11 +21,20 @@ pub(super) async fn stop(parts: &Arc<Parts>) {
         return;
     }
     tracing::info!(node = %parts.id, "stopping: handing over");
+    if parts.failure.get().is_some() {
+        // It serves nothing any more, and can ask for nothing to be agreed on.
+        return close(parts, deadline).await;
+    }
     hand_over(parts, deadline).await;
     if hand_over_leadership(parts, deadline).await {
         // The new leader does not know yet that this node is on its way.
         hand_over(parts, deadline).await;
     }
+    close(parts, deadline).await;
+}
+
+/// Ends what runs, the last that was started first.
+async fn close(parts: &Arc<Parts>, deadline: Instant) {
     tracing::debug!("stopping: closing");
     // Nothing leaves from here on, and only then does the lease go back.
     parts.table.close_all();

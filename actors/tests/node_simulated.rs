@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nodes::{call, call_all, cluster, message, start, three_vote, until};
+use tumen_actors::node::Runtime;
 use tumen_actors::partitions::router::CallOptions;
 use tumen_actors::transport::simulated::{Weather, World};
+use tumen_core::cluster::asks::Ask;
+use tumen_core::cluster::coordinator::Departure;
 use tumen_core::partitions::request::Failure;
 
 #[tokio::test(start_paused = true)]
@@ -99,4 +102,61 @@ async fn a_node_alone_yields_to_the_cluster_that_it_meets() {
     let cluster = nodes[0].plans().cluster();
     until("it joined the other", || lone.plans().cluster() == cluster && lone.ready().is_ok()).await;
     call_all(&lone).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_plan_is_told_to_every_node_in_order() {
+    let world = World::new(8, Weather::default());
+    let mut nodes = cluster(&world, 1).await;
+    let mut told: Vec<_> = vec![nodes[0].plans().each()];
+    for n in 2..=5 {
+        let node = start(&world, n, &[1], 1).await;
+        told.push(node.plans().each());
+        until("it serves", || node.ready().is_ok()).await;
+        nodes.push(node);
+    }
+    let victim = nodes.iter().position(|node| node.leader() != Some(node.id().node.clone())).unwrap();
+    world.crash(nodes[victim].id());
+    until("the crashed one is gone", || {
+        let gone = |node: &Runtime| node.plans().newest().is_some_and(|plan| plan.members.len() == 4);
+        nodes.iter().enumerate().all(|(at, node)| at == victim || gone(node))
+    })
+    .await;
+    for (at, plans) in told.iter_mut().enumerate().filter(|(at, _)| *at != victim) {
+        let versions: Vec<u64> =
+            std::iter::from_fn(|| plans.try_recv().ok()).map(|plan| plan.version.0).collect();
+        assert!(versions.windows(2).all(|pair| pair[0] + 1 == pair[1]), "node {at}: {versions:?}");
+        assert_eq!(versions.last().copied(), nodes[at].plans().newest().map(|plan| plan.version.0));
+        assert!(versions.len() > 2, "node {at}: {versions:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_lost_its_seat_takes_no_part_any_more() {
+    let world = World::new(9, Weather::default());
+    let nodes = cluster(&world, 4).await;
+    let three = |node: &Runtime| node.voting().len() == 3;
+    until("three vote", || nodes.iter().all(three)).await;
+    let leader = nodes.iter().find(|node| node.leader().as_ref() == Some(&node.id().node)).unwrap();
+    let votes = |node: &&Runtime| leader.voting().contains(&node.id().node);
+    let idle = nodes.iter().find(|node| !votes(node)).unwrap();
+    let unseated = nodes.iter().filter(votes).find(|node| node.id() != leader.id()).unwrap();
+    let how = Departure::Drain { leave: false };
+    let ask = Ask::Depart { node: unseated.id().node.clone(), how };
+    leader.ask(ask, Duration::from_secs(20)).await.unwrap();
+    until("another has its seat", || {
+        nodes.iter().all(|node| {
+            let voting = node.voting();
+            voting.contains(&idle.id().node) && !voting.contains(&unseated.id().node)
+        })
+    })
+    .await;
+    assert!(unseated.consensus().borrow().running);
+    until("it takes no part any more", || !unseated.consensus().borrow().running).await;
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!unseated.consensus().borrow().running, "nobody calls it back");
+        assert!(idle.consensus().borrow().running && nodes.iter().all(|node| node.ready().is_ok()));
+    }
+    assert_eq!(call_all(unseated).await.len(), 50);
 }

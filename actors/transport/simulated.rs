@@ -302,6 +302,10 @@ impl Port for Simulated {
         });
     }
 
+    fn unmeet(&self, address: &str) {
+        self.world.lock().nodes[self.index].dialling.handle_unmeet(address);
+    }
+
     fn forget(&self, node: &NodeName) {
         self.world.lock().nodes[self.index].dialling.handle_forget(node);
     }

@@ -151,7 +151,8 @@ impl Membership {
     /// The membership of a node that knows nobody yet; its view is the node itself.
     ///
     /// Of the same run's membership, one that is made later is the newer: `now` must not go back. It takes over the nodes that
-    /// `former`, the last view of the one before it, held for alive, until they say otherwise or stay silent.
+    /// `former`, the last view of the one before it, held for alive, until they say otherwise or stay silent; and those that an
+    /// operator took out stay out.
     ///
     /// # Errors
     /// A knob is out of range, or `info` has more than [`IDENTITY_LEN_MAX`] bytes.

@@ -1,4 +1,5 @@
 //! The leader's law among several nodes: stories, and storms of seeded trouble.
+#![allow(clippy::disallowed_methods, reason = "a test may be told by its environment how long to go on")]
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
 

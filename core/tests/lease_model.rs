@@ -4,6 +4,11 @@
 //! Each world is explored to its end, with the law as it is and with the broken rule; a storm of random walks
 //! goes further. `LEASE_MODEL_WIDER=n` allows `n` more of everything, and storms that are longer by `n` times.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a test may be told by its environment how long to go on"
+)]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test says no")]
 #![allow(unreachable_pub, reason = "a test has no readers outside; its parts say what is theirs alone")]
 

@@ -1,4 +1,5 @@
 //! Each request takes effect once: stories, and storms of crashes, retries, duplicates and reordering.
+#![allow(clippy::disallowed_methods, reason = "a test may be told by its environment how long to go on")]
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
 

@@ -74,9 +74,9 @@ fn status(error: &Error) -> StatusCode {
             Failure::Rejected(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Failure::WorkerFailed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         },
-        Error::Key { .. } | Error::Route(RouteError::Key(_) | RouteError::KeyTooLong(_)) => {
-            StatusCode::BAD_REQUEST
-        }
+        Error::Topic(_)
+        | Error::Key { .. }
+        | Error::Route(RouteError::Key(_) | RouteError::KeyTooLong(_)) => StatusCode::BAD_REQUEST,
         Error::NotFound(_) | Error::Refused(AskError::NoSuchNode(_)) => StatusCode::NOT_FOUND,
         Error::Refused(AskError::TooFewNodes { .. }) => StatusCode::CONFLICT,
         Error::Route(RouteError::NoPlan | RouteError::NoPrimary(_))

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tumen_actors::node::Runtime;
 use ureq::Agent;
 
 use crate::config::{Address, Config, Value};
@@ -12,12 +11,6 @@ use crate::http::shapes::Cluster;
 
 /// How long one interface may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
-
-/// How long to wait before they are asked again, at first; it doubles up to [`ASK_AGAIN_MAX`].
-const ASK_AGAIN: Duration = Duration::from_millis(50);
-
-/// The longest wait before they are asked again.
-const ASK_AGAIN_MAX: Duration = Duration::from_secs(2);
 
 /// The most that an answer may hold: a thousand nodes, with room.
 const ANSWER_LEN_MAX: u64 = 4 << 20;
@@ -40,24 +33,14 @@ impl Discover {
         (!others.is_empty()).then_some(Self { others, token })
     }
 
-    /// Whenever the node knows nobody, or nobody it knows has a cluster, asks until somebody tells whom there is to meet.
-    /// Runs for ever.
-    pub(super) async fn run(self, runtime: Runtime) {
-        let mut wait = ASK_AGAIN;
-        loop {
-            // Nodes that wait for the same founder may find each other first, and must go on looking for it.
-            let alone = runtime.transport().sessions().is_empty() || runtime.plans().newest().is_none();
-            if alone {
-                let asked = self.clone();
-                let asking =
-                    tokio::task::spawn_blocking(move || ask_all(&asked.others, asked.token.as_deref()));
-                let addresses = asking.await.unwrap_or_default();
-                let others = addresses.iter().filter(|address| **address != runtime.info().address);
-                others.for_each(|address| runtime.node_up(address));
-            }
-            tokio::time::sleep(wait).await;
-            wait = if alone { (wait * 2).min(ASK_AGAIN_MAX) } else { ASK_AGAIN_MAX };
-        }
+    /// Asks all of them, whenever the runtime wants to know whom there is to meet.
+    pub(super) fn into_function(self) -> tumen_actors::node::Discover {
+        Arc::new(move || {
+            let asked = self.clone();
+            let asking = tokio::task::spawn_blocking(move || ask_all(&asked.others, asked.token.as_deref()));
+            // Whoever does not answer is asked again with the next look.
+            Box::pin(async move { asking.await.unwrap_or_default() })
+        })
     }
 }
 

@@ -13,6 +13,7 @@ use tumen_core::assignment::Strategy;
 use tumen_core::cluster::snapshot::GroupSpec;
 
 use super::builder::Shared;
+use super::discover::Discover;
 use crate::config::{Config, Value};
 
 /// How often during a lease a majority is asked whether it still follows.
@@ -26,16 +27,17 @@ pub(super) struct Addresses {
     pub(super) http: Option<String>,
 }
 
-/// The runtime's settings. `replicated` tells whether a kind of worker has state on all copies; `discovers` tells whether HTTP interfaces of other nodes are known; `listener` is the cluster port, bound already.
+/// The runtime's settings. `discover` asks the HTTP interfaces of other nodes, where some are known; `listener` is the
+/// cluster port, bound already; `replicated` tells whether a kind of worker has state on all copies.
 pub(super) fn settings(
     config: &Config,
     addresses: Addresses,
-    discovers: bool,
+    discover: Option<Discover>,
     listener: TcpListener,
     strategies: Vec<Arc<dyn Strategy>>,
     replicated: bool,
 ) -> Settings {
-    let told_of_others = !config.join.is_empty() || discovers;
+    let told_of_others = !config.join.is_empty() || discover.is_some();
     let founds = !told_of_others || config.bootstrap_expect.is_some();
     Settings {
         name: config.name.clone(),
@@ -46,8 +48,7 @@ pub(super) fn settings(
         weight: config.weight,
         groups: groups(config, founds, replicated),
         seeds: config.join.iter().map(Value::show).collect(),
-        // The doors ask HTTP interfaces themselves, once the node runs.
-        discover: None,
+        discover: discover.map(Discover::into_function),
         founds,
         bootstrap_expect: config.bootstrap_expect.map_or(1, |expect| expect as usize),
         coordinator: config.coordinator(),

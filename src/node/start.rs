@@ -39,7 +39,7 @@ pub(super) async fn start(
     let kept_open = listener.try_clone().map_err(system("the cluster port cannot be kept open"))?;
     let discover = Discover::new(&config, addresses.http.as_deref());
     let replicated = kinds.iter().any(Hosted::is_replicated);
-    let settings = settings(&config, addresses, discover.is_some(), listener, strategies, replicated);
+    let settings = settings(&config, addresses, discover, listener, strategies, replicated);
     let runtime = Runtime::start(settings, kinds).await?;
     let stopping = CancellationToken::new();
     let inner = Inner {
@@ -50,10 +50,7 @@ pub(super) async fn start(
         http: OnceLock::new(),
     };
     let node = Node { inner: Arc::new(inner) };
-    tokio::spawn(stopping.clone().run_until_cancelled_owned(warn_of_numbers(node.clone(), node.subscribe())));
-    if let Some(discover) = discover {
-        tokio::spawn(stopping.run_until_cancelled_owned(discover.run(node.runtime().clone())));
-    }
+    tokio::spawn(stopping.run_until_cancelled_owned(warn_of_numbers(node.clone(), node.subscribe())));
     if let Some(listener) = http {
         let server = http::serve(&node, listener).map_err(system("the HTTP port cannot be served"))?;
         // It was not set before.

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use openraft::error::{ClientWriteError, Fatal, InitializeError, RaftError};
 use ractor::ActorRef;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{broadcast, oneshot, watch};
 use tumen_core::cluster::control::{Command, Founding, Outcome};
+use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::cluster::voters::Voters;
 use tumen_core::ids::{Life, NodeName};
 use tumen_core::time::Moment;
@@ -70,10 +71,20 @@ impl Handle {
         self.shared.applied.subscribe()
     }
 
+    /// Each plan that is put in force from now on, in order. [`Self::state`] has the newest, also for who falls behind.
+    pub fn plans(&self) -> broadcast::Receiver<Arc<Snapshot>> {
+        self.shared.plans.subscribe()
+    }
+
     /// The last moment at which a majority surely held this node for their leader; `None` while it does not lead.
     /// Renewed about every [`Settings::ack_every`], and on request by [`Self::quorum_ack`].
     pub fn acks(&self) -> watch::Receiver<Option<Ack>> {
         self.shared.acks.subscribe()
+    }
+
+    /// When a leader's word was last accepted here; zero before the first.
+    pub fn heard(&self) -> Moment {
+        self.shared.heard()
     }
 
     /// Figures, and who votes.

@@ -24,8 +24,9 @@ use openraft::{
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::sync::{OwnedMutexGuard, broadcast, watch};
 use tumen_core::cluster::control::{ControlState, Outcome};
+use tumen_core::cluster::snapshot::Snapshot as Plan;
 
 use super::status::Applied;
 use super::types::{
@@ -247,6 +248,8 @@ pub(crate) struct RaftMachine {
     last_applied: Option<LogId>,
     membership: StoredMembership,
     applied: watch::Sender<Applied>,
+    /// Each plan that is put in force, for whoever must not miss one.
+    plans: Option<broadcast::Sender<Arc<Plan>>>,
     /// Held by whoever replaces the snapshot, so that an older one never replaces a newer one.
     replacing: Arc<tokio::sync::Mutex<()>>,
 }
@@ -268,6 +271,7 @@ impl RaftMachine {
             last_applied: None,
             membership: StoredMembership::default(),
             applied,
+            plans: None,
             replacing: Arc::default(),
         };
         if let Some(kept) = kept_snapshot(&machine.store)? {
@@ -275,6 +279,11 @@ impl RaftMachine {
             machine.replace(state, &kept.meta);
         }
         Ok(machine)
+    }
+
+    /// The same, which also tells each plan that it puts in force.
+    pub(crate) fn telling(self, plans: broadcast::Sender<Arc<Plan>>) -> Self {
+        Self { plans: Some(plans), ..self }
     }
 
     fn replace(&mut self, state: ControlState, meta: &SnapshotMeta<u64, Seat>) {
@@ -315,7 +324,14 @@ impl RaftStateMachine<TypeConfig> for RaftMachine {
             if let EntryPayload::Membership(membership) = &entry.payload {
                 self.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
             }
-            outcomes.push(command_of(&entry).map_or(Outcome::Nothing, |command| self.state.apply(command)));
+            let outcome = command_of(&entry).map_or(Outcome::Nothing, |command| self.state.apply(command));
+            if matches!(outcome, Outcome::Published { .. })
+                && let (Some(plans), Some(plan)) = (&self.plans, &self.state.snapshot)
+            {
+                // Nobody may be listening.
+                let _ = plans.send(Arc::clone(plan));
+            }
+            outcomes.push(outcome);
         }
         self.publish();
         Ok(outcomes)

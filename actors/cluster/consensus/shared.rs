@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwapOption;
 use openraft::{CommittedLeaderId, ServerState};
 use ractor::ActorRef;
-use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, broadcast, oneshot, watch};
 use tumen_core::cluster::election::Electorate;
+use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::ids::{Life, NodeName, Term};
 use tumen_core::time::Moment;
 
@@ -27,6 +28,9 @@ const SERVING_MAX: usize = 64;
 /// Commands of this node that wait to be agreed on at once.
 const COMMITTING_MAX: usize = 64;
 
+/// The most plans that wait for somebody who wants each of them.
+const PLANS_MAX: usize = 64;
+
 pub(super) struct Shared {
     pub(super) settings: Settings,
     pub(super) store: Store,
@@ -38,6 +42,7 @@ pub(super) struct Shared {
     pub(super) raft: ArcSwapOption<Raft>,
     pub(super) actor: ArcSwapOption<ActorRef<ConsensusMsg>>,
     pub(super) applied: watch::Sender<Applied>,
+    pub(super) plans: broadcast::Sender<Arc<Snapshot>>,
     pub(super) leadership: watch::Sender<Leadership>,
     pub(super) acks: watch::Sender<Option<Ack>>,
     pub(super) metrics: watch::Sender<Metrics>,
@@ -66,6 +71,7 @@ impl Shared {
             raft: ArcSwapOption::empty(),
             actor: ArcSwapOption::empty(),
             applied: watch::Sender::default(),
+            plans: broadcast::Sender::new(PLANS_MAX),
             leadership: watch::Sender::default(),
             acks: watch::Sender::default(),
             metrics: watch::Sender::default(),

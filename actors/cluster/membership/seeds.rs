@@ -13,6 +13,12 @@ pub const SEEDS_MAX: usize = 1024;
 /// Finds addresses of cluster ports, as `host:port`. An empty answer changes nothing: what it said before holds.
 pub type Discover = Arc<dyn Fn() -> BoxFuture<'static, Vec<String>> + Send + Sync>;
 
+/// Says whether a node that knows others is as good as alone.
+pub type StillAlone = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// The wait after the first look of a node that is alone, and the longest.
+const ALONE_WAITS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
 /// Where a node looks for others.
 #[derive(Clone)]
 pub struct Seeds {
@@ -21,15 +27,18 @@ pub struct Seeds {
     /// Finds more, for as long as the node runs.
     pub discover: Option<Discover>,
     /// How often it is asked, and how often addresses that led to nobody in the view are tried again. Default 30 s.
-    /// While the node is alone it is asked every 2 s, if that is more often.
+    /// While the node is alone it is asked after 50 ms, then after ever longer waits, up to 2 s, if that is more often.
     pub refresh: Duration,
+    /// Whether a node that knows others is as good as alone: they may all be looking for the same founder, and must go on.
+    /// `None`: it never is.
+    pub still_alone: Option<StillAlone>,
 }
 
 impl Seeds {
     /// These addresses, and nothing else.
     pub fn fixed<A: Into<String>>(addresses: impl IntoIterator<Item = A>) -> Self {
         let fixed = addresses.into_iter().map(Into::into).collect();
-        Self { fixed, discover: None, refresh: Duration::from_secs(30) }
+        Self { fixed, discover: None, refresh: Duration::from_secs(30), still_alone: None }
     }
 
     /// Whatever `discover` finds.
@@ -49,10 +58,13 @@ impl Seeds {
         self
     }
 
-    /// How long until the next look.
-    pub(super) fn wait(&self, alone: bool) -> Duration {
-        let alone_at_most = Duration::from_secs(2);
-        let wait = if alone { self.refresh.min(alone_at_most) } else { self.refresh };
+    /// How long until the next look; `looks_alone` are the looks since the node was not alone, if it is.
+    pub(super) fn wait(&self, looks_alone: Option<u32>) -> Duration {
+        let (first, longest) = ALONE_WAITS;
+        let wait = match looks_alone {
+            Some(looks) => (first * 2_u32.pow(looks.min(16))).min(longest).min(self.refresh),
+            None => self.refresh,
+        };
         wait.max(Duration::from_millis(10))
     }
 

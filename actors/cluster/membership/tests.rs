@@ -120,6 +120,11 @@ async fn an_operator_takes_nodes_out_and_in() {
     lab.sees("a", &["a"]).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!((lab.live("a"), lab.live("b")), (vec!["a".to_owned()], vec!["a".to_owned(), "b".to_owned()]));
+    for _ in 0..2 {
+        lab.restart_actor("a").await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(lab.live("a"), ["a"], "what an operator said outlives the actor");
+    }
     lab.members("a").node_up(&name("b"), None);
     lab.agree(&["a", "b"]).await;
 }
@@ -134,6 +139,50 @@ async fn a_seed_that_is_silent_is_tried_for_ever() {
     lab.start("b", 1, Seeds::default()).await;
     lab.agree(&["a", "b"]).await;
     assert!(start.elapsed() <= Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_seed_that_was_removed_is_dialled_no_more() {
+    let mut lab = Lab::new(10);
+    lab.start("a", 1, Seeds::fixed([address("b"), address("c")])).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    lab.members("a").set_seeds(seed("c"));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    lab.start("b", 1, Seeds::default()).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!((lab.live("a"), lab.live("b")), (vec!["a".to_owned()], vec!["b".to_owned()]));
+    lab.start("c", 1, Seeds::default()).await;
+    lab.agree(&["a", "c"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_knows_others_who_look_too_goes_on_looking() {
+    let mut lab = Lab::new(11);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let discover: Discover = Arc::new(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async { vec![address("b")] })
+    });
+    let still_alone: Arc<std::sync::atomic::AtomicBool> = Arc::new(true.into());
+    let shown = Arc::clone(&still_alone);
+    let seeds = Seeds {
+        still_alone: Some(Arc::new(move || shown.load(Ordering::Relaxed))),
+        ..Seeds::discovered(discover)
+    };
+    lab.start("b", 1, Seeds::default()).await;
+    lab.start("a", 1, seeds).await;
+    lab.agree(&["a", "b"]).await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(
+        (10..=20).contains(&asked.load(Ordering::Relaxed)),
+        "{asked:?}: quickly at first, then every 2 s"
+    );
+    still_alone.store(false, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let before = asked.load(Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert_eq!(asked.load(Ordering::Relaxed) - before, 2);
 }
 
 #[tokio::test(start_paused = true)]

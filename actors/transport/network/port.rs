@@ -136,6 +136,10 @@ impl Port for Arc<Network> {
         self.change_dialling(|dialling, now| dialling.handle_remember(now, node, address));
     }
 
+    fn unmeet(&self, address: &str) {
+        self.change_dialling(|dialling, _| dialling.handle_unmeet(address));
+    }
+
     fn forget(&self, node: &NodeName) {
         self.change_dialling(|dialling, _| dialling.handle_forget(node));
     }

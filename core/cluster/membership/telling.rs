@@ -11,7 +11,16 @@ impl Membership {
     /// Takes over what was known before this law was made. Which revival the others are in is not known any more: the
     /// lowest one stands in until they tell.
     pub(super) fn take_over(&mut self, now: Moment, former: &View) {
-        let others = former.alive().filter(|seen| seen.name() != self.name());
+        // What an operator said holds on: the law before this one knew these nodes, and so must this one.
+        let told_down = |seen: &&Seen| seen.source == Source::Operator;
+        self.told_down = former
+            .nodes
+            .iter()
+            .filter(told_down)
+            .map(|seen| (seen.name().clone(), seen.info.boot()))
+            .collect();
+        let others = former.nodes.iter().filter(|seen| seen.state.is_alive() || told_down(seen));
+        let others = others.filter(|seen| seen.name() != self.name());
         let members = others.map(|seen| Member::alive(Identity::new(seen.info.clone(), 0))).collect();
         let mut view = (*self.view).clone();
         view.number = former.number;
@@ -203,6 +212,7 @@ impl Membership {
         if let Some(known) = self.known.get_mut(&name)
             && known.state.is_alive()
             && !known.dialled
+            && !self.told_down.contains_key(&name)
         {
             known.dialled = true;
             let address = known.identity.info().address.clone();

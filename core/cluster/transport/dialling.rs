@@ -83,6 +83,11 @@ impl Dialling {
         self.entries.entry(Target::Seed(address.to_owned())).or_insert_with(seed);
     }
 
+    /// Nobody is to be met at `address` any more. A node that was met there stays known.
+    pub fn handle_unmeet(&mut self, address: &str) {
+        self.entries.remove(&Target::Seed(address.to_owned()));
+    }
+
     /// `node` is known to be at `address`.
     pub fn handle_remember(&mut self, now: Moment, node: &NodeName, address: &str) {
         if *node == self.me {
@@ -229,6 +234,22 @@ mod tests {
         assert_eq!(law.next_due(), Some(at(330)), "whoever was met may vanish before there is a session");
         law.handle_session_up(&name("a"));
         assert_eq!(law.next_due(), None);
+    }
+
+    #[test]
+    fn a_seed_that_was_removed_is_dialled_no_more() {
+        let mut law = dialling("b");
+        law.handle_meet(at(0), "x:1");
+        law.handle_meet(at(0), "y:1");
+        let dials = law.plan_dials(at(0));
+        law.handle_unmeet("x:1");
+        law.handle_unmeet("z:1");
+        assert!(dials.iter().all(|dial| law.handle_failed(at(0), &dial.target) == 1));
+        assert_eq!(
+            addresses(&law.plan_dials(at(100_000))),
+            ["y:1"],
+            "a dial under way comes to nothing more"
+        );
     }
 
     #[test]
