@@ -16,7 +16,7 @@ impl World {
             return;
         }
         state.broken = self.read(state).or_else(|| one_log(state));
-        if state.broken.is_none() && self.survivors && !survives(state) {
+        if state.broken.is_none() && self.survivors && !state.renewed && !survives(state) {
             state.broken = Some(SURVIVES);
         }
     }
@@ -35,7 +35,7 @@ impl World {
                 }
             }
             // `async` promises nothing that outlives its primary.
-            if self.mode == Mode::Async {
+            if self.mode == Mode::Async || state.renewed {
                 continue;
             }
             // Without leases a former primary may answer, and does not know of what came after it.
@@ -73,7 +73,7 @@ fn one_log(state: &State) -> Option<&'static str> {
                 let (Some(left), Some(right)) = (one.entry(sequence), other.entry(sequence)) else {
                     continue;
                 };
-                if sequence <= mark && left != right {
+                if sequence <= mark && left != right && !state.renewed {
                     return Some(SAME_PREFIX);
                 }
                 if left.epoch == right.epoch && left != right {

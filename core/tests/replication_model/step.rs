@@ -136,6 +136,11 @@ impl World {
                 let effects = primary.handle_release_asked(now);
                 self.run(state, *at, effects);
             }
+            Action::GiveUp(at) => {
+                let Role::Primary(primary) = &mut state.nodes[*at as usize].role else { return None };
+                let effects = primary.handle_given_up();
+                self.run(state, *at, effects);
+            }
             Action::Wish => {
                 state.left.wishes -= 1;
                 state.register.wish += 1;
@@ -169,6 +174,11 @@ impl World {
                 state.left.wishes -= 1;
                 state.register.record = self.mutant.swap(&state.register, &state.nodes, (*old, *new))?;
                 state.register.version += 1;
+            }
+        }
+        for at in (0..self.nodes).filter(|at| !self.slow_disks.contains(at)) {
+            while !state.nodes[at as usize].writes.is_empty() {
+                self.written(state, at);
             }
         }
         self.judge(state);
@@ -284,7 +294,9 @@ impl World {
                     self.demote(node);
                 }
                 Effect::Deposed => self.demote(&mut state.nodes[at as usize]),
-                Effect::Opened { .. } | Effect::Renewing { .. } | Effect::Discard => {}
+                // What was not on disk anywhere may be gone: that is told, and nobody promises otherwise.
+                Effect::Renewing { .. } => state.renewed = true,
+                Effect::Opened { .. } | Effect::Discard => {}
             }
         }
         self.flush(state, at);
@@ -307,7 +319,7 @@ impl World {
                     requests.push((to, request));
                 }
                 if self.marks {
-                    requests.extend(primary.take_mark(now, &name(to), false).map(|request| (to, request)));
+                    requests.extend(primary.take_mark(now, &name(to)).map(|request| (to, request)));
                 }
             }
         }
@@ -328,7 +340,10 @@ impl World {
         let node = &mut state.nodes[at as usize];
         self.keep(node);
         if answer.after.is_some() && self.mutant != Mutant::AnswersBeforeTheDisk {
-            node.waiting.push((to, answer));
+            // The same answer twice says no more than once.
+            if !node.waiting.iter().any(|waiting| *waiting == (to, answer.clone())) {
+                node.waiting.push((to, answer));
+            }
         } else {
             self.reply(state, at, to, answer.reply, late);
         }
@@ -348,11 +363,7 @@ impl World {
 
     fn send_snapshot(&self, state: &mut State, at: u8, to: u8, header: SnapshotHeader) {
         let node = &state.nodes[at as usize];
-        assert_eq!(
-            header.position,
-            node.copy().snapshot(),
-            "the snapshot that is there is the one that is sent"
-        );
+        let header = SnapshotHeader { position: node.copy().snapshot(), ..header };
         let contents = node.snapshot.clone();
         assert_eq!(contents.len() as u64, header.position.sequence, "a snapshot is whole");
         state.net.insert(Message::Snapshot { to, from: at, header, contents });

@@ -61,6 +61,20 @@ pub struct Budget {
     pub late: u8,
 }
 
+pub const NONE: Budget = Budget {
+    appends: 0,
+    promotions: 0,
+    crashes: 0,
+    lapses: 0,
+    releases: 0,
+    wishes: 0,
+    gone: 0,
+    snapshots: 0,
+    wakes: 0,
+    changes: 0,
+    late: 0,
+};
+
 /// The bounds of the world, and the rule that is broken in it, if one is.
 #[derive(Clone, Debug)]
 pub struct World {
@@ -78,11 +92,29 @@ pub struct World {
     pub mortals: Vec<u8>,
     /// Whether leases can be trusted. If not, reads can be old, and yet nothing that was acknowledged may be lost.
     pub leases: bool,
+    /// Whose disks take their time. The others' writes are done at once.
+    pub slow_disks: Vec<u8>,
+    /// Whether the first epoch is open already.
+    pub begun: bool,
+    /// What has happened before the adversary begins. Of the messages until then only those are delivered that it says.
+    pub prelude: Vec<Prelude>,
     /// Whether the mark is told when nothing else is.
     pub marks: bool,
     /// Whether any S members that are left are looked at after every step.
     pub survivors: bool,
     pub mutant: Mutant,
+}
+
+/// A step of what has happened before.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Prelude {
+    Do(Action),
+    /// All that is under way to this node, and what that brings about there.
+    DeliverTo(u8),
+    /// All that is under way anywhere, until nothing is new.
+    Settle,
+    /// What is under way is lost.
+    Forget,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -145,6 +177,8 @@ pub struct State {
     pub served: BTreeMap<Epoch, (u8, u8)>,
     pub next_value: u16,
     pub left: Budget,
+    /// A partition whose members all lost what was not on disk was opened with the rest.
+    pub renewed: bool,
     pub broken: Option<&'static str>,
 }
 
@@ -168,6 +202,8 @@ pub enum Action {
     Promote(u8),
     /// The leader wants the epoch back.
     Release(u8),
+    /// A release that waits for others too long is given all the same.
+    GiveUp(u8),
     Wish,
     Gone(u8),
     SaveSnapshot(u8),
@@ -249,6 +285,7 @@ impl World {
             tail_entries_max: 2,
             keep_entries: 0,
             retry_every: std::time::Duration::from_nanos(1),
+            tell_every: std::time::Duration::from_nanos(1),
             ..Config::default()
         }
     }
@@ -288,28 +325,58 @@ impl World {
             served: BTreeMap::new(),
             next_value: 1,
             left: Budget::default(),
+            renewed: false,
             broken: None,
         };
+        let plenty = u8::MAX;
+        state.left = Budget { appends: plenty, promotions: plenty, crashes: plenty, lapses: plenty, ..NONE };
+        state.left = Budget { wishes: plenty, changes: plenty, gone: plenty, ..state.left };
         self.step(&mut state, &Action::Learn(0));
-        // All is delivered until nothing is new; then the world forgets it.
+        if self.begun {
+            self.settle(&mut state);
+        }
+        for prelude in &self.prelude {
+            match prelude {
+                Prelude::Do(action) => {
+                    self.step(&mut state, action).expect("what has happened could happen");
+                }
+                Prelude::DeliverTo(at) => {
+                    for message in state.net.clone() {
+                        if matches!(message, Message::Request { to, .. } if to == *at) {
+                            self.step(&mut state, &Action::Deliver(message));
+                        }
+                    }
+                }
+                Prelude::Settle => self.settle(&mut state),
+                Prelude::Forget => state.net.clear(),
+            }
+        }
+        assert_eq!(state.broken, None, "nothing was broken before");
+        state.left = self.budget;
+        state
+    }
+
+    /// All is delivered until nothing is new; then the world forgets it.
+    pub fn settle(&self, state: &mut State) {
         loop {
             let before = state.clone();
             for message in before.net.clone() {
-                self.step(&mut state, &Action::Deliver(message));
+                self.step(state, &Action::Deliver(message));
             }
             for at in 0..self.nodes {
                 while !state.nodes[at as usize].writes.is_empty() {
-                    self.step(&mut state, &Action::Written(at));
+                    self.step(state, &Action::Written(at));
                 }
             }
-            self.step(&mut state, &Action::Learn(0));
-            if before == state {
+            let primary = state.register.primary.0;
+            if state.nodes[primary as usize].known < state.register.version {
+                self.step(state, &Action::Learn(primary));
+            }
+            if before == *state {
                 break;
             }
         }
         state.net.clear();
-        state.left = self.budget;
-        state
     }
 }
 
