@@ -51,8 +51,9 @@ pub enum Change {
     Swap(CopyId, CopyId),
     /// This copy leaves in good order: one less is wanted from now on.
     Retire(CopyId),
-    /// All members, each with the life that it has now. Asked for where the lives that counted are gone, and every last
-    /// member has reported what its disk kept of them: what was acknowledged after the last fsync may be missing.
+    /// All members, each with the life that it has now. Asked for where several were lost at once while their primary
+    /// lives, and has given them all; or where fewer than S of the lives that counted are left, and every last member has
+    /// reported what its disk kept of them: what was acknowledged and not yet on disk may be missing then.
     Renew(Vec<CopyId>),
 }
 

@@ -49,6 +49,9 @@ pub struct Config {
     pub tail_bytes_max: usize,
     /// How long an answer is waited for before the question is sent again. Default 100 ms.
     pub retry_every: Duration,
+    /// How often a copy to which nothing else goes is told the mark: how old a read there may be taken for, and how soon a
+    /// copy that begins anew on an idle partition is noticed. Default 500 ms.
+    pub tell_every: Duration,
     /// How many entries before its newest snapshot a copy keeps, so that others catch up by tail. Default 4,096.
     pub keep_entries: u64,
     /// After how many entries since the last one a snapshot is wanted. Default 65,536.
@@ -65,6 +68,7 @@ impl Default for Config {
             tail_entries_max: 1024,
             tail_bytes_max: 256 << 10,
             retry_every: Duration::from_millis(100),
+            tell_every: Duration::from_millis(500),
             keep_entries: 4096,
             snapshot_every_entries: 65_536,
         }

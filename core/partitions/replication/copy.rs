@@ -203,7 +203,7 @@ impl<E: Payload> LocalCopy<E> {
                 self.learn_mark(now, mark);
                 self.answer_acked()
             }
-            Request::Fetch { asker, last, mark, .. } => self.answer_fetch(config, asker, last, mark),
+            Request::Fetch { asker, last, shared, .. } => self.answer_fetch(config, asker, last, shared),
         }
     }
 
@@ -390,9 +390,9 @@ impl<E: Payload> LocalCopy<E> {
         Answer { after: None, reply: Reply::Refused { fence, by: self.id.clone(), sealed } }
     }
 
-    fn answer_fetch(&self, config: &Config, asker: Life, last: Position, mark: Position) -> Answer<E> {
+    fn answer_fetch(&self, config: &Config, asker: Life, last: Position, shared: Position) -> Answer<E> {
         let (fence, by) = (self.sealed, self.id.clone());
-        let prev = [last, mark, Position::ZERO].into_iter().find(|prev| self.log.holds(*prev));
+        let prev = [last, shared, Position::ZERO].into_iter().find(|prev| self.log.holds(*prev));
         let reply = match prev {
             Some(prev) => {
                 let (entries_max, bytes_max) = (config.tail_entries_max, config.tail_bytes_max);
@@ -438,6 +438,11 @@ impl<E> LocalCopy<E> {
     /// The last entry that surely holds. Apply up to here; in `async`, where nothing waits, up to [`Self::matched`].
     pub fn mark_position(&self) -> Position {
         self.log.position_at(self.mark).unwrap_or(self.log.start())
+    }
+
+    /// The last entry that the newest primary's log surely has too.
+    pub(super) fn shared_position(&self) -> Position {
+        self.log.position_at(self.mark.max(self.matched)).unwrap_or(self.log.start())
     }
 
     /// Up to which sequence the log is that of the newest primary. It falls when there is a newer one: what was applied

@@ -39,8 +39,10 @@ pub(super) struct Peer {
     pub(super) next: u64,
     /// The mark that it was told.
     told: u64,
-    /// When something was sent to it that it should answer.
+    /// When something was sent to it whose answer moves something here.
     pub(super) sent: Option<Moment>,
+    /// When anything was sent to it.
+    spoken: Option<Moment>,
 }
 
 impl Peer {
@@ -57,6 +59,7 @@ impl Peer {
             next: 1,
             told: 0,
             sent: None,
+            spoken: None,
         }
     }
 
@@ -109,12 +112,17 @@ impl Peer {
         let news = match self.stage {
             Stage::Greeting => false,
             Stage::Streaming => prev.sequence < self.next,
-            Stage::Snapshot(position) => prev == position,
+            Stage::Snapshot(position) => prev >= position,
         };
         if news {
             (self.stage, self.last, self.mark) = (Stage::Greeting, last, mark);
         }
         news
+    }
+
+    /// Whether nothing was said to it for so long.
+    pub(super) fn is_idle(&self, now: Moment, tell_every: Duration) -> bool {
+        self.stage == Stage::Streaming && self.spoken.is_none_or(|spoken| now.since(spoken) >= tell_every)
     }
 
     pub(super) fn is_due(&self, now: Moment, retry_every: Duration) -> bool {
@@ -145,6 +153,7 @@ impl Peer {
         if self.under_way() == 0 {
             self.sent = Some(now);
         }
+        self.spoken = Some(now);
         self.next += entries.len() as u64;
         self.told = mark;
         Some(Request::Append { fence, to, counts: record.life_on(&self.node), prev, entries, mark })

@@ -59,7 +59,7 @@ pub enum Effect<E> {
     SendSnapshot {
         /// To whom.
         to: NodeName,
-        /// What stands before it. Its position is that of the newest snapshot saved.
+        /// What stands before it. If a newer one was saved since, send that, with its position.
         header: SnapshotHeader,
     },
     /// A copy lacks what no snapshot has yet: save one now. Answered by [`Primary::handle_snapshot_saved`].
@@ -318,6 +318,7 @@ impl<E: Payload> Primary<E> {
                 self.catch_up(now, at, &mut effects);
             }
         }
+        self.tell_idle(now, &mut effects);
         self.retry_source(now, &mut effects);
         self.greet(now, &mut effects);
         self.go_on(now, &mut effects);
@@ -344,6 +345,19 @@ impl<E: Payload> Primary<E> {
         let header = SnapshotHeader { fence: self.fence, to: id.life, counts, position };
         (peer.stage, peer.sent) = (Stage::Snapshot(position), Some(now));
         effects.push(Effect::SendSnapshot { to: peer.node.clone(), header });
+    }
+
+    /// Tells the mark to those to whom nothing else goes. One that began anew in the meantime answers as another life.
+    fn tell_idle(&mut self, now: Moment, effects: &mut Vec<Effect<E>>) {
+        if self.opening == 0 {
+            return;
+        }
+        let (fence, held, tell_every) = (self.fence, self.held, self.config.tell_every);
+        for peer in self.peers.iter_mut().filter(|peer| peer.is_idle(now, tell_every)) {
+            let request = peer.append((now, fence), (&self.own.log, held), &self.record, (0, 0));
+            let to = || peer.node.clone();
+            effects.extend(request.map(|request| Effect::Send { to: to(), request }));
+        }
     }
 
     /// Everybody who counts, is to count, or is asked to.

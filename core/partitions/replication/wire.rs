@@ -45,8 +45,8 @@ pub enum Request<E> {
         asker: Life,
         /// The last entry of the asker's log.
         last: Position,
-        /// The last entry of the asker's log that surely holds.
-        mark: Position,
+        /// The last entry of it that the best log surely has too.
+        shared: Position,
     },
 }
 

@@ -25,8 +25,13 @@ impl<E: Payload> Primary<E> {
             self.decide();
         }
         let Some(pending) = &self.pending else { return };
-        let due = pending.asked.is_none_or(|asked| now.since(asked) >= self.config.retry_every);
-        if !due || self.held_by(&pending.next) < self.held.max(self.opening) {
+        // Once it was asked it may come through at any time, so it is asked until it did: even if who was to count has
+        // died since, for the next change can only follow this one.
+        let due = match pending.asked {
+            None => self.held_by(&pending.next) >= self.held.max(self.opening),
+            Some(asked) => now.since(asked) >= self.config.retry_every,
+        };
+        if !due {
             return;
         }
         let (epoch, revision, change) = (self.record.epoch, self.record.revision, pending.change.clone());
@@ -66,6 +71,13 @@ impl<E: Payload> Primary<E> {
         let mut changes = Vec::new();
         let (again, joiners): (Vec<CopyId>, Vec<CopyId>) =
             self.joiners().partition(|new| record.life_on(&new.node).is_some());
+        // Several lives are over at once: swapped one by one, W of the new members might never have the mark, although
+        // this primary has it and gave it to all of them.
+        if again.len() > 1 {
+            let now =
+                |member: &CopyId| again.iter().find(|new| new.node == member.node).unwrap_or(member).clone();
+            changes.push(Change::Renew(record.members.iter().map(now).collect()));
+        }
         // A node whose life that counts is over: its present copy takes the place.
         for new in again {
             if let Some(life) = record.life_on(&new.node) {

@@ -71,13 +71,13 @@ impl<E: Payload> Primary<E> {
         peer.append((now, fence), (&self.own.log, mark), &self.record, limits)
     }
 
-    /// The mark alone for the copy on this node: if it was told less and no entries wait to be sent to it, or if `idle`,
-    /// so that it knows how old what it has is.
-    pub fn take_mark(&mut self, now: Moment, node: &NodeName, idle: bool) -> Option<Request<E>> {
+    /// The mark alone for the copy on this node, if it was told less and no entries wait to be sent to it. Where more is
+    /// appended soon, the mark may as well ride on that.
+    pub fn take_mark(&mut self, now: Moment, node: &NodeName) -> Option<Request<E>> {
         let (end, mark) = (self.own.log.end(), self.held);
         let fence = self.streams().then_some(self.fence)?;
         let peer = self.peers.iter_mut().find(|peer| peer.node == *node)?;
-        let tells = idle || (peer.lacks_mark(mark) && peer.next > end);
+        let tells = peer.lacks_mark(mark) && peer.next > end;
         (peer.stage == Stage::Streaming && tells).then_some(())?;
         peer.append((now, fence), (&self.own.log, mark), &self.record, (0, 0))
     }
@@ -117,8 +117,11 @@ impl<E: Payload> Primary<E> {
     /// The coordinator wants the epoch back: nothing more is appended, and once all that was surely holds,
     /// [`Effect::Released`] follows. What was never open has nothing to wait for.
     pub fn handle_release_asked(&mut self, now: Moment) -> Vec<Effect<E>> {
+        if self.phase < Phase::Serving {
+            return self.handle_given_up();
+        }
         let mut effects = Vec::new();
-        if !self.is_over() {
+        if self.phase == Phase::Serving {
             self.phase = Phase::Releasing;
             self.go_on(now, &mut effects);
         }
@@ -159,8 +162,7 @@ impl<E: Payload> Primary<E> {
     }
 
     pub(super) fn release_if_drained(&mut self, effects: &mut Vec<Effect<E>>) {
-        let drained = self.opening == 0 || self.held >= self.own.log.end();
-        if self.phase == Phase::Releasing && drained {
+        if self.phase == Phase::Releasing && self.held >= self.own.log.end() {
             effects.extend(self.handle_given_up());
         }
     }
@@ -202,8 +204,7 @@ impl<E> Primary<E> {
     /// looked at after. What the value rests on has to be at or before [`Self::mark`], as with a write.
     pub fn may_serve(&self, fence: &Fence) -> bool {
         let open = matches!(self.phase, Phase::Serving | Phase::Releasing);
-        let opened = open && self.opening > 0 && self.opening <= self.held;
-        opened && *fence == self.fence && self.fence == *self.own.sealed()
+        open && *fence == self.fence && self.fence == *self.own.sealed()
     }
 
     /// Up to which sequence a reply may rest on the log: what W members have, or in `async` what is here.

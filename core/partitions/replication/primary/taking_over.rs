@@ -117,7 +117,7 @@ impl<E: Payload> Primary<E> {
             to: source.id.life,
             asker: self.own.id().life,
             last: self.own.last(),
-            mark: self.own.mark_position(),
+            shared: self.own.shared_position(),
         };
         effects.push(Effect::Send { to: source.id.node.clone(), request });
     }
@@ -132,11 +132,11 @@ impl<E: Payload> Primary<E> {
         effects: &mut Vec<Effect<E>>,
     ) {
         let Some(source) = self.source.as_mut().filter(|source| source.id == *by) else { return };
-        let before = self.own.last();
+        let before = (self.own.last(), self.own.matched());
         match self.own.accept(&self.fence, prev, entries) {
             Ok(()) => {
                 // An answer that came twice is no reason to ask twice.
-                if self.own.last() != before || self.own.holds(source.last) {
+                if (self.own.last(), self.own.matched()) != before || self.own.holds(source.last) {
                     source.retries = 0;
                     self.fetch(now, effects);
                 }
