@@ -57,8 +57,8 @@ const FRAME_WITHIN: Duration = Duration::from_secs(2);
 const STEPS_WITHIN: Duration = Duration::from_secs(5);
 /// How long a released partition may wait for other copies before it is given back as it is.
 const RELEASE_WITHIN: Duration = Duration::from_millis(1500);
-/// How often every copy hears from its primary, and it is looked for sessions that are too old.
-const GREET_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked for sessions that are too old.
+const EXPIRE_EVERY: Duration = Duration::from_secs(1);
 
 /// Asks the leader that other copies count: answers with what counts by then.
 pub type AskSteps =
@@ -197,8 +197,6 @@ impl Replication {
             cell.handle_record(now, assignment.record(), &mut out);
             let (wanted, gone) = copies_of(plan, assignment);
             cell.handle_plan(now, wanted, gone, &mut out);
-            // A node that came back under a new boot may have another copy now.
-            cell.handle_wake(now, true, &mut out);
             self.perform(&cell, out);
         }
     }
@@ -395,21 +393,21 @@ impl Replication {
     async fn run_wakes(&self) {
         let mut ticks = tokio::time::interval(self.shared.config.retry_every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut greeted = self.now();
+        let mut expired = self.now();
         loop {
             ticks.tick().await;
             let now = self.now();
-            let greets = now.since(greeted) >= GREET_EVERY;
+            let expires = now.since(expired) >= EXPIRE_EVERY;
             for cell in self.cells() {
                 let mut out = Out::default();
-                cell.handle_wake(now, greets, &mut out);
-                if greets {
+                cell.handle_wake(now, &mut out);
+                if expires {
                     cell.expire(now, &mut out);
                 }
                 self.perform(&cell, out);
             }
-            if greets {
-                greeted = now;
+            if expires {
+                expired = now;
             }
         }
     }

@@ -230,15 +230,14 @@ impl Cell {
         });
     }
 
-    /// Some time has passed. `greets` tells whether every other copy is to hear from the primary, so that it knows how old
-    /// what it has is, and the primary whether it is still the same copy.
-    pub(super) fn handle_wake(&self, now: Moment, greets: bool, out: &mut Out) {
+    /// Some time has passed.
+    pub(super) fn handle_wake(&self, now: Moment, out: &mut Out) {
         self.with(out, |inner, effects, _| {
             if let Role::Primary(lead) = &mut inner.role {
                 effects.extend(lead.law.handle_wake(now));
                 let nodes: Vec<NodeName> = lead.law.progress().map(|(node, _)| node.clone()).collect();
                 for node in nodes {
-                    let mark = lead.law.take_mark(now, &node, greets);
+                    let mark = lead.law.take_mark(now, &node);
                     effects.extend(mark.map(|request| Effect::Send { to: node, request }));
                 }
             }
