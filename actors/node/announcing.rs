@@ -126,8 +126,11 @@ pub(super) async fn follow_plans(parts: Arc<Parts>) {
             Err(RecvError::Lagged(_)) => continue,
             Err(RecvError::Closed) => return,
         };
-        // This node may have left the cluster that the former one was of.
+        // This node may have left the cluster that this one is of, or that the former one was of.
         previous = previous.filter(|previous| previous.cluster == plan.cluster);
+        if parts.plans.cluster() != Some(plan.cluster) {
+            continue;
+        }
         tracing::info!(version = %plan.version, leader = %plan.leader, members = plan.members.len(), "a plan is in force");
         parts.ports.router.cast(RouterMsg::Plan(Arc::clone(&plan)));
         parts.ports.manager.cast(PartitionManagerMsg::Plan(Arc::clone(&plan)));

@@ -200,7 +200,6 @@ fn write<T: Serialize>(value: &T) -> Result<bytes::Bytes> {
     })
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` hands over")]
 fn refused(why: PublishError) -> Error {
     Error::Topic(why.to_string())
 }
