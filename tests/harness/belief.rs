@@ -67,6 +67,20 @@ pub fn check_spans(all: &BTreeMap<String, Vec<Span>>) {
     }
 }
 
+/// How often any boot began to serve this partition under this epoch.
+pub fn begun(cluster: &Cluster, partition: &str, epoch: u64) -> usize {
+    let logs = cluster.logs().into_iter().map(|log| std::fs::read(log).unwrap());
+    let begun = |line: &str| {
+        let line = serde_json::from_str::<Json>(line).unwrap_or_default();
+        line["message"] == "serving" && line["partition"] == partition && line["epoch"] == epoch
+    };
+    let count = |log: Vec<u8>| {
+        let log = String::from_utf8_lossy(&log);
+        log.lines().filter(|line| line.contains("tumen::belief")).filter(|line| begun(line)).count()
+    };
+    logs.map(count).sum()
+}
+
 /// One run's belief in each partition, by its log. It had ended by `end`.
 pub fn spans_of_run(text: &str, end: u64) -> BTreeMap<String, Vec<Span>> {
     let mut leases: Vec<(u64, u64)> = Vec::new();

@@ -309,6 +309,21 @@ impl Cluster {
         self.wait_until_settled_within(PATIENCE)
     }
 
+    /// Waits until they do, and each is primary of as many partitions as the others, or of one more.
+    pub fn wait_until_balanced(&self) -> Json {
+        let asked = self.awake()[0];
+        wait_until("primaries are balanced", PATIENCE, || {
+            let stats = self.try_get(asked, "/partitions/stats")?;
+            let of = |number: &usize| {
+                stats["partitions_per_node"][&self.nodes[*number].name].as_u64().unwrap_or(0)
+            };
+            let counts: Vec<u64> = self.awake().iter().map(of).collect();
+            let even = counts.iter().max().unwrap_or(&0) - counts.iter().min().unwrap_or(&0) <= 1;
+            check(even, || format!("{counts:?}"))
+        });
+        self.wait_until_settled()
+    }
+
     /// The same with a deadline of its own.
     pub fn wait_until_settled_within(&self, within: Duration) -> Json {
         wait_until("all nodes serve by one plan", within, || {
