@@ -47,7 +47,7 @@ use crate::cluster::plans::Plans;
 use crate::cluster::pubsub::Hub;
 use crate::node_supervisor::Ended;
 use crate::partitions::partition_manager::Progress;
-use crate::partitions::{Gate, Kinds, ReadTable, Router};
+use crate::partitions::{Gate, Kinds, ReadTable, ReplicaReads, Replication, Router};
 use crate::transport::Transport;
 
 /// One running node. Cheap to clone; the node runs until [`Runtime::stop`], not until the last clone is dropped.
@@ -114,6 +114,16 @@ impl Runtime {
     /// The way to every worker.
     pub fn router(&self) -> &Router {
         &self.parts.router
+    }
+
+    /// The way to every copy, for reading.
+    pub fn reads(&self) -> &ReplicaReads {
+        &self.parts.reads
+    }
+
+    /// The copies that this node has.
+    pub fn replication(&self) -> &Replication {
+        &self.parts.replication
     }
 
     /// The committed plans, as this node learns of them.

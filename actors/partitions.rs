@@ -15,6 +15,7 @@ pub mod machine;
 pub mod partition_manager;
 pub mod partition_worker;
 pub mod read_table;
+pub mod replica_reads;
 pub mod replication;
 pub mod router;
 
@@ -24,5 +25,6 @@ pub use host::{Begin, Host, Hosted, Kinds, Place};
 pub use machine::{Journal, Machine};
 pub use partition_manager::PartitionManager;
 pub use read_table::ReadTable;
+pub use replica_reads::{ReplicaReads, ReplicaReply};
 pub use replication::Replication;
 pub use router::Router;

@@ -108,10 +108,12 @@ pub enum Service {
     Supervision = 7,
     /// What the users' own code asks.
     Application = 8,
+    /// Reads that any copy may answer.
+    Replica = 9,
 }
 
 /// One more than the largest number of a service.
-pub(crate) const SERVICES: usize = 9;
+pub(crate) const SERVICES: usize = 10;
 
 impl Service {
     pub(crate) const fn from_wire(byte: u8) -> Option<Self> {
@@ -124,6 +126,7 @@ impl Service {
             6 => Self::Handover,
             7 => Self::Supervision,
             8 => Self::Application,
+            9 => Self::Replica,
             _ => return None,
         })
     }

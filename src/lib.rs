@@ -61,8 +61,8 @@ pub mod worker;
 
 pub use error::{Error, Result};
 pub use node::{
-    AssignmentsUpdated, Builder, Created, Heard, Node, Partition, PartitionStats, Rebalanced, Replicas,
-    Subscription, Topic, TopicSubscription,
+    AssignmentsUpdated, Builder, Created, Heard, Node, Partition, PartitionStats, Rebalanced, ReplicaRead,
+    Replicas, Subscription, Topic, TopicSubscription,
 };
 pub use tumen_actors::partitions::router::CallOptions;
 pub use tumen_core::assignment;

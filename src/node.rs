@@ -32,6 +32,7 @@ mod builder;
 mod discover;
 mod orders;
 mod partitions;
+mod reading;
 mod settings;
 mod start;
 mod subscription;
@@ -40,6 +41,7 @@ mod topic;
 pub use builder::{Builder, Knobs};
 pub use orders::{Created, Rebalanced};
 pub use partitions::{Partition, PartitionStats, Replicas};
+pub use reading::ReplicaRead;
 pub use subscription::{AssignmentsUpdated, News, Subscription};
 pub use topic::{Heard, TOPIC_NAME_LEN_MAX, Topic, TopicSubscription};
 

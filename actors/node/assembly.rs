@@ -28,7 +28,7 @@ use crate::cluster::lease_keeper::Lease;
 use crate::cluster::membership::{Members, Seeds};
 use crate::cluster::plans::Plans;
 use crate::cluster::pubsub::Hub;
-use crate::partitions::{Belief, Gate, Kinds, ReadTable, Replication, Router};
+use crate::partitions::{Belief, Gate, Kinds, ReadTable, ReplicaReads, Replication, Router};
 
 /// After how many entries a copy's log is cut: early, for where the state is in memory that costs nothing.
 const CUT_EVERY: u64 = 1024;
@@ -106,6 +106,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         transport.clone(),
     );
     let router = Router::new(id.clone(), table.clone(), kinds.clone(), gate.clone(), transport.clone());
+    let reads = ReplicaReads::new(replication.clone(), plans.clone(), transport.clone());
     let parts = Arc::new(Parts {
         lease: Lease::new(id.clone(), settings.coordinator.lease),
         asking: Asking { coordinator: ports.coordinator.clone() },
@@ -117,6 +118,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         gate,
         table,
         replication,
+        reads,
         router,
         progress: watch::Sender::default(),
         council: ArcSwap::from_pointee(council),

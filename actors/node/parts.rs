@@ -33,7 +33,7 @@ use crate::codec;
 use crate::node_supervisor::{Ended, NodeSupervisor};
 use crate::partitions::partition_manager::{PartitionManagerMsg, Progress};
 use crate::partitions::router::RouterMsg;
-use crate::partitions::{Gate, ReadTable, Replication, Router};
+use crate::partitions::{Gate, ReadTable, ReplicaReads, Replication, Router};
 use crate::port::Port;
 use crate::transport::{Channel, Transport};
 
@@ -60,6 +60,7 @@ pub(super) struct Parts {
     pub(super) lease: Lease,
     pub(super) table: ReadTable,
     pub(super) replication: Replication,
+    pub(super) reads: ReplicaReads,
     pub(super) router: Router,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) council: ArcSwap<Council>,

@@ -36,7 +36,7 @@ use tumen_core::partitions::replication::{Config, Phase};
 use tumen_core::partitions::request::{Failure, MessageId, Reply};
 use tumen_core::time::Moment;
 
-use self::cell::{Cell, Out};
+use self::cell::{Cell, Heard, Out};
 use self::lane::Lane;
 use self::state::Makers;
 pub use self::worker::Led;
@@ -253,20 +253,26 @@ impl Replication {
         self.perform(&cell, out);
     }
 
-    /// What surely holds here, answered by any copy: with its place in the log, and since when it is known that this was all.
+    /// What surely holds here, answered by any copy: with its place in the log, and how long ago it was known that this was
+    /// all; `None` if it never was.
     pub fn query(
         &self,
         partition: PartitionId,
         message: MessageId,
         body: Bytes,
-    ) -> (Reply, Position, Option<Moment>) {
-        match self.cell(partition) {
-            Some(cell) => cell.query(message, body),
-            None => {
-                let why = format!("this node has no copy of {partition}");
-                (Err(Failure::NoPartition(why)), Position::ZERO, None)
-            }
-        }
+    ) -> (Reply, Position, Option<Duration>) {
+        let Some(cell) = self.cell(partition) else {
+            let why = format!("this node has no copy of {partition}");
+            return (Err(Failure::NoPartition(why)), Position::ZERO, None);
+        };
+        let (reply, position, heard) = cell.query(self.now(), message, body);
+        // The value first: a process that froze in between finds that it is old, or that it has no lease.
+        let age = match heard {
+            Heard::Leads if self.shared.gate.is_open() => Some(Duration::ZERO),
+            Heard::Leads | Heard::Never => None,
+            Heard::At(at) => Some(self.now().since(at)),
+        };
+        (reply, position, age)
     }
 
     /// Every copy here.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
-use axum::http::header::{HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
@@ -23,6 +23,11 @@ use crate::worker::Worker;
 /// What stands before the key.
 const PREFIX: &str = "/kv/";
 
+/// Where in the partition's log an answer stands, and how old it may be.
+const EPOCH: HeaderName = HeaderName::from_static("x-tumen-epoch");
+const SEQUENCE: HeaderName = HeaderName::from_static("x-tumen-sequence");
+const AGE_MS: HeaderName = HeaderName::from_static("x-tumen-age-ms");
+
 /// How long a request's body may take to come.
 const BODY_WITHIN: Duration = Duration::from_secs(30);
 
@@ -38,9 +43,18 @@ pub(super) async fn put(State(app): State<App>, request: Request) -> Result<Stat
 
 pub(super) async fn get(State(app): State<App>, uri: Uri) -> Result<Response, Refusal> {
     let key = key(&app, &uri)?;
-    let Some(Value { bytes, content_type }) = app.node.call(key.clone(), Get { key }).await? else {
-        return Err(nothing());
+    let mut place = HeaderMap::new();
+    let found = match max_age(&uri)? {
+        None => app.node.call(key.clone(), Get { key }).await?,
+        Some(max_age) => {
+            let read = app.node.read_replica(key.clone(), Get { key }, max_age).await?;
+            place.insert(EPOCH, HeaderValue::from(read.epoch.0));
+            place.insert(SEQUENCE, HeaderValue::from(read.sequence));
+            place.insert(AGE_MS, HeaderValue::from(u64::try_from(read.age.as_millis()).unwrap_or(u64::MAX)));
+            read.value
+        }
     };
+    let Some(Value { bytes, content_type }) = found else { return Err(nothing()) };
     let content_type =
         HeaderValue::from_str(&content_type).unwrap_or(HeaderValue::from_static(CONTENT_TYPE_DEFAULT));
     // Whoever may put a value could else put a page that acts for whoever looks at it.
@@ -49,13 +63,41 @@ pub(super) async fn get(State(app): State<App>, uri: Uri) -> Result<Response, Re
         (CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox")),
         (CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ];
-    Ok((harmless, [(CONTENT_TYPE, content_type)], Body::from(bytes)).into_response())
+    Ok((harmless, place, [(CONTENT_TYPE, content_type)], Body::from(bytes)).into_response())
 }
 
 pub(super) async fn delete(State(app): State<App>, uri: Uri) -> Result<StatusCode, Refusal> {
     let key = key(&app, &uri)?;
     let existed = app.node.call(key.clone(), Delete { key }).await?;
     if existed { Ok(StatusCode::NO_CONTENT) } else { Err(nothing()) }
+}
+
+/// How old the answer may be, if any copy may give it: `?read=replica&max_age_ms=200`, without an age as old as it is.
+fn max_age(uri: &Uri) -> Result<Option<Duration>, Refusal> {
+    let (mut replica, mut max_age) = (false, None);
+    for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=').unwrap_or((pair, "")) {
+            ("read", "replica") => replica = true,
+            ("read", "primary") => replica = false,
+            ("max_age_ms", text) => {
+                let millis = text.parse().map_err(|_| {
+                    Refusal::bad_request("max_age_ms is a whole number of milliseconds, such as 200")
+                })?;
+                max_age = Some(Duration::from_millis(millis));
+            }
+            (name, value) => {
+                let message =
+                    format!("expected read=primary, read=replica or max_age_ms=N, not {name}={value}");
+                return Err(Refusal::bad_request(message));
+            }
+        }
+    }
+    if max_age.is_some() && !replica {
+        return Err(Refusal::bad_request(
+            "max_age_ms goes with read=replica: the primary's answer has no age",
+        ));
+    }
+    Ok(replica.then(|| max_age.unwrap_or(Duration::MAX)))
 }
 
 fn nothing() -> Refusal {

@@ -199,6 +199,7 @@ fn run_query<'a, W: Query<M>, M: Message>(
     Box::pin(std::future::ready(query::<W, M>(worker, body)))
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "as all handlers take it")]
 fn query<W: Query<M>, M: Message>(worker: &W, body: Bytes) -> Reply {
     let reply = worker.query(read::<M>(&body)?).map_err(|error| error.into_failure())?;
     encode(&reply).map_err(|why| Failure::WorkerFailed(format!("its reply to {:?} {why}", M::name())))

@@ -1,5 +1,6 @@
 //! Asks nodes over HTTP, with deadlines.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value as Json;
@@ -23,6 +24,8 @@ pub struct Answer {
     pub etag: Option<String>,
     /// The header `content-type`.
     pub content_type: Option<String>,
+    /// All headers of this program's own, by name.
+    pub own: BTreeMap<String, String>,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -84,7 +87,10 @@ fn answer(response: Result<Response<ureq::Body>, ureq::Error>) -> Result<Answer,
     let mut response = response.map_err(|why| why.to_string())?;
     let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let (etag, content_type) = (header("etag"), header("content-type"));
+    let names =
+        response.headers().keys().map(|name| name.as_str()).filter(|name| name.starts_with("x-tumen-"));
+    let own = names.filter_map(|name| Some((name.to_owned(), header(name)?))).collect();
     let body =
         response.body_mut().with_config().limit(64 << 20).read_to_vec().map_err(|why| why.to_string())?;
-    Ok(Answer { status: response.status().as_u16(), etag, content_type, body })
+    Ok(Answer { status: response.status().as_u16(), etag, content_type, own, body })
 }

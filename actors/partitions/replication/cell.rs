@@ -48,6 +48,16 @@ pub(super) struct Out {
     pub(super) woken: Vec<oneshot::Sender<()>>,
 }
 
+/// When it was known that what surely holds here is all that does.
+pub(super) enum Heard {
+    /// Now, if the node has its lease: this is the primary.
+    Leads,
+    /// Then: the primary said so.
+    At(Moment),
+    /// Never.
+    Never,
+}
+
 /// How far this node is as primary of a partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Standing {
@@ -459,12 +469,12 @@ impl Cell {
     }
 
     /// Answers a message that only reads from what surely holds here, and says when that was known to be all.
-    pub(super) fn query(&self, message: MessageId, body: Bytes) -> (Reply, Position, Option<Moment>) {
+    pub(super) fn query(&self, now: Moment, message: MessageId, body: Bytes) -> (Reply, Position, Heard) {
         let inner = self.lock();
         let heard = match &inner.role {
-            Role::Copy(copy) => copy.heard(),
-            Role::Primary(lead) => lead.law.copy().heard(),
-            Role::Changing => None,
+            Role::Primary(lead) if lead.law.may_serve(lead.law.fence()) => Heard::Leads,
+            Role::Primary(_) | Role::Changing => Heard::Never,
+            Role::Copy(copy) => copy.heard().map_or(Heard::Never, |at| Heard::At(at.min(now))),
         };
         let reply = match &inner.broken {
             None => inner.state.query(message, body),

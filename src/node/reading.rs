@@ -1,0 +1,48 @@
+//! Reads from any copy: what was a moment ago, without asking the primary, and also where nobody can write.
+
+use std::time::Duration;
+
+use tumen_core::Epoch;
+
+use super::{Node, envelope, opened};
+use crate::error::Result;
+use crate::kv::check_key;
+use crate::worker::Message;
+
+/// What a copy answered, and how far it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaRead<R> {
+    /// The answer.
+    pub value: R,
+    /// The epoch of the newest change that it rests on. With [`Self::sequence`] it orders the answers of one partition.
+    pub epoch: Epoch,
+    /// That change's place in the partition's log.
+    pub sequence: u64,
+    /// How long ago the answer was surely the newest. It may still be.
+    pub age: Duration,
+}
+
+impl Node {
+    /// Asks a copy of the key's partition, this node's before others, that is at most `max_age` old. The message is one of
+    /// those that the worker [`queries`](crate::Handlers::queries).
+    ///
+    /// What it answers surely holds, and may have been replaced since. A copy that hears nothing of its primary grows old;
+    /// with a large `max_age` it still answers, on either side of a split.
+    ///
+    /// # Errors
+    /// [`Failure::NotReady`](crate::Failure::NotReady): no copy that is that young was found. Else as [`Node::call`].
+    pub async fn read_replica<M: Message>(
+        &self,
+        key: impl AsRef<[u8]>,
+        message: M,
+        max_age: Duration,
+    ) -> Result<ReplicaRead<M::Reply>> {
+        let key = key.as_ref();
+        check_key(key)?;
+        let (id, body) = envelope(&message)?;
+        let within = self.config().call_deadline;
+        let reply = self.runtime().reads().read(key, id, body, max_age, within).await?;
+        let (epoch, sequence, age) = (reply.position.epoch, reply.position.sequence, reply.age);
+        Ok(ReplicaRead { value: opened::<M>(Ok(reply.body))?, epoch, sequence, age })
+    }
+}
