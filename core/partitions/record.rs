@@ -165,6 +165,14 @@ impl Record {
         Ok(Self { epoch: self.epoch.next(), revision: Revision::ZERO, members: survivors, high })
     }
 
+    /// The record once an operator wants only so many copies, if that lowers how many must hold a write. The members stay,
+    /// and go one by one.
+    pub fn lowered(&self, copies: u32) -> Option<Self> {
+        let high = self.high.min(copies).max(self.members.len() as u32);
+        let revision = self.revision.next();
+        (high < self.high).then(|| Self { high, revision, ..self.clone() })
+    }
+
     /// The record under the next primary, whoever that is.
     #[must_use]
     pub fn with_next_epoch(&self) -> Self {
@@ -242,6 +250,7 @@ mod tests {
         assert_eq!((three.write_quorum(), three.seal_quorum()), (2, 1));
         let too_few = Err(Illegal::TooFew { left: 1, needed: 2 });
         assert_eq!(three.changed(&Change::Drop(copy("c", 1))), too_few);
+        assert_eq!(three.lowered(2).unwrap().changed(&Change::Drop(copy("c", 1))).unwrap().write_quorum(), 1);
         let left = three.changed(&Change::Retire(copy("c", 1))).unwrap();
         assert_eq!((left.high, left.write_quorum()), (2, 1));
     }

@@ -34,16 +34,6 @@ use world::{Action, Budget, Message, State, World};
 const NET_LEN_MAX: usize = 24;
 const STEPS: u32 = 250;
 
-static TRACE: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
-
-#[test]
-fn traced() {
-    let Ok(seed) = std::env::var("TRACE") else { return };
-    TRACE.set(seed.parse().unwrap()).unwrap();
-    let walk = walk(seed.parse().unwrap(), Mutant::None);
-    eprintln!("{:?}", walk.broken);
-}
-
 /// Chance, from a seed: SplitMix64, as Vigna gives it.
 struct Chance(u64);
 
@@ -149,12 +139,6 @@ fn walk(seed: u64, mutant: Mutant) -> Walk {
     let mood = std::array::from_fn(|_| [1, 4, 16][chance.draw(3)]);
     // Some walks lose everything: nothing is promised then, but no copy may contradict another.
     let ruins = chance.draw(8) == 0;
-    if TRACE.get().is_some_and(|traced| *traced == seed) {
-        eprintln!(
-            "{:?} {:?} ruins {ruins} leases {} members {} nodes {}",
-            world.mode, world.acks, world.leases, world.members, world.nodes
-        );
-    }
     let mut state: State = world.init_states().remove(0);
     let (mut steps, mut actions) = (0, Vec::new());
     for _ in 0..STEPS {
@@ -188,20 +172,6 @@ fn walk(seed: u64, mutant: Mutant) -> Walk {
             continue;
         }
         steps += 1;
-        if TRACE.get().is_some_and(|traced| *traced == seed) {
-            eprintln!("{action:?}");
-            for node in &state.nodes {
-                eprintln!(
-                    "      {} {:?} mark {} sealed {} {:?} {:?}",
-                    node.copy().id(),
-                    node.primary().map(|p| (p.phase(), p.record().members.len())),
-                    node.copy().mark_position(),
-                    node.copy().sealed().epoch,
-                    node.snapshot.len(),
-                    node.copy().entries().map(|e| e.epoch.0).collect::<Vec<_>>()
-                );
-            }
-        }
         if let Action::Deliver(message) | Action::DeliverLate(message) = &action
             && chance.draw(8) > 0
         {
@@ -221,7 +191,7 @@ fn walk(seed: u64, mutant: Mutant) -> Walk {
 }
 
 fn storms() -> u64 {
-    std::env::var("TUMEN_STORMS").map_or(400, |n| n.parse().expect("TUMEN_STORMS is a number"))
+    std::env::var("TUMEN_STORMS").map_or(2500, |n| n.parse().expect("TUMEN_STORMS is a number"))
 }
 
 #[test]

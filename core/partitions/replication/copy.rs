@@ -216,13 +216,10 @@ impl<E: Payload> LocalCopy<E> {
         if header.to != self.id.life {
             return (false, self.answer_sealed());
         }
-        let installed = self.install(&header);
-        // Installed or not: where the position is in the log, the log is the primary's up to there.
-        if !self.log.holds(header.position) {
-            return (false, self.answer_behind(header.position));
+        match self.install(&header) {
+            Ok(installed) => (installed, self.answer_acked()),
+            Err(DoesNotFit) => (false, self.answer_behind(header.position)),
         }
-        self.matched = self.matched.max(header.position.sequence);
-        (installed, self.answer_acked())
     }
 
     /// The actor has saved the state at `position` as a snapshot: the log before it can go, but for `keep` entries.
@@ -315,18 +312,25 @@ impl<E: Payload> LocalCopy<E> {
         Ok(())
     }
 
-    /// Replaces log and state by a snapshot's, if that is newer than what surely holds here.
-    pub(super) fn install(&mut self, header: &SnapshotHeader) -> bool {
+    /// Replaces log and state by a snapshot's, if that is newer than what surely holds here. `false`: its position is in the
+    /// log already, and so the log is the primary's up to there.
+    pub(super) fn install(&mut self, header: &SnapshotHeader) -> Result<bool, DoesNotFit> {
         let position = header.position;
-        if header.fence != self.sealed || self.log.holds(position) || position <= self.mark_position() {
-            return false;
+        if header.fence != self.sealed {
+            return Err(DoesNotFit);
         }
-        self.log = Log::new(position);
-        self.mark = position.sequence;
-        self.snapshot = position;
-        self.matched = position.sequence;
-        self.writes.forget_after(0);
-        true
+        let replaces = !self.log.holds(position);
+        if replaces {
+            if position <= self.mark_position() {
+                return Err(DoesNotFit);
+            }
+            self.log = Log::new(position);
+            self.mark = position.sequence;
+            self.snapshot = position;
+            self.writes.forget_after(0);
+        }
+        self.matched = self.matched.max(position.sequence);
+        Ok(replaces)
     }
 
     /// The primary writes to its own log.

@@ -250,12 +250,15 @@ impl<E: Payload> Primary<E> {
     /// All bytes of a snapshot have come that was fetched. Says whether they are this copy's state from now on.
     pub fn handle_snapshot(&mut self, now: Moment, header: SnapshotHeader) -> (bool, Vec<Effect<E>>) {
         let mut effects = Vec::new();
-        let installed = self.phase == Phase::Adopting && self.own.install(&header);
-        if installed {
+        let taken = match self.phase {
+            Phase::Adopting => self.own.install(&header).ok(),
+            _ => None,
+        };
+        if taken.is_some() {
             self.fetch(now, &mut effects);
             self.go_on(now, &mut effects);
         }
-        (installed, effects)
+        (taken == Some(true), effects)
     }
 
     /// A write of the own copy, and all before it, are on disk.

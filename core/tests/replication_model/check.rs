@@ -39,8 +39,8 @@ impl World {
                 continue;
             }
             // Without leases a former primary may answer, and does not know of what came after it.
-            let known = state.promised.iter().filter(|(_, promised)| self.leases || promised.epoch <= epoch);
-            for (sequence, promised) in known {
+            let former = !self.leases && state.served.keys().any(|served| *served > epoch);
+            for (sequence, promised) in state.promised.iter().filter(|_| !former) {
                 match node.entry(*sequence) {
                     Some(entry) if *sequence <= mark && entry == promised => {}
                     Some(_) if *sequence <= mark => return Some(NOTHING_UNDONE),

@@ -144,6 +144,10 @@ impl World {
             Action::Wish => {
                 state.left.wishes -= 1;
                 state.register.wish += 1;
+                let copies = self.wishes[state.register.wish as usize].len() as u32;
+                if let Some(lowered) = state.register.record.lowered(copies) {
+                    state.register.record = lowered;
+                }
                 state.register.version += 1;
             }
             Action::Gone(at) => {
@@ -296,7 +300,13 @@ impl World {
                 Effect::Deposed => self.demote(&mut state.nodes[at as usize]),
                 // What was not on disk anywhere may be gone: that is told, and nobody promises otherwise.
                 Effect::Renewing { .. } => state.renewed = true,
-                Effect::Opened { .. } | Effect::Discard => {}
+                // The copy begins anew: here by a new process, without the disk.
+                Effect::Discard => {
+                    let run = state.nodes[at as usize].run + 1;
+                    state.nodes[at as usize] = self.blank(at, run);
+                    return;
+                }
+                Effect::Opened { .. } => {}
             }
         }
         self.flush(state, at);
