@@ -19,6 +19,8 @@ mod copy;
 mod log;
 mod peer;
 mod primary;
+#[cfg(test)]
+mod tests;
 pub mod wire;
 
 use std::time::Duration;

