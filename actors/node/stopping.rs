@@ -39,6 +39,8 @@ pub(super) async fn stop(parts: &Arc<Parts>) {
     parts.hub.close();
     tracing::debug!("stopping: ending the sessions");
     parts.transport.stop().await;
+    // Nobody can ask anything any more: what the copies have now is what they said.
+    parts.replication.close().await;
     parts.tasks.close();
     drop(tokio::time::timeout_at(deadline, parts.tasks.wait()).await);
     tracing::info!(node = %parts.id, "stopped");
