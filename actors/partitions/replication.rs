@@ -39,7 +39,7 @@ use tumen_core::time::Moment;
 use self::cell::{Cell, Heard, Out};
 use self::lane::Lane;
 use self::state::Makers;
-pub use self::worker::Led;
+pub use self::worker::{Handling, Led};
 use super::gate::Gate;
 use super::host::Kinds;
 use crate::clock::{self, Clock};
