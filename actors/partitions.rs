@@ -9,6 +9,7 @@
 //! The tables belong to the node, not to the actors that write them: an actor that crashed comes back to its table.
 
 pub mod belief;
+pub mod delivery;
 pub mod gate;
 pub mod host;
 pub mod machine;

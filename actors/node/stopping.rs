@@ -36,6 +36,7 @@ pub(super) async fn stop(parts: &Arc<Parts>) {
 /// Ends what runs, the last that was started first.
 async fn close(parts: &Arc<Parts>, deadline: Instant) {
     tracing::debug!("stopping: closing");
+    parts.router.end_sessions();
     // Nothing leaves from here on, and only then does the lease go back.
     parts.table.close_all();
     parts.members.leave().await;

@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use tumen_core::ids::{Kind, NodeName, PartitionId};
 use tumen_core::partitions::fence::Fence;
 use tumen_core::partitions::request::{MessageId, Reply};
+use tumen_core::partitions::session::ask::Ask;
 
 use super::machine::{Journal, MakeMachine};
 
@@ -66,6 +67,8 @@ pub struct Hosted {
     pub kind: Kind,
     /// The messages that it handles, with their names for people.
     pub messages: Vec<(MessageId, &'static str)>,
+    /// Those of its messages that only read.
+    pub queries: Vec<MessageId>,
     /// How one begins.
     pub begin: Begin,
 }
@@ -110,13 +113,32 @@ pub enum KindsError {
         /// The other one.
         second: Kind,
     },
+    /// A message type has a name that the runtime uses itself.
+    #[error("{kind} handles {message:?}, which is a name of the runtime's own: give the message another name")]
+    Reserved {
+        /// The message's name.
+        message: &'static str,
+        /// The kind that handles it.
+        kind: Kind,
+    },
+}
+
+/// What carrying a message out twice would come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nobody remembers that it was carried out.
+    Forgotten,
+    /// It only reads: nothing.
+    None,
+    /// Its partition remembers it: it takes effect once, and is answered the same again.
+    Once,
 }
 
 /// All kinds of worker that a node hosts. A partition runs one of each.
 #[derive(Clone, Debug, Default)]
 pub struct Kinds {
     kinds: Vec<Hosted>,
-    by_message: BTreeMap<MessageId, usize>,
+    by_message: BTreeMap<MessageId, (usize, Effect)>,
 }
 
 impl Kinds {
@@ -129,11 +151,23 @@ impl Kinds {
         let mut by_message = BTreeMap::new();
         for (at, hosted) in kinds.iter().enumerate() {
             for (id, message) in &hosted.messages {
-                if let Some(first) = by_message.insert(*id, at).filter(|first| *first != at) {
+                let effect = match &hosted.begin {
+                    _ if hosted.queries.contains(id) => Effect::None,
+                    Begin::Start(_) => Effect::Forgotten,
+                    Begin::Replicated(_) => Effect::Once,
+                };
+                if *id == Ask::message() {
+                    return Err(KindsError::Reserved { message, kind: hosted.kind.clone() });
+                }
+                if let Some((first, _)) = by_message.insert(*id, (at, effect)).filter(|first| first.0 != at) {
                     let (first, second) = (kinds[first].kind.clone(), hosted.kind.clone());
                     return Err(KindsError::Message { message, first, second });
                 }
             }
+        }
+        // What concerns sessions concerns the whole partition: any worker at its log will do.
+        if let Some(first) = kinds.iter().position(Hosted::is_replicated) {
+            by_message.insert(Ask::message(), (first, Effect::None));
         }
         Ok(Self { kinds, by_message })
     }
@@ -145,7 +179,12 @@ impl Kinds {
 
     /// Which of the kinds, in the order of [`Self::iter`], handles a message.
     pub fn index_for(&self, message: MessageId) -> Option<usize> {
-        self.by_message.get(&message).copied()
+        self.by_message.get(&message).map(|(kind, _)| *kind)
+    }
+
+    /// What carrying out a message twice would come to.
+    pub fn effect_of(&self, message: MessageId) -> Effect {
+        self.by_message.get(&message).map_or(Effect::Forgotten, |(_, effect)| *effect)
     }
 
     /// How many kinds there are.

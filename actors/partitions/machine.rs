@@ -63,8 +63,14 @@ impl Journal {
         Self { kind, changes: Changes::default(), durable }
     }
 
-    /// Takes one change. It is the caller's to apply it, at once.
-    pub fn commit(&mut self, change: Bytes) -> Result<(), TooManyChanges> {
+    /// Takes one change, and has it applied.
+    ///
+    /// A change whose `apply` panics is not taken: in the log it would have every other copy panic too.
+    pub fn commit(&mut self, change: Bytes, apply: impl FnOnce()) -> Result<(), TooManyChanges> {
+        if !self.changes.has_room(change.len()) {
+            return Err(TooManyChanges);
+        }
+        apply();
         self.changes.push(self.kind, change)
     }
 

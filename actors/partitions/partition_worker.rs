@@ -8,24 +8,21 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::{BufMut, Bytes};
 use futures_util::FutureExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tumen_core::Moment;
 use tumen_core::ids::{Kind, PartitionId};
 use tumen_core::partitions::entry::KindIndex;
-use tumen_core::partitions::identity::Identity;
-use tumen_core::partitions::request::{Failure, MessageId, Reply};
+use tumen_core::partitions::request::{Failure, MessageId};
+use tumen_core::partitions::session::ask::Ask;
 
+use super::delivery::Delivery;
 use super::gate::Gate;
 use super::host::{Begin, Host, Hosted, Place};
 use super::machine::Journal;
 use super::read_table::Seat;
-use super::replication::{Led, Replication};
-use crate::codec;
-use crate::transport::Responder;
+use super::replication::{Handling, Led, Replication};
 
 /// What a worker's mailbox takes.
 #[derive(Debug)]
@@ -38,92 +35,6 @@ pub enum PartitionWorkerMsg {
 
 impl ractor::Message for PartitionWorkerMsg {}
 
-/// One message for one worker, and where its answer goes. Dropped before it is begun, it answers
-/// [`Failure::NotReady`]: nothing changed.
-#[derive(Debug)]
-pub struct Delivery {
-    /// The message's type.
-    pub message: MessageId,
-    /// The message.
-    pub body: Bytes,
-    /// After this nobody waits for the answer.
-    pub deadline: Instant,
-    /// By what it is known again when it comes a second time.
-    pub identity: Option<Identity>,
-    answer: Option<Answer>,
-}
-
-#[derive(Debug)]
-enum Answer {
-    Local(oneshot::Sender<Reply>),
-    Remote(Responder),
-}
-
-impl Delivery {
-    /// A message of a caller on this node.
-    pub const fn local(
-        message: MessageId,
-        body: Bytes,
-        deadline: Instant,
-        to: oneshot::Sender<Reply>,
-    ) -> Self {
-        Self { message, body, deadline, identity: None, answer: Some(Answer::Local(to)) }
-    }
-
-    /// A message that another node sent.
-    pub const fn remote(message: MessageId, body: Bytes, deadline: Instant, to: Responder) -> Self {
-        Self { message, body, deadline, identity: None, answer: Some(Answer::Remote(to)) }
-    }
-
-    /// Answers it.
-    pub fn answer(mut self, reply: Reply) {
-        self.answer_once(reply);
-    }
-
-    fn answer_once(&mut self, reply: Reply) {
-        match self.answer.take() {
-            // A caller that stopped waiting is answered in vain.
-            Some(Answer::Local(to)) => drop(to.send(reply)),
-            Some(Answer::Remote(to)) => send_reply(to, &reply),
-            None => {}
-        }
-    }
-}
-
-impl Drop for Delivery {
-    fn drop(&mut self) {
-        self.answer_once(Err(Failure::NotReady));
-    }
-}
-
-/// A reply that succeeded begins with this byte, a failure with the other.
-const REPLIED: u8 = 0;
-const FAILED: u8 = 1;
-
-/// Writes a reply straight into the connection's buffer.
-pub(super) fn send_reply(to: Responder, reply: &Reply) {
-    to.send_with(|buffer| match reply {
-        Ok(body) => {
-            buffer.put_u8(REPLIED);
-            buffer.put_slice(body);
-        }
-        Err(failure) => {
-            buffer.put_u8(FAILED);
-            codec::encode_body_into(failure, buffer).expect("a failure is small and encodable");
-        }
-    });
-}
-
-/// Reads what [`send_reply`] wrote.
-pub(super) fn read_reply(mut bytes: Bytes) -> Reply {
-    let broken = || Failure::WorkerFailed("the other node sent a reply that cannot be read".into());
-    match bytes.first() {
-        Some(&REPLIED) => Ok(bytes.split_off(1)),
-        Some(&FAILED) => Err(codec::decode_body(&bytes[1..]).unwrap_or_else(|_| broken())),
-        _ => Err(broken()),
-    }
-}
-
 /// One partition's worker of one kind.
 #[derive(Debug)]
 pub struct PartitionWorker {
@@ -132,6 +43,7 @@ pub struct PartitionWorker {
     gate: Gate,
     replication: Replication,
     place: KindIndex,
+    sessions: MessageId,
 }
 
 /// What a running worker holds.
@@ -147,14 +59,14 @@ impl PartitionWorker {
     /// A worker of this kind. `waiting` counts what its mailbox holds.
     ///
     /// `place` is where a replicated kind stands among the node's.
-    pub const fn new(
+    pub fn new(
         hosted: Hosted,
         waiting: Arc<AtomicUsize>,
         gate: Gate,
         replication: Replication,
         place: KindIndex,
     ) -> Self {
-        Self { hosted, waiting, gate, replication, place }
+        Self { hosted, waiting, gate, replication, place, sessions: Ask::message() }
     }
 
     /// The name that its actor is known by in logs.
@@ -180,13 +92,20 @@ impl PartitionWorker {
             delivery.answer(Err(self.gate.refusal()));
             return Ok(());
         }
-        if let Some(led) = &state.led
-            && let Err(reply) = led.begin(delivery.identity)
-        {
-            delivery.answer(reply);
-            return Ok(());
+        if let Some(led) = &state.led {
+            if delivery.message == self.sessions {
+                led.handle_ask(delivery);
+                return Ok(());
+            }
+            return match led.begin(delivery.identity) {
+                Ok(handling) => handle_logged(&mut state.host, handling, delivery).await,
+                Err(told) => {
+                    delivery.tell(told);
+                    Ok(())
+                }
+            };
         }
-        let body = std::mem::take(&mut delivery.body);
+        let body = delivery.begin();
         let handled = AssertUnwindSafe(state.host.handle(delivery.message, body)).catch_unwind().await;
         let reply = match handled {
             Ok(reply) => reply,
@@ -196,15 +115,6 @@ impl PartitionWorker {
                 return Err(why);
             }
         };
-        if let Some(led) = &state.led {
-            let changes = state.host.journal().map(Journal::take).unwrap_or_default();
-            let changed = !changes.is_empty();
-            return match led.finish(delivery, changes, reply) {
-                // What it changed is not in the log: it begins anew, from what is.
-                Err(why) if changed => Err(why.to_string()),
-                Ok(()) | Err(_) => Ok(()),
-            };
-        }
         // The value first, the right to let it out after: a process that froze in the handler, or lost the
         // partition meanwhile, answers nothing that somebody else may already have answered differently.
         watch.now = self.gate.now();
@@ -218,6 +128,31 @@ impl PartitionWorker {
             reply
         });
         Ok(())
+    }
+}
+
+/// Has a replicated worker handle a message. An error ends the worker: it begins anew, from what is in the log.
+async fn handle_logged(
+    host: &mut Box<dyn Host>,
+    handling: Handling<'_>,
+    mut delivery: Delivery,
+) -> Result<(), String> {
+    let body = delivery.begin();
+    let handled = AssertUnwindSafe(host.handle(delivery.message, body)).catch_unwind().await;
+    let changes = host.journal().map(Journal::take).unwrap_or_default();
+    let changed = !changes.is_empty();
+    let (reply, failed) = match handled {
+        Ok(reply) => (reply, Ok(())),
+        // What it did before stays, and whoever asks again is told the same: it is not run twice.
+        Err(panic) => {
+            let why = panic_text(&*panic);
+            (Err(Failure::WorkerFailed(format!("it panicked: {why}"))), Err(why))
+        }
+    };
+    match handling.finish(delivery, changes, reply) {
+        // What it changed is not in the log.
+        Err(why) if changed => Err(why.to_string()),
+        Ok(()) | Err(_) => failed,
     }
 }
 

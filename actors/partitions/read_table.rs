@@ -9,7 +9,8 @@ use tumen_core::ids::{Epoch, Kind, PartitionId};
 use tumen_core::partitions::fence::Fence;
 
 use super::belief::Belief;
-use super::partition_worker::{Delivery, PartitionWorkerMsg};
+use super::delivery::Delivery;
+use super::partition_worker::PartitionWorkerMsg;
 
 /// The most messages that wait for one worker. More are answered `Overloaded`.
 pub const MAILBOX_LEN_MAX: usize = 16_384;

@@ -48,7 +48,7 @@ use self::disk::Disk;
 use self::lane::Lane;
 pub use self::loading::{Copies, LoadError};
 use self::state::Makers;
-pub use self::worker::Led;
+pub use self::worker::{Handling, Led};
 use super::gate::Gate;
 use super::host::Kinds;
 use crate::clock::{self, Clock};

@@ -9,6 +9,11 @@
 //!
 //! The table is swapped whole. A request carries the fence that its sender believes in, and the receiver checks
 //! it: so a table may be out of date, and nothing is ever answered by the wrong worker.
+//!
+//! What a replicated worker is to do once carries an identity, by which its partition knows it again ([`once`]).
+
+mod conversation;
+mod once;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,12 +27,14 @@ use tokio::time::Instant;
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::ids::{GroupId, NodeBoot, NodeName, PartitionId, Version};
 use tumen_core::partitions::fence::Fence;
+use tumen_core::partitions::identity::{Identity, KeyDigest, KeyLenError};
 use tumen_core::partitions::request::{BODY_LEN_MAX, Failure, Header, MessageId, Reply};
 use tumen_core::partitions::routing::{RouteError, RoutingTable};
 
+use self::conversation::Conversations;
+use super::delivery::{self, Delivery, Told};
 use super::gate::Gate;
-use super::host::Kinds;
-use super::partition_worker::{Delivery, read_reply, send_reply};
+use super::host::{Effect, Kinds};
 use super::read_table::{Mailbox, ReadTable};
 use crate::transport::{Deadline, Incoming, LaneError, Serve, Service, Transport};
 
@@ -35,6 +42,8 @@ use crate::transport::{Deadline, Incoming, LaneError, Serve, Service, Transport}
 const RETRY_WAIT: Duration = Duration::from_millis(1);
 /// The longest wait before a call is tried again.
 const RETRY_WAIT_MAX: Duration = Duration::from_millis(50);
+/// How often sessions are looked after.
+const TICK_EVERY: Duration = Duration::from_secs(1);
 
 /// How a call is sent.
 #[derive(Clone, Copy, Debug)]
@@ -42,13 +51,37 @@ pub struct CallOptions {
     /// How long the caller waits, over all tries. Default 5 s.
     pub within: Duration,
     /// Whether the message may be carried out twice without harm. Then it is sent again also where a first
-    /// try may have been carried out, as when its node died.
+    /// try may have been carried out, as when its node died. What replicated workers do is sent again in any case: they
+    /// know it, and do it once.
     pub idempotent: bool,
+    /// By what a replicated worker knows the message again, from whichever node it comes. Without one, what this node
+    /// sends again by itself is known all the same.
+    pub idempotency_key: Option<IdempotencyKey>,
 }
 
 impl Default for CallOptions {
     fn default() -> Self {
-        Self { within: Duration::from_secs(5), idempotent: false }
+        Self { within: Duration::from_secs(5), idempotent: false, idempotency_key: None }
+    }
+}
+
+/// A name for one message, of its sender's choosing: sent again with it, the message takes effect once, and is answered
+/// the same. It is remembered for an hour at least. Another message with the same key is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+// As bytes, for a number would widen every call that is under way.
+pub struct IdempotencyKey([u8; 16]);
+
+impl IdempotencyKey {
+    /// A key of 1 to 255 bytes.
+    ///
+    /// # Errors
+    /// It has another length.
+    pub fn new(key: impl AsRef<[u8]>) -> Result<Self, KeyLenError> {
+        Ok(Self(KeyDigest::of(key.as_ref())?.0.to_le_bytes()))
+    }
+
+    const fn digest(self) -> KeyDigest {
+        KeyDigest(u128::from_le_bytes(self.0))
     }
 }
 
@@ -66,6 +99,7 @@ struct Shared {
     kinds: Kinds,
     gate: Gate,
     transport: Transport,
+    conversations: Conversations,
 }
 
 impl Router {
@@ -79,6 +113,7 @@ impl Router {
             kinds,
             gate,
             transport,
+            conversations: Conversations::default(),
         };
         let router = Self { shared: Arc::new(shared) };
         router.shared.transport.serve(Service::Partition, Arc::new(router.clone()));
@@ -110,6 +145,8 @@ impl Router {
     }
 
     fn clear(&self) {
+        // Another cluster numbers its sessions anew.
+        self.shared.conversations.end_all();
         self.shared.table.store(Arc::default());
         self.shared.version.send_replace(Version::ZERO);
     }
@@ -153,10 +190,16 @@ impl Router {
                     "a message has at most {BODY_LEN_MAX} bytes, this one has {len}"
                 )));
             }
+            if self.shared.kinds.effect_of(call.message) == Effect::Once {
+                return Box::pin(self.carry_out_once(call)).await;
+            }
+            if call.options.idempotency_key.is_some() {
+                return Err(unknowing());
+            }
             let deadline = Deadline::after(call.options.within);
-            let (version, asked) = self.ask(&call, deadline);
+            let (version, asked) = self.ask(&call, None, deadline);
             let failure = match asked {
-                Ok(asked) => match asked.reply(deadline).await {
+                Ok(asked) => match asked.told(deadline).await.into_reply() {
                     Ok(reply) => return Ok(reply),
                     Err(failure) => failure,
                 },
@@ -174,14 +217,16 @@ impl Router {
         mut version: Version,
         mut failure: Failure,
     ) -> Reply {
-        let mut wait = RETRY_WAIT;
+        let mut pause = Pause::new(deadline);
+        let idempotent =
+            call.options.idempotent || self.shared.kinds.effect_of(call.message) == Effect::None;
         // Whether an earlier try of an idempotent call may have been carried out.
         let mut maybe_applied = false;
         loop {
             maybe_applied |= failure.maybe_changed();
             let again = match &failure {
                 Failure::Stale { .. } | Failure::NotReady | Failure::Fenced { changed: false } => true,
-                Failure::Fenced { .. } | Failure::Timeout { maybe_applied: true } => call.options.idempotent,
+                Failure::Fenced { .. } | Failure::Timeout { maybe_applied: true } => idempotent,
                 // The other node is cut off and this one is not: somebody else is about to be primary.
                 Failure::NoQuorum => self.shared.gate.is_open(),
                 _ => false,
@@ -189,28 +234,16 @@ impl Router {
             if !again {
                 return Err(failure);
             }
-            // A node that is cut off waits a little, as for an election, and then says what is the matter.
-            let gate = &self.shared.gate;
-            let cut_off = !gate.is_open() && gate.refusal() == Failure::NoQuorum;
-            if cut_off && version > Version::ZERO {
+            if self.is_cut_off(version) {
                 return Err(if maybe_applied { expired(failure, true) } else { Failure::NoQuorum });
             }
-            // A newer plan ends the wait; one that the receiver has is on its way to this node as well.
-            let (newer, longest) = match &failure {
-                Failure::Stale { version: theirs } if *theirs > version => (*theirs, RETRY_WAIT_MAX),
-                _ => (version.next(), wait),
-            };
-            let until = deadline.min(Instant::now() + longest);
-            drop(tokio::time::timeout_at(until, self.versions().wait_for(|known| *known >= newer)).await);
-            wait = (wait * 2).min(RETRY_WAIT_MAX);
-            let left = Deadline::at(deadline);
-            if left.within().is_zero() {
+            let Some(left) = pause.wait(self, version, &failure).await else {
                 return Err(expired(failure, maybe_applied));
-            }
-            let (known, asked) = self.ask(call, left);
+            };
+            let (known, asked) = self.ask(call, None, left);
             version = known;
             failure = match asked {
-                Ok(asked) => match asked.reply(left).await {
+                Ok(asked) => match asked.told(left).await.into_reply() {
                     Ok(reply) => return Ok(reply),
                     Err(failure) => failure,
                 },
@@ -219,9 +252,20 @@ impl Router {
         }
     }
 
+    /// Whether this node has been cut off for long enough to say so: it waits a little, as for an election.
+    fn is_cut_off(&self, version: Version) -> bool {
+        let gate = &self.shared.gate;
+        !gate.is_open() && gate.refusal() == Failure::NoQuorum && version > Version::ZERO
+    }
+
     /// Asks whoever serves the target by the table in force, here and now, and tells which table that was. The reply is
     /// waited for without the table: a guard of it is cheap only as long as nobody keeps it.
-    fn ask(&self, call: &Call<'_>, deadline: Deadline) -> (Version, Result<Asked, Failure>) {
+    fn ask(
+        &self,
+        call: &Call<'_>,
+        identity: Option<Identity>,
+        deadline: Deadline,
+    ) -> (Version, Result<Asked, Failure>) {
         let table = self.shared.table.load();
         let partition = match call.target {
             Target::Key(key) => table.partition_of(GroupId::Users, key),
@@ -236,7 +280,7 @@ impl Router {
                 }
                 Err(error) => return (table.version(), Err(Failure::NoPartition(error.to_string()))),
             };
-        let header = Header { fence, message: call.message };
+        let header = Header { fence, message: call.message, identity };
         let asked = if *primary == self.shared.me {
             self.ask_here(header, call.body.clone(), deadline)
         } else {
@@ -247,7 +291,7 @@ impl Router {
 
     fn ask_here(&self, header: Header, body: Bytes, deadline: Deadline) -> Asked {
         let (to, reply) = oneshot::channel();
-        let delivery = Delivery::local(header.message, body, deadline.instant(), to);
+        let delivery = Delivery::local(header.message, body, deadline.instant(), header.identity, to);
         match self.admit(&header) {
             Ok(mailbox) => mailbox.deliver(vec![delivery]).into_iter().for_each(refuse),
             Err(failure) => delivery.answer(Err(failure)),
@@ -257,7 +301,7 @@ impl Router {
 
     fn ask_there(&self, node: &NodeName, header: Header, body: &Bytes, deadline: Deadline) -> Asked {
         let encode = |buffer: &mut bytes::BytesMut| {
-            buffer.put_slice(&header.to_bytes());
+            header.encode(buffer);
             buffer.put_slice(body);
         };
         Asked::There(self.shared.transport.ask(node, Service::Partition, deadline, encode))
@@ -313,27 +357,59 @@ enum Target<'a> {
     Partition(PartitionId),
 }
 
+/// The wait before a call is tried again.
+struct Pause {
+    deadline: Instant,
+    next: Duration,
+}
+
+impl Pause {
+    const fn new(deadline: Instant) -> Self {
+        Self { deadline, next: RETRY_WAIT }
+    }
+
+    /// Waits, less long if a newer plan comes meanwhile than that by which the last try failed. `None`: no time is left.
+    async fn wait(&mut self, router: &Router, version: Version, failure: &Failure) -> Option<Deadline> {
+        // A plan that the receiver has is on its way to this node as well.
+        let (newer, longest) = match failure {
+            Failure::Stale { version: theirs } if *theirs > version => (*theirs, RETRY_WAIT_MAX),
+            _ => (version.next(), self.next),
+        };
+        let until = self.deadline.min(Instant::now() + longest);
+        drop(tokio::time::timeout_at(until, router.versions().wait_for(|known| *known >= newer)).await);
+        self.next = (self.next * 2).min(RETRY_WAIT_MAX);
+        let left = Deadline::at(self.deadline);
+        (!left.within().is_zero()).then_some(left)
+    }
+}
+
 /// A call that was sent, and where its reply comes.
 enum Asked {
-    Here(oneshot::Receiver<Reply>),
+    Here(oneshot::Receiver<Told>),
     There(oneshot::Receiver<Result<Bytes, LaneError>>),
 }
 
 impl Asked {
-    async fn reply(self, deadline: Deadline) -> Reply {
+    async fn told(self, deadline: Deadline) -> Told {
         match self {
-            Self::Here(reply) => match tokio::time::timeout_at(deadline.instant(), reply).await {
-                Ok(answered) => answered.unwrap_or(Err(Failure::NotReady)),
-                Err(_) => Err(Failure::Timeout { maybe_applied: true }),
+            Self::Here(told) => match tokio::time::timeout_at(deadline.instant(), told).await {
+                Ok(told) => told.unwrap_or(Told::Reply(Err(Failure::NotReady))),
+                Err(_) => Told::Reply(Err(Failure::Timeout { maybe_applied: true })),
             },
             // The lane keeps the deadline, for all its callers together.
             Self::There(reply) => match reply.await.unwrap_or(Err(LaneError::Lost { maybe_delivered: true }))
             {
-                Ok(reply) => read_reply(reply),
-                Err(error) => Err(lane_failure(&error)),
+                Ok(reply) => delivery::read(reply),
+                Err(error) => Told::Reply(Err(lane_failure(&error))),
             },
         }
     }
+}
+
+/// A key was given for a message whose worker remembers nothing.
+fn unknowing() -> Failure {
+    let why = "the worker of this message keeps no state, so it cannot know the message again by its idempotency key";
+    Failure::Rejected(why.into())
 }
 
 fn refuse(delivery: Delivery) {
@@ -375,29 +451,26 @@ impl Serve for Router {
     /// whether one may come in is the same for all of them. That it may still answer is seen after the handler ran.
     fn serve(&self, batch: &mut Vec<Incoming>) {
         let mut groups: BTreeMap<(Fence, usize), Group> = BTreeMap::new();
-        for incoming in batch.drain(..) {
-            let Some(header) = Header::read(&incoming.body) else {
-                send_reply(incoming.reply, &Err(Failure::Rejected("the request cannot be read".into())));
+        for Incoming { mut body, deadline, reply } in batch.drain(..) {
+            let refuse = |to, failure| delivery::send(to, &Told::Reply(Err(failure)));
+            let Some(Header { fence, message, identity }) = Header::decode(&mut body) else {
+                refuse(reply, Failure::Rejected("the request cannot be read".into()));
                 continue;
             };
-            let kind = match self.kind_for(header.message) {
+            let kind = match self.kind_for(message) {
                 Ok(kind) => kind,
                 Err(failure) => {
-                    send_reply(incoming.reply, &Err(failure));
+                    refuse(reply, failure);
                     continue;
                 }
             };
-            let group = groups.entry((header.fence, kind)).or_insert_with(|| Group {
-                admitted: self.admit_kind(header.fence, kind),
+            let group = groups.entry((fence, kind)).or_insert_with(|| Group {
+                admitted: self.admit_kind(fence, kind),
                 deliveries: Vec::new(),
             });
             match &group.admitted {
-                Ok(_) => {
-                    let body = incoming.body.slice(Header::LEN..);
-                    let delivery = Delivery::remote(header.message, body, incoming.deadline, incoming.reply);
-                    group.deliveries.push(delivery);
-                }
-                Err(failure) => send_reply(incoming.reply, &Err(failure.clone())),
+                Ok(_) => group.deliveries.push(Delivery::remote(message, body, deadline, identity, reply)),
+                Err(failure) => refuse(reply, failure.clone()),
             }
         }
         for Group { admitted, deliveries } in groups.into_values() {
@@ -421,6 +494,8 @@ pub enum RouterMsg {
     Plan(Arc<Snapshot>),
     /// This node left its cluster.
     Left,
+    /// A second has passed.
+    Tick,
 }
 
 impl ractor::Message for RouterMsg {}
@@ -437,7 +512,9 @@ impl Actor for RouterActor {
     type State = ();
     type Arguments = ();
 
-    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<(), ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<Self::Msg>, (): ()) -> Result<(), ActorProcessingErr> {
+        // It ends with this actor.
+        drop(myself.send_interval(TICK_EVERY, || RouterMsg::Tick));
         Ok(())
     }
 
@@ -450,6 +527,7 @@ impl Actor for RouterActor {
         match message {
             RouterMsg::Plan(plan) => self.router.swap(&plan),
             RouterMsg::Left => self.router.clear(),
+            RouterMsg::Tick => self.router.tick(),
         }
         Ok(())
     }

@@ -58,12 +58,17 @@ pub struct TooManyChanges;
 impl Changes {
     /// Takes one more change.
     pub fn push(&mut self, kind: KindIndex, bytes: Bytes) -> Result<(), TooManyChanges> {
-        if self.list.len() == CHANGES_MAX || bytes.len() > CHANGES_LEN_MAX - self.len {
+        if !self.has_room(bytes.len()) {
             return Err(TooManyChanges);
         }
         self.len += bytes.len();
         self.list.push(Change { kind, bytes });
         Ok(())
+    }
+
+    /// Whether one more change of this length would be taken.
+    pub const fn has_room(&self, len: usize) -> bool {
+        self.list.len() < CHANGES_MAX && len <= CHANGES_LEN_MAX - self.len
     }
 
     /// The changes, in the order in which they were committed.

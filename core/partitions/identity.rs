@@ -75,6 +75,16 @@ pub const KEY_LEN_MAX: usize = 255;
 #[serde(transparent)]
 pub struct KeyDigest(pub u128);
 
+impl KeyDigest {
+    /// The digest of a key.
+    pub fn of(key: &[u8]) -> Result<Self, KeyLenError> {
+        if key.is_empty() || key.len() > KEY_LEN_MAX {
+            return Err(KeyLenError(key.len()));
+        }
+        Ok(Self(XxHash3_128::oneshot(key)))
+    }
+}
+
 /// XXH3-64 of a request's type and body: the same key with another one is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -99,11 +109,12 @@ pub struct KeyLenError(pub usize);
 impl Keyed {
     /// The identity of the request `message` with this body under this key.
     pub fn new(key: &[u8], message: MessageId, body: &[u8]) -> Result<Self, KeyLenError> {
-        if key.is_empty() || key.len() > KEY_LEN_MAX {
-            return Err(KeyLenError(key.len()));
-        }
-        let fingerprint = Fingerprint(XxHash3_64::oneshot_with_seed(message.0, body));
-        Ok(Self { key: KeyDigest(XxHash3_128::oneshot(key)), fingerprint })
+        Ok(Self::under(KeyDigest::of(key)?, message, body))
+    }
+
+    /// The same, of a key that was looked at before.
+    pub fn under(key: KeyDigest, message: MessageId, body: &[u8]) -> Self {
+        Self { key, fingerprint: Fingerprint(XxHash3_64::oneshot_with_seed(message.0, body)) }
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::fmt;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, Generation, GroupId, PartitionId, Version};
 use crate::partitions::fence::Fence;
+use crate::partitions::identity::Identity;
 use crate::wire::stable_hash;
 
 /// Names a message's type on the wire: XXH3-64 of its name.
@@ -28,42 +29,59 @@ impl fmt::Display for MessageId {
 }
 
 /// What stands before the message in one call to one partition's worker: the fence that the caller believes
-/// in, and the message's type, which names the worker's kind too.
+/// in, the message's type, which names the worker's kind too, and by what the call is known again, if by anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// By which right the receiver is believed to serve.
     pub fence: Fence,
     /// The message's type.
     pub message: MessageId,
+    /// By what the receiver knows the call when it comes a second time. Kinds of workers that keep nothing do not ask.
+    pub identity: Option<Identity>,
 }
 
 impl Header {
-    /// How many bytes a header has.
+    /// How many bytes a header has, before the identity.
     pub const LEN: usize = 29;
 
-    /// The header as it stands on the wire: fixed, little-endian, without a length.
-    pub fn to_bytes(&self) -> [u8; Self::LEN] {
+    /// Set in the byte that says the group: an identity follows.
+    const IDENTIFIED: u8 = 0x80;
+
+    /// Appends the header as it stands on the wire: little-endian, without a length; fixed but for the identity.
+    pub fn encode(&self, into: &mut BytesMut) {
         let mut bytes = [0; Self::LEN];
         bytes[..8].copy_from_slice(&self.fence.generation.0.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.fence.epoch.0.to_le_bytes());
         bytes[16] = self.fence.partition.group as u8;
         bytes[17..21].copy_from_slice(&self.fence.partition.index.to_le_bytes());
         bytes[21..].copy_from_slice(&self.message.0.to_le_bytes());
-        bytes
+        match &self.identity {
+            None => into.extend_from_slice(&bytes),
+            Some(identity) => {
+                bytes[16] |= Self::IDENTIFIED;
+                into.extend_from_slice(&bytes);
+                identity.encode(into);
+            }
+        }
     }
 
-    /// Reads the header at the beginning of `bytes`. `None`: there is none.
-    pub fn read(bytes: &[u8]) -> Option<Self> {
-        let number = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
-        let group = match bytes.get(16)? {
+    /// Reads the header at the beginning of `bytes`, and takes it off. `None`: there is none.
+    pub fn decode(bytes: &mut Bytes) -> Option<Self> {
+        let fixed: &[u8; Self::LEN] = bytes.first_chunk()?;
+        let number = |at: usize| Some(u64::from_le_bytes(fixed.get(at..at + 8)?.try_into().ok()?));
+        let group = match fixed[16] & !Self::IDENTIFIED {
             0 => GroupId::Users,
             1 => GroupId::Names,
             _ => return None,
         };
-        let index = u32::from_le_bytes(bytes.get(17..21)?.try_into().ok()?);
+        let identified = fixed[16] & Self::IDENTIFIED != 0;
+        let index = u32::from_le_bytes(fixed[17..21].try_into().ok()?);
         let partition = PartitionId { group, index };
         let fence = Fence { generation: Generation(number(0)?), epoch: Epoch(number(8)?), partition };
-        Some(Self { fence, message: MessageId(number(21)?) })
+        let message = MessageId(number(21)?);
+        bytes.advance(Self::LEN);
+        let identity = if identified { Some(Identity::decode(bytes).ok()?) } else { None };
+        Some(Self { fence, message, identity })
     }
 }
 
@@ -153,20 +171,42 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::partitions::identity::{Keyed, Numbered, Position, SessionId};
+
+    fn identity(number: u64, lowest: u64) -> [Option<Identity>; 3] {
+        let session = SessionId(Position::new(Epoch(number ^ lowest), number));
+        let (number, lowest) = (number.max(lowest), number.min(lowest));
+        let keyed = Keyed::new(&number.to_be_bytes(), MessageId(lowest), b"body").unwrap();
+        [
+            None,
+            Some(Identity::Numbered(Numbered { session, number, lowest })),
+            Some(Identity::Keyed(keyed)),
+        ]
+    }
 
     proptest! {
         #[test]
-        fn a_header_reads_back(generation: u64, epoch: u64, index: u32, names: bool, message: u64) {
+        fn a_header_reads_back(generation: u64, epoch: u64, index: u32, names: bool, message: u64, a: u64, b: u64) {
             let group = if names { GroupId::Names } else { GroupId::Users };
             let partition = PartitionId { group, index };
             let fence = Fence { generation: Generation(generation), epoch: Epoch(epoch), partition };
-            let header = Header { fence, message: MessageId(message) };
-            prop_assert_eq!(Header::read(&header.to_bytes()), Some(header));
+            for identity in identity(a, b) {
+                let header = Header { fence, message: MessageId(message), identity };
+                let mut bytes = BytesMut::new();
+                header.encode(&mut bytes);
+                prop_assert_eq!(bytes.len() == Header::LEN, identity.is_none());
+                bytes.extend_from_slice(b"body");
+                let mut bytes = bytes.freeze();
+                prop_assert_eq!(Header::decode(&mut bytes), Some(header));
+                prop_assert_eq!(&bytes[..], b"body");
+            }
         }
 
         #[test]
-        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
-            prop_assert_eq!(Header::read(&bytes).is_some(), bytes.len() >= Header::LEN && bytes[16] < 2);
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let whole = bytes.len() >= Header::LEN && bytes[16] < 2;
+            let read = Header::decode(&mut Bytes::from(bytes)).is_some_and(|header| header.identity.is_none());
+            prop_assert_eq!(read, whole);
         }
     }
 }

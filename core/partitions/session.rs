@@ -22,6 +22,7 @@ use crate::partitions::identity::{Fingerprint, Identity, KeyDigest, Keyed, Numbe
 use crate::partitions::request::{Failure, Reply};
 use crate::wire::{StableHasher, stable_hash};
 
+pub mod ask;
 pub mod client;
 pub mod desk;
 

@@ -144,7 +144,7 @@ where
     S: Fn(Place) -> F + Send + Sync + 'static,
     F: Future<Output = Result<W>> + Send + 'static,
 {
-    let (kind, messages, table) = prepared(handlers)?;
+    let Prepared { kind, messages, queries, table } = prepared(handlers)?;
     let start = move |place: Place| -> BoxFuture<'static, Result<Box<dyn Host>, String>> {
         let (table, cx, started) = (Arc::clone(&table), Context::new(place.clone()), start(place));
         Box::pin(async move {
@@ -152,11 +152,16 @@ where
             Ok(Box::new(Running { worker, cx, table }) as Box<dyn Host>)
         })
     };
-    Ok(Hosted { kind, messages, begin: Begin::Start(Arc::new(start)) })
+    Ok(Hosted { kind, messages, queries, begin: Begin::Start(Arc::new(start)) })
 }
 
-/// A kind's name, its messages with their names, and its table.
-type Prepared<W> = (Kind, Vec<(MessageId, &'static str)>, Table<W>);
+/// What is common to all kinds.
+pub(super) struct Prepared<W> {
+    pub(super) kind: Kind,
+    pub(super) messages: Vec<(MessageId, &'static str)>,
+    pub(super) queries: Vec<MessageId>,
+    pub(super) table: Table<W>,
+}
 
 /// Checks what is common to all kinds.
 pub(super) fn prepared<W: Worker>(
@@ -165,7 +170,8 @@ pub(super) fn prepared<W: Worker>(
     let kind = Kind::new(W::KIND).map_err(|why| WorkerError::Kind { worker: type_name::<W>(), why })?;
     let table = handlers(Handlers::none()).sorted()?;
     let messages = table.iter().map(|handler| (handler.id, handler.name)).collect();
-    Ok((kind, messages, table))
+    let queries = table.iter().filter(|handler| handler.query.is_some()).map(|handler| handler.id).collect();
+    Ok(Prepared { kind, messages, queries, table })
 }
 
 /// One running worker.

@@ -18,7 +18,7 @@ use tumen_actors::partitions::machine::{Journal, Machine};
 use tumen_actors::partitions::{Begin, Host, Hosted, Place};
 use tumen_core::partitions::request::{Failure, MessageId, Reply};
 
-use super::handlers::{Handlers, Hosting, Running, Table, encode, prepared};
+use super::handlers::{Handlers, Hosting, Prepared, Running, Table, encode, prepared};
 use super::{Context, Message, Worker};
 use crate::error::{Error, Result};
 
@@ -135,9 +135,7 @@ impl<W: Replicated> Context<W> {
         let bytes = encode(&change).map_err(|why| Error::rejected(format!("a change {why}")))?;
         let journal =
             self.journal.as_mut().ok_or_else(|| Error::rejected("nothing can be committed here"))?;
-        journal.commit(bytes).map_err(|why| Error::rejected(why.to_string()))?;
-        worker.apply(change);
-        Ok(())
+        journal.commit(bytes, || worker.apply(change)).map_err(|why| Error::rejected(why.to_string()))
     }
 
     /// Waits until everything that was committed so far holds as the mode promises: before something is done outside of
@@ -155,10 +153,10 @@ impl<W: Replicated> Context<W> {
 
 /// Erases a kind of replicated worker.
 pub(crate) fn replicating<W: Replicated>(handlers: impl FnOnce(Handlers<W>) -> Handlers<W>) -> Hosting {
-    let (kind, messages, table) = prepared(handlers)?;
+    let Prepared { kind, messages, queries, table } = prepared(handlers)?;
     let make =
         move || -> Box<dyn Machine> { Box::new(State { worker: W::default(), table: Arc::clone(&table) }) };
-    Ok(Hosted { kind, messages, begin: Begin::Replicated(Arc::new(make)) })
+    Ok(Hosted { kind, messages, queries, begin: Begin::Replicated(Arc::new(make)) })
 }
 
 /// The worker on any copy.

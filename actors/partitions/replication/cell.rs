@@ -18,7 +18,7 @@ use tumen_core::cluster::snapshot::Mode;
 use tumen_core::ids::{NodeName, PartitionId};
 use tumen_core::partitions::entry::{Changes, Entry, KindIndex};
 use tumen_core::partitions::fence::Fence;
-use tumen_core::partitions::identity::{Identity, Position};
+use tumen_core::partitions::identity::{Identity, Position, SessionId};
 use tumen_core::partitions::record::Record;
 use tumen_core::partitions::replication::wire::{Reply as CopyReply, Request, SnapshotHeader};
 use tumen_core::partitions::replication::{
@@ -26,7 +26,7 @@ use tumen_core::partitions::replication::{
 };
 use tumen_core::partitions::request::{Failure, MessageId, Reply};
 use tumen_core::partitions::session::desk::Desk;
-use tumen_core::partitions::session::{Limits, Sessions, Verdict};
+use tumen_core::partitions::session::{Limits, Sessions};
 use tumen_core::time::Moment;
 
 use super::answers::Slot;
@@ -35,7 +35,7 @@ use super::keeping::Keeping;
 use super::records::{Kept, StateRecord};
 use super::state::{Broken, Makers, State};
 use crate::partitions::machine::Machine;
-use crate::partitions::partition_worker::Delivery;
+use crate::partitions::delivery::{Delivery, Told};
 use crate::store::Batch;
 
 /// What is to be done once the lock is free.
@@ -513,20 +513,26 @@ impl Cell {
     }
 
     /// A request's turn has come: whether to run its handler.
-    pub(super) fn begin(&self, now: Moment, fence: &Fence, identity: Option<&Identity>) -> Result<(), Reply> {
+    pub(super) fn begin(&self, now: Moment, fence: &Fence, identity: Option<&Identity>) -> Result<(), Told> {
         let mut inner = self.lock();
         let room = inner.config.pending_entries_max;
-        let lead = inner.serving_mut(fence).map_err(Err)?;
+        let lead = inner.serving_mut(fence).map_err(|why| Told::Reply(Err(why)))?;
         if lead.law.copy().last().sequence - lead.law.held() >= room {
-            return Err(Err(Failure::Overloaded));
+            return Err(Told::Reply(Err(Failure::Overloaded)));
         }
         let (Some(identity), Some(sessions)) = (identity, &lead.sessions) else { return Ok(()) };
         let mark = position_of(lead.law.copy(), lead.law.mark());
-        match lead.desk.check(now, sessions, mark, identity) {
-            Verdict::Run => Ok(()),
-            // Asked again, it finds the answer.
-            Verdict::Running => Err(Err(Failure::NotReady)),
-            verdict => Err(verdict.into_reply().unwrap_or(Err(Failure::NotReady))),
+        match Told::of(lead.desk.check(now, sessions, mark, identity)) {
+            None => Ok(()),
+            Some(told) => Err(told),
+        }
+    }
+
+    /// The handler will never return.
+    pub(super) fn abandon(&self, fence: &Fence, identity: &Identity) {
+        match &mut self.lock().role {
+            Role::Primary(lead) if lead.law.fence() == fence => lead.desk.handle_abandoned(identity),
+            Role::Primary(_) | Role::Copy(_) | Role::Changing => {}
         }
     }
 
@@ -537,7 +543,7 @@ impl Cell {
         now: Moment,
         fence: &Fence,
         delivery: Delivery,
-        changes: Changes,
+        (stepped, changes): (bool, Changes),
         reply: Reply,
         out: &mut Out,
     ) -> Result<(), Box<(Delivery, Failure)>> {
@@ -568,7 +574,7 @@ impl Cell {
                 lead.desk.handle_unchanged(lead.law.copy().last(), identity, &reply);
             }
             let rests_on = lead.law.copy().last().sequence;
-            lead.held.push(Held { rests_on, delivery, reply, changed: logged });
+            lead.held.push(Held { rests_on, delivery, reply, changed: logged || stepped });
             Ok(())
         })
     }
@@ -628,6 +634,26 @@ impl Cell {
             }
             let rests_on = lead.law.copy().last().sequence;
             lead.held.push(Held { rests_on, delivery, reply: encode(position), changed });
+        });
+    }
+
+    /// A client says that it lives, and has its answers below `lowest`.
+    pub(super) fn acknowledge(&self, now: Moment, fence: &Fence, session: SessionId, lowest: u64) {
+        if let Ok(Lead { desk, sessions: Some(sessions), .. }) = self.lock().serving_mut(fence) {
+            desk.handle_acknowledged(now, sessions, session, lowest);
+        }
+    }
+
+    /// A client does not use a session any more.
+    pub(super) fn end_session(&self, now: Moment, fence: &Fence, session: SessionId, out: &mut Out) {
+        self.with(out, |inner, effects, _| {
+            if let Ok(lead) = inner.serving_mut(fence)
+                && let Some(sessions) = &lead.sessions
+                && let Some(expiry) = lead.desk.handle_end(sessions, session)
+                && lead.append(fence, &Entry::Expire(expiry)).is_ok()
+            {
+                effects.extend(lead.law.handle_appended(now));
+            }
         });
     }
 

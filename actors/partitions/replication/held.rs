@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use tumen_core::partitions::request::{Failure, Reply};
 
-use crate::partitions::partition_worker::Delivery;
+use crate::partitions::delivery::Delivery;
 
 /// A reply, and the last entry of the log that its handler saw.
 #[derive(Debug)]

@@ -2,18 +2,21 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 use tumen_core::partitions::entry::{Changes, Entry, KindIndex};
 use tumen_core::partitions::fence::Fence;
-use tumen_core::partitions::identity::{Identity, Position};
+use tumen_core::partitions::identity::{Identity, Position, SessionId};
 use tumen_core::partitions::replication::Phase;
 use tumen_core::partitions::request::{Failure, Reply};
+use tumen_core::partitions::session::ask::Ask;
 
 use super::Replication;
 use super::cell::{Cell, Out};
+use crate::codec;
+use crate::partitions::delivery::{Delivery, Told};
 use crate::partitions::machine::{Durable, Journal, Machine};
-use crate::partitions::partition_worker::Delivery;
 
 /// A worker's place at its partition's log, under one fence.
 #[derive(Clone)]
@@ -22,8 +25,23 @@ pub struct Led {
     cell: Arc<Cell>,
     fence: Fence,
     kind: KindIndex,
-    /// The request that is being handled.
-    handled: Arc<Mutex<Option<Identity>>>,
+    handled: Arc<Mutex<Handled>>,
+}
+
+/// The request that is being handled.
+#[derive(Clone, Copy, Default)]
+struct Handled {
+    identity: Option<Identity>,
+    /// Whether something that it changed is in the log.
+    stepped: bool,
+}
+
+/// A request whose handler runs. Dropped, the handler will never return.
+#[derive(Debug)]
+pub struct Handling<'a> {
+    led: &'a Led,
+    /// What the desk takes for being handled.
+    identity: Option<Identity>,
 }
 
 impl Replication {
@@ -63,32 +81,16 @@ impl Led {
     /// A request's turn has come.
     ///
     /// # Errors
-    /// How to answer it without running its handler.
-    pub fn begin(&self, identity: Option<Identity>) -> Result<(), Reply> {
+    /// What to tell without running its handler.
+    pub fn begin(&self, identity: Option<Identity>) -> Result<Handling<'_>, Told> {
         self.cell.begin(self.replication.now(), &self.fence, identity.as_ref())?;
-        self.set_handled(identity);
-        Ok(())
+        self.set_handled(Handled { identity, stepped: false });
+        Ok(Handling { led: self, identity })
     }
 
-    fn set_handled(&self, identity: Option<Identity>) {
-        *self.handled.lock().unwrap_or_else(PoisonError::into_inner) = identity;
-    }
-
-    /// The handler returned. The reply leaves once what it rests on surely holds.
-    ///
-    /// # Errors
-    /// Nothing could be logged; the delivery was answered. If there were changes, the worker is ahead of the log, and has
-    /// to begin anew.
-    pub fn finish(&self, delivery: Delivery, changes: Changes, reply: Reply) -> Result<(), Failure> {
-        self.set_handled(None);
-        let mut out = Out::default();
-        let done = self.cell.finish(self.replication.now(), &self.fence, delivery, changes, reply, &mut out);
-        self.replication.perform(&self.cell, out);
-        done.map_err(|refused| {
-            let (delivery, why) = *refused;
-            delivery.answer(Err(why.clone()));
-            why
-        })
+    fn set_handled(&self, handled: Handled) -> Handled {
+        let mut now = self.handled.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *now, handled)
     }
 
     /// Logs what was changed outside of any request.
@@ -106,24 +108,88 @@ impl Led {
         logged
     }
 
-    /// A session is asked for.
-    pub fn open_session(&self, nonce: u128, delivery: Delivery, encode: impl FnOnce(Position) -> Reply) {
-        let mut out = Out::default();
-        let now = self.replication.now();
-        self.cell.open_session(now, &self.fence, nonce, delivery, encode, &mut out);
+    /// A client asks about its session.
+    pub fn handle_ask(&self, mut delivery: Delivery) {
+        let Ok(ask) = codec::decode_body::<Ask>(&delivery.begin()) else {
+            let why = "what is asked of sessions cannot be read";
+            return delivery.answer(Err(Failure::Rejected(why.into())));
+        };
+        let (now, mut out) = (self.replication.now(), Out::default());
+        match ask {
+            Ask::Open { nonce } => {
+                let encode = |position| {
+                    let mut bytes = BytesMut::new();
+                    let id = SessionId(position);
+                    codec::encode_body_into(&id, &mut bytes).expect("a number is small and encodable");
+                    Ok(bytes.freeze())
+                };
+                self.cell.open_session(now, &self.fence, nonce, delivery, encode, &mut out);
+            }
+            Ask::Acknowledge { session, lowest } => {
+                self.cell.acknowledge(now, &self.fence, session, lowest);
+                delivery.answer(Ok(Bytes::new()));
+            }
+            Ask::End { session } => {
+                self.cell.end_session(now, &self.fence, session, &mut out);
+                delivery.answer(Ok(Bytes::new()));
+            }
+        }
         self.replication.perform(&self.cell, out);
     }
+}
+
+impl Handling<'_> {
+    /// The handler returned. The reply leaves once what it rests on surely holds.
+    ///
+    /// # Errors
+    /// Nothing could be logged; the delivery was answered. If there were changes, the worker is ahead of the log, and has
+    /// to begin anew.
+    pub fn finish(mut self, delivery: Delivery, changes: Changes, reply: Reply) -> Result<(), Failure> {
+        let led = self.led;
+        let stepped = led.handled.lock().unwrap_or_else(PoisonError::into_inner).stepped;
+        let reply = if stepped || !changes.is_empty() { honest(reply) } else { reply };
+        let (now, mut out) = (led.replication.now(), Out::default());
+        let done = led.cell.finish(now, &led.fence, delivery, (stepped, changes), reply, &mut out);
+        led.replication.perform(&led.cell, out);
+        if done.is_ok() {
+            self.identity = None;
+        }
+        done.map_err(|refused| {
+            let (delivery, why) = *refused;
+            let told = if stepped { Failure::Timeout { maybe_applied: true } } else { why.clone() };
+            delivery.answer(Err(told));
+            why
+        })
+    }
+}
+
+impl Drop for Handling<'_> {
+    fn drop(&mut self) {
+        self.led.set_handled(Handled::default());
+        if let Some(identity) = &self.identity {
+            self.led.cell.abandon(&self.led.fence, identity);
+        }
+    }
+}
+
+/// An error of a handler that changed something says so.
+fn honest(reply: Reply) -> Reply {
+    reply.map_err(|failure| match failure {
+        failure if failure.maybe_changed() => failure,
+        failure => Failure::WorkerFailed(format!("it failed after it had changed something: {failure}")),
+    })
 }
 
 impl Durable for Led {
     fn make_durable(&self, changes: Changes) -> BoxFuture<'_, Result<(), Failure>> {
         Box::pin(async move {
             if !changes.is_empty() {
-                let handled = *self.handled.lock().unwrap_or_else(PoisonError::into_inner);
-                self.append(&match handled {
+                let identity = self.handled.lock().unwrap_or_else(PoisonError::into_inner).identity;
+                self.append(&match identity {
                     Some(identity) => Entry::Step { identity, changes },
                     None => Entry::Changes(changes),
                 })?;
+                self.handled.lock().unwrap_or_else(PoisonError::into_inner).stepped = true;
             }
             let (done, held) = oneshot::channel();
             let mut out = Out::default();

@@ -3,6 +3,8 @@
 // Every test file takes of this what it needs.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
+pub mod adder;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +53,7 @@ pub fn kinds() -> Kinds {
     let hosted = Hosted {
         kind: Kind::new("counter").expect("valid"),
         messages: vec![(message(), "count")],
+        queries: Vec::new(),
         begin: Begin::Start(start),
     };
     Kinds::new(vec![hosted]).expect("valid")
@@ -107,6 +110,34 @@ pub async fn start(world: &World, n: usize, seeds: &[usize], min_nodes: usize) -
     Runtime::start(settings(world, n, seeds, min_nodes), kinds()).await.expect("valid")
 }
 
+/// Nodes with a replicated worker, of which each partition has three copies.
+pub async fn replicated(world: &World, n: usize, mode: Mode) -> Vec<Runtime> {
+    show_logs();
+    let mut nodes = Vec::new();
+    for at in 1..=n {
+        let (seeds, min_nodes) = if at == 1 { (&[][..], n) } else { (&[1][..], 1) };
+        nodes.push(start_replicated(world, at, seeds, min_nodes, mode).await);
+    }
+    all_ready(&nodes).await;
+    // By then all copies count, which is no part of a plan.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    nodes
+}
+
+pub async fn start_replicated(
+    world: &World,
+    n: usize,
+    seeds: &[usize],
+    min_nodes: usize,
+    mode: Mode,
+) -> Runtime {
+    let mut settings = settings(world, n, seeds, min_nodes);
+    for (_, spec) in &mut settings.groups {
+        (spec.replication, spec.mode, spec.replicated) = (3, mode, true);
+    }
+    Runtime::start(settings, adder::kinds()).await.expect("valid")
+}
+
 /// Waits until something is so; a minute of virtual time is plenty.
 pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     for _ in 0..12_000 {
@@ -140,8 +171,14 @@ pub async fn three_vote(nodes: &[Runtime]) {
     until("three nodes vote", || nodes.iter().all(settled)).await;
 }
 
+/// The same where not all nodes vote.
+pub async fn three_of_them_vote(nodes: &[Runtime]) {
+    let settled = |node: &Runtime| node.voting().len() == 3;
+    until("three nodes vote", || nodes.iter().all(settled)).await;
+}
+
 pub async fn call(node: &Runtime, key: &str) -> Reply {
-    let options = CallOptions { within: Duration::from_secs(10), idempotent: true };
+    let options = CallOptions { within: Duration::from_secs(10), idempotent: true, ..CallOptions::default() };
     node.router().call(key.as_bytes(), message(), Bytes::new(), options).await
 }
 

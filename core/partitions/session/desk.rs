@@ -191,6 +191,12 @@ impl Desk {
         }
     }
 
+    /// The handler will never return, and nobody was answered. Steps of it that were logged say so; of what was not,
+    /// nothing is left: then it may be run.
+    pub fn handle_abandoned(&mut self, identity: &Identity) {
+        self.handle_logged(identity);
+    }
+
     /// The handler returned, committed nothing, and its answer was not logged. `seen` is the end of the log at that
     /// moment; the answer leaves when the mark has reached it, as every reply does.
     ///

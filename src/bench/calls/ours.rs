@@ -126,7 +126,7 @@ impl Nodes {
         message: M,
         within: Duration,
     ) -> Outcome<M::Reply> {
-        let options = CallOptions { within, idempotent: false };
+        let options = CallOptions { within, ..CallOptions::default() };
         self.node.call_with(self.key(number), message, options).await
     }
 }

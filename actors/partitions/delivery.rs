@@ -1,0 +1,179 @@
+//! One message on its way to one worker, and what its sender is told.
+//!
+//! ```text
+//!  Delivery ─▶ mailbox ─▶ begin ─▶ handler ─▶ tell ─▶ here: a channel · there: the connection's buffer ─▶ Told
+//!                │          └ dropped: who knows
+//!                └ dropped: not carried out
+//! ```
+
+use bytes::{BufMut, Bytes};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tumen_core::partitions::identity::Identity;
+use tumen_core::partitions::request::{Failure, MessageId, Reply};
+use tumen_core::partitions::session::Verdict;
+
+use crate::codec;
+use crate::transport::Responder;
+
+/// What one try of a call came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// The worker's reply, or why it was not asked.
+    Reply(Reply),
+    /// An earlier try is being carried out, or its answer does not surely hold yet. Asked again, it will be there.
+    Running,
+    /// What became of the call is known, or never will be: asking again brings nothing else.
+    Settled(Failure),
+    /// The session that the call was sent in has ended.
+    Expired,
+}
+
+impl Told {
+    /// What is told of a request that is not to be run; `None` if it is.
+    pub fn of(verdict: Verdict) -> Option<Self> {
+        Some(match verdict {
+            Verdict::Run => return None,
+            Verdict::Running => Self::Running,
+            Verdict::Expired => Self::Expired,
+            Verdict::Overloaded => Self::Reply(Err(Failure::Overloaded)),
+            verdict => match verdict.into_reply()? {
+                Ok(reply) => Self::Reply(Ok(reply)),
+                Err(failure) => Self::Settled(failure),
+            },
+        })
+    }
+
+    /// The same for a caller that asks once only.
+    pub fn into_reply(self) -> Reply {
+        match self {
+            Self::Reply(reply) => reply,
+            Self::Running => Err(Failure::NotReady),
+            Self::Settled(failure) => Err(failure),
+            Self::Expired => Err(Failure::Timeout { maybe_applied: true }),
+        }
+    }
+}
+
+/// One message for one worker, and where its answer goes. Dropped before it is begun, it answers
+/// [`Failure::NotReady`]: nothing changed; dropped after, that nobody knows.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The message's type.
+    pub message: MessageId,
+    /// The message.
+    pub body: Bytes,
+    /// After this nobody waits for the answer.
+    pub deadline: Instant,
+    /// By what it is known again when it comes a second time.
+    pub identity: Option<Identity>,
+    answer: Option<Answer>,
+    begun: bool,
+}
+
+#[derive(Debug)]
+enum Answer {
+    Local(oneshot::Sender<Told>),
+    Remote(Responder),
+}
+
+impl Delivery {
+    /// A message of a caller on this node.
+    pub const fn local(
+        message: MessageId,
+        body: Bytes,
+        deadline: Instant,
+        identity: Option<Identity>,
+        to: oneshot::Sender<Told>,
+    ) -> Self {
+        Self { message, body, deadline, identity, answer: Some(Answer::Local(to)), begun: false }
+    }
+
+    /// A message that another node sent.
+    pub const fn remote(
+        message: MessageId,
+        body: Bytes,
+        deadline: Instant,
+        identity: Option<Identity>,
+        to: Responder,
+    ) -> Self {
+        Self { message, body, deadline, identity, answer: Some(Answer::Remote(to)), begun: false }
+    }
+
+    /// Takes the message out, for its handler.
+    pub fn begin(&mut self) -> Bytes {
+        self.begun = true;
+        std::mem::take(&mut self.body)
+    }
+
+    /// Answers it.
+    pub fn answer(self, reply: Reply) {
+        self.tell(Told::Reply(reply));
+    }
+
+    /// Says what became of it.
+    pub fn tell(mut self, told: Told) {
+        self.tell_once(told);
+    }
+
+    fn tell_once(&mut self, told: Told) {
+        match self.answer.take() {
+            // A caller that stopped waiting is answered in vain.
+            Some(Answer::Local(to)) => drop(to.send(told)),
+            Some(Answer::Remote(to)) => send(to, &told),
+            None => {}
+        }
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if self.answer.is_some() {
+            let unknown = Failure::Timeout { maybe_applied: true };
+            self.tell_once(Told::Reply(Err(if self.begun { unknown } else { Failure::NotReady })));
+        }
+    }
+}
+
+/// With which byte each begins.
+const REPLIED: u8 = 0;
+const FAILED: u8 = 1;
+const RUNNING: u8 = 2;
+const SETTLED: u8 = 3;
+const EXPIRED: u8 = 4;
+
+/// Writes what became of a call straight into the connection's buffer.
+pub(super) fn send(to: Responder, told: &Told) {
+    to.send_with(|buffer| {
+        let mut failed = |tag, failure: &Failure| {
+            buffer.put_u8(tag);
+            codec::encode_body_into(failure, buffer).expect("a failure is small and encodable");
+        };
+        match told {
+            Told::Reply(Ok(body)) => {
+                buffer.put_u8(REPLIED);
+                buffer.put_slice(body);
+            }
+            Told::Reply(Err(failure)) => failed(FAILED, failure),
+            Told::Settled(failure) => failed(SETTLED, failure),
+            Told::Running => buffer.put_u8(RUNNING),
+            Told::Expired => buffer.put_u8(EXPIRED),
+        }
+    });
+}
+
+/// Reads what [`send`] wrote.
+pub(super) fn read(mut bytes: Bytes) -> Told {
+    let failure = |bytes: &[u8]| codec::decode_body(bytes).ok();
+    let told = match bytes.first() {
+        Some(&REPLIED) => Some(Told::Reply(Ok(bytes.split_off(1)))),
+        Some(&FAILED) => failure(&bytes[1..]).map(|failure| Told::Reply(Err(failure))),
+        Some(&SETTLED) => failure(&bytes[1..]).map(Told::Settled),
+        Some(&RUNNING) => Some(Told::Running),
+        Some(&EXPIRED) => Some(Told::Expired),
+        _ => None,
+    };
+    told.unwrap_or_else(|| {
+        Told::Settled(Failure::WorkerFailed("the other node sent a reply that cannot be read".into()))
+    })
+}
