@@ -42,7 +42,7 @@ pub(super) struct Peer {
     /// When something was sent to it whose answer moves something here.
     pub(super) sent: Option<Moment>,
     /// When anything was sent to it.
-    spoken: Option<Moment>,
+    pub(super) spoken: Option<Moment>,
 }
 
 impl Peer {

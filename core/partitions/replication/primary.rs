@@ -13,6 +13,8 @@ mod changing;
 mod serving;
 mod taking_over;
 
+use std::time::Duration;
+
 use super::copy::{Acks, Answer, LocalCopy, Ticket, Write};
 use super::log::Payload;
 use super::peer::{Peer, Stage};
@@ -284,6 +286,8 @@ impl<E: Payload> Primary<E> {
             self.record = record;
             self.meet_peers();
             self.greet(now, &mut effects);
+            // A copy learns at once that it counts.
+            self.tell_all(now, &mut effects);
             self.go_on(now, &mut effects);
         }
         effects
@@ -296,6 +300,8 @@ impl<E: Payload> Primary<E> {
             (self.wanted, self.gone) = (wanted, gone);
             self.meet_peers();
             self.greet(now, &mut effects);
+            // A node that came back may have another copy than before, and says so.
+            self.tell_all(now, &mut effects);
             self.go_on(now, &mut effects);
         }
         effects
@@ -358,6 +364,14 @@ impl<E: Payload> Primary<E> {
         let header = SnapshotHeader { fence: self.fence, to: id.life, counts, position };
         (peer.stage, peer.sent) = (Stage::Snapshot(position), Some(now));
         effects.push(Effect::SendSnapshot { to: peer.node.clone(), header });
+    }
+
+    /// Tells everybody the mark now, and with it whether they count, unless nobody is ever told unasked.
+    fn tell_all(&mut self, now: Moment, effects: &mut Vec<Effect<E>>) {
+        if self.config.tell_every < Duration::MAX {
+            self.peers.iter_mut().for_each(|peer| peer.spoken = None);
+            self.tell_idle(now, effects);
+        }
     }
 
     /// Tells the mark to those to whom nothing else goes. One that began anew in the meantime answers as another life.
