@@ -4,6 +4,7 @@
 //! The world of each broken rule is explored to its end with the law as it is; the law's own, wider worlds to a depth that
 //! `TUMEN_MODEL_DEPTH` sets. Storms go further (`replication_storm`).
 
+#![allow(clippy::disallowed_methods, reason = "a test may be told by its environment how long to go on")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test says no")]
 #![allow(
     unreachable_pub,

@@ -3,6 +3,7 @@
 //!
 //! `TUMEN_STORMS=n` walks `n` times.
 
+#![allow(clippy::disallowed_methods, reason = "a test may be told by its environment how long to go on")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test says no")]
 #![allow(
     unreachable_pub,
@@ -224,10 +225,11 @@ fn storms_find_broken_rules_too() {
         Mutant::TakesTheChangeForGranted,
         Mutant::LeavesReleasesUnanswered,
     ] {
-        let found = (0..1000).find_map(|seed| walk(seed, mutant).broken.map(|broken| (seed, broken)));
-        let (seed, broken) = found.unwrap_or_else(|| panic!("{mutant:?} was never caught"));
-        let unserved = broken.starts_with("not healed");
-        eprintln!("{mutant:?}: seed {seed}, {}", if unserved { "not healed" } else { &broken });
-        assert_eq!(unserved, mutant == Mutant::LeavesReleasesUnanswered, "{mutant:?}: {broken}");
+        // Left unserved for ever is another failing than broken promises.
+        let unserved = mutant == Mutant::LeavesReleasesUnanswered;
+        let shows = |broken: &String| broken.starts_with("not healed") == unserved;
+        let found = (0..1000).find(|seed| walk(*seed, mutant).broken.as_ref().is_some_and(shows));
+        eprintln!("{mutant:?}: seed {found:?}");
+        assert!(found.is_some(), "{mutant:?} was never caught");
     }
 }
