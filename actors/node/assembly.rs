@@ -171,6 +171,12 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
 /// Starts what waits for news beside the actors.
 fn follow(parts: &Arc<Parts>) {
     parts.replication.start(stepping::ask(parts));
+    let failing = Arc::clone(parts);
+    parts.tasks.spawn(until_stopping(parts, async move {
+        let why = failing.replication.disk_failed().await;
+        // A task of its own, for stopping the node ends this one.
+        tokio::spawn(async move { failing.fail(format!("its copies cannot be kept: {why}")).await });
+    }));
     parts.tasks.spawn(until_stopping(parts, announcing::follow_plans(Arc::clone(parts))));
     parts.tasks.spawn(until_stopping(parts, announcing::follow_announcements(Arc::clone(parts))));
     council::follow(parts);

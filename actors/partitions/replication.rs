@@ -31,7 +31,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tumen_core::cluster::control::Step;
-use tumen_core::cluster::member::Status as MemberStatus;
+use tumen_core::cluster::member;
 use tumen_core::cluster::snapshot::{Assignment, Mode, Snapshot};
 use tumen_core::ids::{ClusterId, Epoch, GroupId, NodeName, PartitionId};
 use tumen_core::partitions::fence::Fence;
@@ -598,7 +598,8 @@ impl Replication {
 fn copies_of(plan: &Snapshot, assignment: &Assignment) -> (Vec<NodeName>, Vec<NodeName>) {
     let wanted = assignment.copies.iter().map(|at| plan.members[*at as usize].name().clone()).collect();
     let gone = assignment.members.iter().map(|copy| &copy.node);
-    let there = |node: &&NodeName| plan.member(node.as_str()).is_some_and(|m| m.status != MemberStatus::Lost);
+    let there =
+        |node: &&NodeName| plan.member(node.as_str()).is_some_and(|m| m.status != member::Status::Lost);
     let gone = gone.filter(|node| !there(node)).cloned().collect();
     (wanted, gone)
 }

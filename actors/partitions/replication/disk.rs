@@ -46,6 +46,7 @@ pub(super) struct Disk {
     /// The last state's number.
     numbers: AtomicU64,
     failed: OnceLock<StoreError>,
+    failing: Notify,
 }
 
 #[derive(Default)]
@@ -74,6 +75,7 @@ impl Disk {
             writing: tokio::sync::Mutex::default(),
             numbers: AtomicU64::new(newest),
             failed: OnceLock::new(),
+            failing: Notify::new(),
         }
     }
 
@@ -215,15 +217,29 @@ impl Replication {
         }
     }
 
-    /// The disk takes nothing any more: nothing more is promised, and what was promised is there.
+    /// Waits until the disk takes nothing any more, and says why. Nothing is promised from then on: whoever asked is told
+    /// that nobody knows, or that nothing changed. What was promised is there for the next run, or is on other nodes.
+    pub async fn disk_failed(&self) -> StoreError {
+        let Some(disk) = &self.shared.disk else { return std::future::pending().await };
+        loop {
+            let failing = disk.failing.notified();
+            if let Some(error) = disk.failed.get() {
+                return error.clone();
+            }
+            failing.await;
+        }
+    }
+
+    /// The disk takes nothing any more.
     pub(super) fn handle_disk_failed(&self, disk: &Disk, error: StoreError) {
         if self.shared.stopping.is_cancelled() || disk.failed.set(error.clone()).is_err() {
             return;
         }
-        tracing::error!(%error, "the disk failed: this node writes nothing more, and others are to serve its partitions");
+        tracing::error!(%error, "this node's copies cannot be written any more");
         for cell in self.cells() {
             cell.end_writes();
         }
+        disk.failing.notify_waiters();
     }
 
     /// Writes the states of copies whose logs have grown long, one after the other: so no more than one is in memory.
