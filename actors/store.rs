@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 use tumen_core::ids::{Boot, Life, NodeName};
 
 use crate::clock::{self, Clock};
@@ -41,6 +42,12 @@ pub enum Space {
     Raft,
     /// Raft's log, by index.
     RaftLog,
+    /// What each copy is: its life, its promise, its mark.
+    Copies,
+    /// The copies' logs, by partition and sequence.
+    CopyLogs,
+    /// The copies' states at some position of their logs, in chunks.
+    CopyStates,
 }
 
 impl Space {
@@ -50,6 +57,32 @@ impl Space {
             Self::Node => "node",
             Self::Raft => "raft",
             Self::RaftLog => "raft-log",
+            Self::Copies => "copies",
+            Self::CopyLogs => "copy-logs",
+            Self::CopyStates => "copy-states",
+        }
+    }
+}
+
+/// A batch that was given and may not be on disk yet.
+#[derive(Debug)]
+pub struct Written(Waits);
+
+#[derive(Debug)]
+enum Waits {
+    Over(Result<(), StoreError>),
+    For(oneshot::Receiver<Result<(), StoreError>>),
+}
+
+impl Written {
+    /// Waits until the batch, and all given before it, are on disk.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    pub async fn done(self) -> Result<(), StoreError> {
+        match self.0 {
+            Waits::Over(result) => result,
+            Waits::For(written) => written.await.map_err(|_| StoreError::Closed)?,
         }
     }
 }
@@ -71,6 +104,16 @@ impl Batch {
     /// No changes.
     pub const fn new() -> Self {
         Self { changes: Vec::new(), size: 0 }
+    }
+
+    /// About how many bytes it has.
+    pub const fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Whether it changes nothing.
+    pub const fn is_empty(&self) -> bool {
+        self.changes.is_empty()
     }
 
     /// Sets a record.
@@ -169,6 +212,9 @@ const FORMAT: u32 = 1;
 const NODE_KEY: &[u8] = b"node";
 /// The file's name in `data_dir`.
 pub const FILE_NAME: &str = "tumen.redb";
+/// The name of the file that has the partitions' copies: one of its own, so that what befalls it costs copies, which
+/// others have too, and not this node's votes; and so that votes do not wait behind megabytes of state.
+pub const COPIES_FILE_NAME: &str = "copies.redb";
 
 /// How the run before this one ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,6 +225,9 @@ pub enum Previous {
     Clean,
     /// By a crash: all that was *promised* is here.
     Crashed,
+    /// By a crash, and the file's newest state was torn: it was taken back to the one before. After a power cut nothing
+    /// that was promised is missing then; where the disk changed bytes, it may be.
+    RolledBack,
 }
 
 /// What a node must not forget. Cheap to clone; all clones are the same store.
@@ -216,7 +265,20 @@ impl Store {
     /// # Errors
     /// Every [`StoreError`] but [`StoreError::Closed`]. Nothing is changed then.
     pub fn open(data_dir: &Path, node: &NodeName, clock: &Clock) -> Result<Self, StoreError> {
-        let disk = disk::Disk::open(data_dir)?;
+        Self::open_file(data_dir, FILE_NAME, node, clock)
+    }
+
+    /// The same with a file of another name.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_file(
+        data_dir: &Path,
+        file: &str,
+        node: &NodeName,
+        clock: &Clock,
+    ) -> Result<Self, StoreError> {
+        let disk = disk::Disk::open(data_dir, file)?;
         let path = disk.path().to_owned();
         let found = match disk.read(Space::Node, NODE_KEY)? {
             Some(bytes) => Some(read_node(&path, &bytes, node)?),
@@ -226,7 +288,11 @@ impl Store {
         let (life, boot, previous) = match found {
             None => (clock::new_life(clock), drawn, Previous::None),
             Some(last) => {
-                let previous = if last.clean { Previous::Clean } else { Previous::Crashed };
+                let previous = match (last.clean, disk.was_rolled_back()) {
+                    (_, true) => Previous::RolledBack,
+                    (true, false) => Previous::Clean,
+                    (false, false) => Previous::Crashed,
+                };
                 // A wall clock that was set back must not give a boot that is older than the last.
                 (last.life, drawn.max(last.boot.next()), previous)
             }
@@ -274,9 +340,29 @@ impl Store {
     /// [`StoreError::Failed`] or [`StoreError::Closed`]. Whether the batch is kept is then unknown until the store
     /// is opened again.
     pub async fn write(&self, batch: Batch) -> Result<(), StoreError> {
+        self.submit(batch).await.done().await
+    }
+
+    /// Gives a batch to be kept, and returns as soon as there is room for it: what is given after it takes effect after
+    /// it.
+    pub async fn submit(&self, batch: Batch) -> Written {
+        Written(match &self.inner.backing {
+            Backing::Memory(memory) => Waits::Over(memory.write(batch)),
+            Backing::Disk(disk) => match disk.submit(batch).await {
+                Ok(written) => Waits::For(written),
+                Err(error) => Waits::Over(Err(error)),
+            },
+        })
+    }
+
+    /// Keeps a batch, and blocks the thread until it is on disk. Before anybody else uses the store.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn write_blocking(&self, batch: &Batch) -> Result<(), StoreError> {
         match &self.inner.backing {
-            Backing::Memory(memory) => memory.write(batch),
-            Backing::Disk(disk) => disk.write(batch).await,
+            Backing::Memory(memory) => memory.write(batch.clone()),
+            Backing::Disk(disk) => disk.write_blocking(batch),
         }
     }
 
@@ -308,6 +394,22 @@ impl Store {
         match &self.inner.backing {
             Backing::Memory(memory) => memory.scan(space, keys, size_max),
             Backing::Disk(disk) => disk.scan(space, keys, size_max),
+        }
+    }
+
+    /// As [`Self::scan`], but a record that the disk changed is one without a value, and not the end of all reading.
+    pub fn scan_damaged(
+        &self,
+        space: Space,
+        keys: Range<Vec<u8>>,
+        size_max: usize,
+    ) -> Result<Vec<(Vec<u8>, Option<Bytes>)>, StoreError> {
+        match &self.inner.backing {
+            Backing::Memory(memory) => {
+                let found = memory.scan(space, keys, size_max)?;
+                Ok(found.into_iter().map(|(key, value)| (key, Some(value))).collect())
+            }
+            Backing::Disk(disk) => disk.scan_damaged(space, keys, size_max),
         }
     }
 

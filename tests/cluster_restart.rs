@@ -31,9 +31,32 @@ fn holders(cluster: &Cluster) -> BTreeMap<String, Vec<String>> {
     shown["partitions"].as_array().unwrap().iter().map(one).collect()
 }
 
+/// How many values are written before a restart.
+const VALUES: usize = 64;
+
+/// Writes values, at every node some.
+fn write_values(cluster: &Cluster) {
+    for value in 0..VALUES {
+        cluster.put(value % cluster.len(), &format!("kept-{value}"), &format!("value-{value}"));
+    }
+}
+
+/// Reads them back, at every node some others.
+fn check_values(cluster: &Cluster) {
+    for value in 0..VALUES {
+        let node = cluster.node((value + 1) % cluster.len());
+        let read = wait_until(&format!("{} answers for kept-{value}", node.name), PATIENCE, || {
+            let read = cluster.http.get(&node.http, &format!("/kv/kept-{value}"))?;
+            check(matches!(read.status, 200 | 404), || read.text()).map(|()| read)
+        });
+        assert_eq!((read.status, read.text()), (200, format!("value-{value}")), "kept-{value}");
+    }
+}
+
 /// Stops everything, starts everything, and compares.
-fn restart_all(stop: impl Fn(&mut Cluster, usize)) {
-    let mut cluster = Cluster::start(3, Options::default().disks());
+fn restart_all(mode: &str, stop: impl Fn(&mut Cluster, usize)) {
+    let mut cluster = Cluster::start(3, Options::default().disks().flags(&["--mode", mode]));
+    write_values(&cluster);
     let (before, epochs_before) = (cluster.wait_until_settled(), epochs(&cluster));
     for number in 0..3 {
         stop(&mut cluster, number);
@@ -52,17 +75,18 @@ fn restart_all(stop: impl Fn(&mut Cluster, usize)) {
     for (partition, epoch) in epochs(&cluster) {
         assert!(epoch > epochs_before[&partition], "{partition} is served by new boots under an old epoch");
     }
+    check_values(&cluster);
     belief::check(&cluster);
 }
 
 #[test]
 fn with_disks_the_version_goes_on_after_all_were_killed() {
-    restart_all(Cluster::kill9);
+    restart_all("strong", Cluster::kill9);
 }
 
 #[test]
 fn with_disks_the_version_goes_on_after_all_stopped_in_good_order() {
-    restart_all(Cluster::terminate);
+    restart_all("sync", Cluster::terminate);
 }
 
 #[test]

@@ -28,6 +28,7 @@ use crate::cluster::lease_keeper::Lease;
 use crate::cluster::membership::{Members, Seeds};
 use crate::cluster::plans::Plans;
 use crate::cluster::pubsub::Hub;
+use crate::partitions::replication::Copies;
 use crate::partitions::{Belief, Gate, Kinds, ReadTable, ReplicaReads, Replication, Router};
 
 /// After how many entries a copy's log is cut: early, for where the state is in memory that costs nothing.
@@ -59,6 +60,9 @@ pub enum StartError {
 pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>, StartError> {
     let clock = settings.clock;
     let store = council::open_store(settings.data_dir.as_deref(), &settings.name, &clock)?;
+    let config = replication::Config { snapshot_every_entries: CUT_EVERY, ..replication::Config::default() };
+    let copies = Copies::load(settings.data_dir.as_deref(), &settings.name, &kinds, &config, clock).await;
+    let copies = copies.map_err(|error| StartError::Store(error.to_string()))?;
     let id = NodeBoot::new(settings.name.clone(), store.boot());
     let info = NodeInfo {
         id: id.clone(),
@@ -97,14 +101,8 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
     let hub = Hub::new(topics::Config::default(), id.clone(), transport.clone(), clock);
     let ports = Ports::default();
     let table = ReadTable::new(belief);
-    let replication = Replication::new(
-        id.node.clone(),
-        &kinds,
-        replication::Config { snapshot_every_entries: CUT_EVERY, ..replication::Config::default() },
-        clock,
-        gate.clone(),
-        transport.clone(),
-    );
+    let replication =
+        Replication::new(id.node.clone(), &kinds, config, clock, gate.clone(), transport.clone(), copies);
     let router = Router::new(id.clone(), table.clone(), kinds.clone(), gate.clone(), transport.clone());
     let reads = ReplicaReads::new(replication.clone(), plans.clone(), transport.clone());
     let parts = Arc::new(Parts {
@@ -173,6 +171,12 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
 /// Starts what waits for news beside the actors.
 fn follow(parts: &Arc<Parts>) {
     parts.replication.start(stepping::ask(parts));
+    let failing = Arc::clone(parts);
+    parts.tasks.spawn(until_stopping(parts, async move {
+        let why = failing.replication.disk_failed().await;
+        // A task of its own, for stopping the node ends this one.
+        tokio::spawn(async move { failing.fail(format!("its copies cannot be kept: {why}")).await });
+    }));
     parts.tasks.spawn(until_stopping(parts, announcing::follow_plans(Arc::clone(parts))));
     parts.tasks.spawn(until_stopping(parts, announcing::follow_announcements(Arc::clone(parts))));
     council::follow(parts);

@@ -48,6 +48,8 @@ async fn close(parts: &Arc<Parts>, deadline: Instant) {
     parts.hub.close();
     tracing::debug!("stopping: ending the sessions");
     parts.transport.stop().await;
+    // Nobody can ask anything any more: what the copies have now is what they said.
+    parts.replication.close().await;
     parts.tasks.close();
     drop(tokio::time::timeout_at(deadline, parts.tasks.wait()).await);
     tracing::info!(node = %parts.id, "stopped");

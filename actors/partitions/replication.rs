@@ -9,14 +9,20 @@
 //! It belongs to the node, not to the actors that use it: a crashed worker, or manager, comes back to its copies, and so
 //! to their lives.
 
+mod answers;
 mod cell;
+mod disk;
 mod held;
+mod keeping;
 mod lane;
+mod loading;
+mod records;
 mod snapshots;
 mod state;
 mod worker;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -25,19 +31,22 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tumen_core::cluster::control::Step;
-use tumen_core::cluster::member::Status;
-use tumen_core::cluster::snapshot::{Assignment, Snapshot};
-use tumen_core::ids::{Epoch, NodeName, PartitionId};
+use tumen_core::cluster::member;
+use tumen_core::cluster::snapshot::{Assignment, Mode, Snapshot};
+use tumen_core::ids::{ClusterId, Epoch, GroupId, NodeName, PartitionId};
 use tumen_core::partitions::fence::Fence;
 use tumen_core::partitions::identity::Position;
 use tumen_core::partitions::record::{CopyId, Record};
 use tumen_core::partitions::replication::wire::{Reply as CopyReply, Request};
-use tumen_core::partitions::replication::{Config, Phase};
+use tumen_core::partitions::replication::{Acks, Config, Phase};
 use tumen_core::partitions::request::{Failure, MessageId, Reply};
 use tumen_core::time::Moment;
 
+use self::answers::{Frame, Slot};
 use self::cell::{Cell, Heard, Out};
+use self::disk::Disk;
 use self::lane::Lane;
+pub use self::loading::{Copies, LoadError};
 use self::state::Makers;
 pub use self::worker::Led;
 use super::gate::Gate;
@@ -78,6 +87,17 @@ struct Shared {
     config: Config,
     makers: Makers,
     cells: RwLock<BTreeMap<PartitionId, Arc<Cell>>>,
+    disk: Option<Arc<Disk>>,
+    /// The cluster whose copies these are, as far as that is known.
+    cluster: Mutex<Option<ClusterId>>,
+    /// Whether a plan said so since the node started: before, copies that were read back say nothing.
+    confirmed: AtomicBool,
+    /// What an acknowledgement promises, by the newest plan.
+    modes: RwLock<BTreeMap<GroupId, Mode>>,
+    /// Copies that are neither wanted nor counted by the newest plan, and go once it surely is the newest.
+    unneeded: Mutex<Vec<PartitionId>>,
+    /// Copies that were not what was written on disk.
+    rebuilt: u64,
     lanes: Mutex<BTreeMap<NodeName, Arc<Lane>>>,
     steps: Mutex<BTreeMap<PartitionId, Step>>,
     stepped: Notify,
@@ -90,6 +110,17 @@ impl std::fmt::Debug for Replication {
     }
 }
 
+/// The copies of this node, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Each of them.
+    pub copies: Vec<CopyStatus>,
+    /// How many copies the disk had lost when the node started: they are made anew from the others.
+    pub copies_rebuilt: u64,
+    /// Why nothing is written any more, if nothing is.
+    pub disk_failed: Option<String>,
+}
+
 /// One copy, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopyStatus {
@@ -100,7 +131,7 @@ pub struct CopyStatus {
 }
 
 impl Replication {
-    /// No copies yet. Other nodes are served from now on.
+    /// Goes on with these copies. Other nodes are served from now on.
     pub fn new(
         me: NodeName,
         kinds: &Kinds,
@@ -108,7 +139,9 @@ impl Replication {
         clock: Clock,
         gate: Gate,
         transport: Transport,
+        copies: Copies,
     ) -> Self {
+        let Copies { disk, cells, cluster, rebuilt } = copies;
         let shared = Shared {
             me,
             clock,
@@ -116,7 +149,13 @@ impl Replication {
             transport,
             config,
             makers: Makers::of(kinds),
-            cells: RwLock::default(),
+            cells: RwLock::new(cells),
+            disk: disk.map(Arc::new),
+            cluster: Mutex::new(cluster),
+            confirmed: AtomicBool::new(cluster.is_none()),
+            modes: RwLock::default(),
+            unneeded: Mutex::default(),
+            rebuilt,
             lanes: Mutex::default(),
             steps: Mutex::default(),
             stepped: Notify::new(),
@@ -144,7 +183,14 @@ impl Replication {
         let waking = async move { ticking.run_wakes().await };
         tokio::spawn(stopping.clone().run_until_cancelled_owned(waking));
         let asking = self.clone();
-        tokio::spawn(stopping.run_until_cancelled_owned(async move { asking.run_steps(ask).await }));
+        let stepping = async move { asking.run_steps(ask).await };
+        tokio::spawn(stopping.clone().run_until_cancelled_owned(stepping));
+        if let Some(disk) = &self.shared.disk {
+            let (writing, to) = (self.clone(), Arc::clone(disk));
+            tokio::spawn(async move { writing.run_disk(to).await });
+            let (states, to) = (self.clone(), Arc::clone(disk));
+            tokio::spawn(stopping.run_until_cancelled_owned(async move { states.run_states(to).await }));
+        }
     }
 
     /// Ends all tasks.
@@ -172,9 +218,84 @@ impl Replication {
         let mut cells = self.shared.cells.write().unwrap_or_else(PoisonError::into_inner);
         let new = || {
             let id = CopyId { node: self.shared.me.clone(), life: clock::new_life(&self.shared.clock) };
-            Arc::new(Cell::new(partition, id, self.shared.config.clone(), self.shared.makers.clone()))
+            let (config, makers) = (self.shared.config.clone(), self.shared.makers.clone());
+            Arc::new(Cell::new(partition, id, self.acks_of(partition.group), config, makers))
         };
         Arc::clone(cells.entry(partition).or_insert_with(new))
+    }
+
+    /// When a copy acknowledges. Where the mode is not known yet, it promises the most.
+    fn acks_of(&self, group: GroupId) -> Acks {
+        if self.shared.disk.is_none() {
+            return Acks::WithoutDisk;
+        }
+        let modes = self.shared.modes.read().unwrap_or_else(PoisonError::into_inner);
+        modes.get(&group).map_or(Acks::AfterDisk, |mode| cell::acks_of(*mode))
+    }
+
+    /// Whether the copies that were read back are of the cluster that this node is in.
+    fn is_confirmed(&self) -> bool {
+        self.shared.confirmed.load(Ordering::Acquire)
+    }
+
+    /// A plan says which cluster this node is in, and what its groups promise. Copies of another cluster go.
+    fn handle_cluster(&self, plan: &Snapshot) {
+        let Some(disk) = &self.shared.disk else { return };
+        let mut known = self.shared.cluster.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(other) = known.filter(|known| *known != plan.cluster) {
+            tracing::warn!(%other, ours = %plan.cluster, "this node's copies are of another cluster: they are forgotten");
+            self.forget_all();
+        }
+        if known.replace(plan.cluster) != Some(plan.cluster) {
+            disk.remember(plan.cluster);
+        }
+        drop(known);
+        let modes = plan.groups.iter().map(|group| (group.id, group.spec.mode)).collect();
+        let former =
+            std::mem::replace(&mut *self.shared.modes.write().unwrap_or_else(PoisonError::into_inner), modes);
+        for cell in self.cells() {
+            let group = cell.partition.group;
+            let Some(plan) = plan.group(group) else { continue };
+            if former.get(&group) != Some(&plan.spec.mode) {
+                let mut out = Out::default();
+                cell.set_mode(plan.spec.mode, &mut out);
+                self.perform(&cell, out);
+            }
+        }
+        self.shared.confirmed.store(true, Ordering::Release);
+    }
+
+    /// A copy is no more, in memory and on disk.
+    fn forget(&self, partition: PartitionId) {
+        let mut cells = self.shared.cells.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(cell) = cells.remove(&partition) else { return };
+        cell.end_writes();
+        if let Some(disk) = &self.shared.disk {
+            // Before anybody can make another one.
+            disk.forget(partition);
+        }
+    }
+
+    fn forget_all(&self) {
+        for cell in self.cells() {
+            let fence = cell.standing().borrow().fence;
+            if let Some(fence) = fence {
+                cell.give_up(&fence, &mut Out::default());
+            }
+            self.forget(cell.partition);
+        }
+    }
+
+    /// Copies that nobody needs go, as soon as this node surely knows the newest plan: a node that was just started may
+    /// be shown older ones first, by which copies that count by now did not yet.
+    fn forget_unneeded(&self) {
+        if self.shared.disk.is_some() && !self.shared.gate.is_open() {
+            return;
+        }
+        let mut unneeded = self.shared.unneeded.lock().unwrap_or_else(PoisonError::into_inner);
+        for partition in unneeded.drain(..) {
+            self.forget(partition);
+        }
     }
 
     /// A plan is in force. Says so to the primaries here, before anybody acts on the plan: one that was deposed lets
@@ -183,13 +304,15 @@ impl Replication {
         if !self.is_used() {
             return;
         }
+        self.handle_cluster(plan);
         let now = self.now();
+        let mut unneeded = Vec::new();
         let index = plan.member_index(self.shared.me.as_str()).map(|at| at as u32);
         for (partition, assignment) in plan.partitions() {
             let wanted = index.is_some_and(|me| assignment.copies.contains(&me));
             if !wanted && !assignment.is_in_sync(&self.shared.me) {
                 // Neither wanted nor counted: nobody will ask for it again, or will find it empty.
-                self.shared.cells.write().unwrap_or_else(PoisonError::into_inner).remove(&partition);
+                unneeded.push(partition);
                 continue;
             }
             let Some(cell) = self.cell(partition) else { continue };
@@ -199,17 +322,15 @@ impl Replication {
             cell.handle_plan(now, wanted, gone, &mut out);
             self.perform(&cell, out);
         }
+        unneeded.retain(|partition| self.cell(*partition).is_some());
+        *self.shared.unneeded.lock().unwrap_or_else(PoisonError::into_inner) = unneeded;
+        self.forget_unneeded();
     }
 
     /// The node left its cluster: it has no copies any more.
     pub fn handle_left(&self) {
-        let cells = std::mem::take(&mut *self.shared.cells.write().unwrap_or_else(PoisonError::into_inner));
-        for cell in cells.into_values() {
-            let fence = cell.standing().borrow().fence;
-            if let Some(fence) = fence {
-                cell.give_up(&fence, &mut Out::default());
-            }
-        }
+        self.forget_all();
+        *self.shared.cluster.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// This boot is primary of a partition from now on, by this plan.
@@ -275,24 +396,40 @@ impl Replication {
         (reply, position, age)
     }
 
-    /// Every copy here.
-    pub fn status(&self) -> Vec<CopyStatus> {
+    /// Every copy here, and how its disk is.
+    pub fn status(&self) -> Status {
         let status =
             |cell: Arc<Cell>| CopyStatus { partition: cell.partition, phase: cell.standing().borrow().phase };
-        self.cells().into_iter().map(status).collect()
+        let failed = self.shared.disk.as_ref().and_then(|disk| disk.failed());
+        Status {
+            copies: self.cells().into_iter().map(status).collect(),
+            copies_rebuilt: self.shared.rebuilt,
+            disk_failed: failed.map(ToString::to_string),
+        }
     }
 
     /// Does what followed from something that happened to a copy.
     fn perform(&self, cell: &Arc<Cell>, out: Out) {
-        let Out { sends, snapshots, steps, ready, replies, woken } = out;
+        let Out { sends, snapshots, steps, ready, replies, woken, writes, writes_state, answers } = out;
+        if let Some(disk) = &self.shared.disk {
+            if let Some(hurried) = writes {
+                disk.write(cell, hurried);
+            }
+            if writes_state {
+                disk.write_state_of(cell);
+            }
+        }
+        for (slot, reply) in answers {
+            slot.fill(reply);
+        }
         for (to, request) in sends {
             self.lane(&to).send(request);
         }
         for node in ready {
             self.lane(&node).ready(cell);
         }
-        for (to, header, bytes) in snapshots {
-            self.send_snapshot(cell, to, header, bytes);
+        for (to, header) in snapshots {
+            self.send_snapshot(cell, to, header);
         }
         if !steps.is_empty() {
             let mut waiting = self.shared.steps.lock().unwrap_or_else(PoisonError::into_inner);
@@ -335,9 +472,16 @@ impl Replication {
             tokio::task::yield_now().await;
             loop {
                 let Ok(permit) = Arc::clone(&lane.frames).acquire_owned().await else { return };
-                let (mut requests, ready) = lane.take();
+                let (requests, ready) = lane.take();
                 if requests.is_empty() && ready.is_empty() {
                     break;
+                }
+                // Answers to these wait for the other node's disk, whatever the mode: nothing else is to wait with them.
+                let asks = |request: &Request<Bytes>| !matches!(request, Request::Append { .. });
+                let (asked, mut requests): (Vec<_>, Vec<_>) = requests.into_iter().partition(asks);
+                let mut permit = Some(permit);
+                if !asked.is_empty() {
+                    self.send_frame(&lane.node, &asked, permit.take());
                 }
                 let now = self.now();
                 let mut len = 0;
@@ -362,22 +506,28 @@ impl Replication {
                 if requests.is_empty() {
                     continue;
                 }
-                let answered = self.clone();
-                let encode = |buffer: &mut BytesMut| {
-                    codec::encode_body_into(&requests, buffer).expect("requests are bounded and encodable");
-                };
-                self.shared.transport.request(
-                    &lane.node,
-                    Service::Replication,
-                    FRAME_WITHIN,
-                    encode,
-                    move |answer| {
-                        drop(permit);
-                        answered.handle_answers(answer);
-                    },
-                );
+                if permit.is_none() {
+                    permit = Arc::clone(&lane.frames).acquire_owned().await.ok();
+                }
+                self.send_frame(&lane.node, &requests, permit);
             }
         }
+    }
+
+    fn send_frame(
+        &self,
+        node: &NodeName,
+        requests: &[Request<Bytes>],
+        permit: Option<tokio::sync::OwnedSemaphorePermit>,
+    ) {
+        let answered = self.clone();
+        let encode = |buffer: &mut BytesMut| {
+            codec::encode_body_into(&requests, buffer).expect("requests are bounded and encodable");
+        };
+        self.shared.transport.request(node, Service::Replication, FRAME_WITHIN, encode, move |answer| {
+            drop(permit);
+            answered.handle_answers(answer);
+        });
     }
 
     /// A frame is answered, or will not be: then the law sends again what it held.
@@ -412,6 +562,7 @@ impl Replication {
                 }
                 self.perform(&cell, out);
             }
+            self.forget_unneeded();
             if expires {
                 expired = now;
             }
@@ -447,7 +598,8 @@ impl Replication {
 fn copies_of(plan: &Snapshot, assignment: &Assignment) -> (Vec<NodeName>, Vec<NodeName>) {
     let wanted = assignment.copies.iter().map(|at| plan.members[*at as usize].name().clone()).collect();
     let gone = assignment.members.iter().map(|copy| &copy.node);
-    let there = |node: &&NodeName| plan.member(node.as_str()).is_some_and(|m| m.status != Status::Lost);
+    let there =
+        |node: &&NodeName| plan.member(node.as_str()).is_some_and(|m| m.status != member::Status::Lost);
     let gone = gone.filter(|node| !there(node)).cloned().collect();
     (wanted, gone)
 }
@@ -463,17 +615,36 @@ impl Serve for Replication {
                     continue;
                 }
             };
+            if !self.is_confirmed() {
+                // It is asked again.
+                continue;
+            }
             let (now, from) = (self.now(), incoming.from().node.clone());
             let mut replies = Vec::with_capacity(requests.len());
+            let mut late = Vec::new();
             for request in requests {
                 let cell = self.cell_or_new(request.fence().partition);
                 let mut out = Out::default();
-                replies.push(cell.handle_request(now, &from, request, &mut out).reply);
+                let answer = cell.handle_request(now, &from, request, &mut out);
                 self.perform(&cell, out);
+                match answer.after {
+                    None => replies.push(Some(answer.reply)),
+                    Some(after) => {
+                        late.push((replies.len(), cell, after, answer.reply));
+                        replies.push(None);
+                    }
+                }
             }
-            incoming.reply.send_with(|buffer| {
-                codec::encode_body_into(&replies, buffer).expect("answers are bounded and encodable");
-            });
+            if late.is_empty() {
+                answers::send(incoming.reply, &replies.into_iter().flatten().collect::<Vec<_>>());
+                continue;
+            }
+            let frame = Frame::new(replies, incoming.reply);
+            for (at, cell, after, reply) in late {
+                if let Some((slot, reply)) = cell.hold(after, Slot::Frame(Arc::clone(&frame), at), reply) {
+                    slot.fill(reply);
+                }
+            }
         }
     }
 }

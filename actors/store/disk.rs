@@ -5,10 +5,13 @@
 //! thread:  ── take all that waits ─ one transaction ─ fsync ─ answer them all ── take all that waits ─ ··
 //! ```
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
@@ -19,7 +22,7 @@ use redb::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Batch, Change, FILE_NAME, Space, StoreError, record};
+use super::{Batch, Change, Space, StoreError, record};
 
 /// Batches that may wait for the thread; whoever brings a further one waits too.
 const WAITING_MAX: usize = 1024;
@@ -27,6 +30,9 @@ const WAITING_MAX: usize = 1024;
 const TRANSACTION_SIZE_MAX: usize = 8 << 20;
 /// Pages of the file that are kept in memory, in bytes.
 const CACHE_SIZE: usize = 16 << 20;
+/// The database says first that it has come so far when a repair found its newest state whole; and says less where it
+/// was torn, and the one before it is looked at.
+const CHECKED: f64 = 0.5;
 
 fn table(space: Space) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
     TableDefinition::new(space.name())
@@ -38,6 +44,7 @@ pub(super) struct Disk {
     jobs: mpsc::Sender<Job>,
     /// `None` once the store is closed.
     database: Arc<RwLock<Option<Database>>>,
+    rolled_back: bool,
     thread: std::sync::Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -50,10 +57,10 @@ enum Job {
 }
 
 impl Disk {
-    pub(super) fn open(data_dir: &Path) -> Result<Self, StoreError> {
+    pub(super) fn open(data_dir: &Path, file: &str) -> Result<Self, StoreError> {
         fs::create_dir_all(data_dir).map_err(|e| io_error(data_dir, &e))?;
-        let path = data_dir.join(FILE_NAME);
-        let database = open_database(&path)?;
+        let path = data_dir.join(file);
+        let (database, rolled_back) = open_database(&path)?;
         // The file's name must survive a power cut as its contents do.
         fs::File::open(data_dir).and_then(|dir| dir.sync_all()).map_err(|e| io_error(data_dir, &e))?;
         let database = Arc::new(RwLock::new(Some(database)));
@@ -63,18 +70,26 @@ impl Disk {
             .name("tumen-store".into())
             .spawn(move || writer.run(waiting))
             .map_err(|e| io_error(&path, &e))?;
-        Ok(Self { path, jobs, database, thread: std::sync::Mutex::new(Some(thread)) })
+        Ok(Self { path, jobs, database, rolled_back, thread: std::sync::Mutex::new(Some(thread)) })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(super) async fn write(&self, batch: Batch) -> Result<(), StoreError> {
+    /// Whether the newest state of the file was torn when it was opened, and an older one was taken instead.
+    pub(super) const fn was_rolled_back(&self) -> bool {
+        self.rolled_back
+    }
+
+    pub(super) async fn submit(
+        &self,
+        batch: Batch,
+    ) -> Result<oneshot::Receiver<Result<(), StoreError>>, StoreError> {
         let (done, written) = oneshot::channel();
         let job = Job::Write { batch, done: Some(done) };
         self.jobs.send(job).await.map_err(|_| StoreError::Closed)?;
-        written.await.map_err(|_| StoreError::Closed)?
+        Ok(written)
     }
 
     /// For the opening of the store, before anything async is about.
@@ -116,6 +131,27 @@ impl Disk {
         keys: Range<Vec<u8>>,
         size_max: usize,
     ) -> Result<Vec<(Vec<u8>, Bytes)>, StoreError> {
+        self.scan_with(space, keys, size_max, |key, bytes| self.unseal(space, key, bytes))
+    }
+
+    pub(super) fn scan_damaged(
+        &self,
+        space: Space,
+        keys: Range<Vec<u8>>,
+        size_max: usize,
+    ) -> Result<Vec<(Vec<u8>, Option<Bytes>)>, StoreError> {
+        let unseal =
+            |key: &[u8], bytes: &[u8]| Ok(record::unseal(space, key, bytes).map(Bytes::copy_from_slice));
+        self.scan_with(space, keys, size_max, unseal)
+    }
+
+    fn scan_with<T>(
+        &self,
+        space: Space,
+        keys: Range<Vec<u8>>,
+        size_max: usize,
+        unseal: impl Fn(&[u8], &[u8]) -> Result<T, Fault>,
+    ) -> Result<Vec<(Vec<u8>, T)>, StoreError> {
         if keys.start >= keys.end {
             return Ok(Vec::new());
         }
@@ -124,12 +160,11 @@ impl Disk {
             let mut size = 0;
             for entry in table.range(keys.start.as_slice()..keys.end.as_slice())? {
                 let (key, value) = entry?;
-                let value = self.unseal(space, key.value(), value.value())?;
-                size += value.len();
+                size += value.value().len().saturating_sub(record::CHECKSUM_LEN);
                 if size > size_max && !found.is_empty() {
                     break;
                 }
-                found.push((key.value().to_vec(), value));
+                found.push((key.value().to_vec(), unseal(key.value(), value.value())?));
             }
             Ok(Some(found))
         })?;
@@ -256,34 +291,45 @@ fn commit<'a>(
 ) -> Result<(), Fault> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(durability).map_err(|e| Fault::Failed(e.to_string()))?;
+    let mut tables = BTreeMap::new();
     for change in batches.into_iter().flat_map(|batch| &batch.changes) {
+        let (Change::Put { space, .. } | Change::Remove { space, .. }) = change;
+        let table = match tables.entry(*space) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(new) => new.insert(transaction.open_table(table(*space))?),
+        };
         match change {
             Change::Put { space, key, value } => {
-                let sealed = record::seal(*space, key, value);
-                transaction.open_table(table(*space))?.insert(key.as_slice(), &*sealed)?;
+                table.insert(key.as_slice(), &*record::seal(*space, key, value))?;
             }
-            Change::Remove { space, keys } if keys.start < keys.end => {
-                let range = keys.start.as_slice()..keys.end.as_slice();
-                transaction.open_table(table(*space))?.retain_in(range, |_, _| false)?;
+            Change::Remove { keys, .. } if keys.start < keys.end => {
+                table.retain_in(keys.start.as_slice()..keys.end.as_slice(), |_, _| false)?;
             }
             Change::Remove { .. } => {}
         }
     }
+    drop(tables);
     transaction.commit().map_err(|e| Fault::Failed(e.to_string()))
 }
 
-fn open_database(path: &Path) -> Result<Database, StoreError> {
+/// Opens the file, and says whether it had to be taken back to the state before its newest one.
+fn open_database(path: &Path) -> Result<(Database, bool), StoreError> {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_SIZE);
     let shown = path.to_owned();
+    let rolled_back = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&rolled_back);
     builder.set_repair_callback(move |session| {
+        if session.progress() < CHECKED {
+            seen.store(true, Ordering::SeqCst);
+        }
         tracing::info!(path = %shown.display(), progress = session.progress(), "checking the store after a crash");
     });
     // A torn file may make the database trip over itself instead of saying so.
     let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| builder.create(path)));
     let damaged = |reason: String| StoreError::Damaged { path: path.to_owned(), reason };
     match opened {
-        Ok(Ok(database)) => Ok(database),
+        Ok(Ok(database)) => Ok((database, rolled_back.load(Ordering::SeqCst))),
         Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => Err(StoreError::Locked { path: path.to_owned() }),
         Ok(Err(DatabaseError::Storage(StorageError::Io(error)))) => Err(io_error(path, &error)),
         Ok(Err(DatabaseError::Storage(StorageError::Corrupted(reason)))) => Err(damaged(reason)),

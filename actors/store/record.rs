@@ -5,7 +5,7 @@ use tumen_core::wire::StableHasher;
 
 use super::Space;
 
-const CHECKSUM_LEN: usize = 8;
+pub(super) const CHECKSUM_LEN: usize = 8;
 
 /// The bytes that are kept for `value` at `key`.
 pub(super) fn seal(space: Space, key: &[u8], value: &[u8]) -> Bytes {

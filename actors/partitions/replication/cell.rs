@@ -9,7 +9,7 @@
 //! All of it is behind one lock, which nobody holds while waiting for anything. What is to be done outside gathers in
 //! [`Out`], and is done after.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
@@ -22,23 +22,27 @@ use tumen_core::partitions::identity::{Identity, Position};
 use tumen_core::partitions::record::Record;
 use tumen_core::partitions::replication::wire::{Reply as CopyReply, Request, SnapshotHeader};
 use tumen_core::partitions::replication::{
-    Acks, Answer, AppendError, Body, Config, CopyId, Effect, LocalCopy, Phase, Primary,
+    Acks, Answer, AppendError, Body, Config, CopyId, Effect, LocalCopy, Phase, Primary, Ticket,
 };
 use tumen_core::partitions::request::{Failure, MessageId, Reply};
 use tumen_core::partitions::session::desk::Desk;
 use tumen_core::partitions::session::{Limits, Sessions, Verdict};
 use tumen_core::time::Moment;
 
+use super::answers::Slot;
 use super::held::{Held, HeldReplies};
+use super::keeping::Keeping;
+use super::records::{Kept, StateRecord};
 use super::state::{Broken, Makers, State};
 use crate::partitions::machine::Machine;
 use crate::partitions::partition_worker::Delivery;
+use crate::store::Batch;
 
 /// What is to be done once the lock is free.
 #[derive(Default)]
 pub(super) struct Out {
     pub(super) sends: Vec<(NodeName, Request<Bytes>)>,
-    pub(super) snapshots: Vec<(NodeName, SnapshotHeader, Bytes)>,
+    pub(super) snapshots: Vec<(NodeName, SnapshotHeader)>,
     pub(super) steps: Vec<Step>,
     /// Nodes for which entries wait.
     pub(super) ready: Vec<NodeName>,
@@ -46,6 +50,12 @@ pub(super) struct Out {
     pub(super) replies: Vec<Held>,
     /// Who waited for what holds now.
     pub(super) woken: Vec<oneshot::Sender<()>>,
+    /// Something has to go to disk; and whether anybody waits for it.
+    pub(super) writes: Option<bool>,
+    /// The state has to go to disk.
+    pub(super) writes_state: bool,
+    /// What this copy says is on disk.
+    pub(super) answers: Vec<(Slot, CopyReply<Bytes>)>,
 }
 
 /// When it was known that what surely holds here is all that does.
@@ -73,7 +83,12 @@ pub(super) struct Cell {
 
 struct Inner {
     role: Role,
-    state: State,
+    /// Shared with whoever writes it down: the log goes on meanwhile, and it follows after.
+    state: Arc<Mutex<State>>,
+    /// Up to where the state is known to be applied.
+    applied: Position,
+    /// Its place on disk, if there is one.
+    keeping: Option<Keeping>,
     config: Config,
     makers: Makers,
     /// Why the state is of no use, if it is not.
@@ -93,16 +108,54 @@ struct Lead {
     sessions: Option<Sessions>,
     desk: Desk,
     held: HeldReplies,
+    /// The disk failed: nothing is logged any more.
+    is_closed: bool,
     /// Who waits until the log holds up to somewhere.
     waits: Vec<(u64, oneshot::Sender<()>)>,
 }
 
 impl Cell {
     /// An empty copy, under a life that was never used.
-    pub(super) fn new(partition: PartitionId, id: CopyId, config: Config, makers: Makers) -> Self {
-        let role = Role::Copy(Box::new(LocalCopy::new(partition, id, Acks::WithoutDisk)));
+    pub(super) fn new(
+        partition: PartitionId,
+        id: CopyId,
+        acks: Acks,
+        config: Config,
+        makers: Makers,
+    ) -> Self {
+        let keeping = (acks != Acks::WithoutDisk).then(Keeping::default);
         let state = State::new(makers.clone());
-        let inner = Inner { role, state, config, makers, broken: None };
+        Self::of(partition, LocalCopy::new(partition, id, acks), state, keeping, config, makers)
+    }
+
+    /// A copy that was read back from disk. The error says why its log cannot be applied.
+    pub(super) fn restored(
+        partition: PartitionId,
+        copy: LocalCopy<Bytes>,
+        state: State,
+        kept: Kept,
+        config: Config,
+        makers: Makers,
+    ) -> Result<Self, String> {
+        let cell = Self::of(partition, copy, state, Some(Keeping::of(kept)), config, makers);
+        let mut inner = cell.lock();
+        inner.apply_up_to_mark();
+        let broken = inner.broken.clone();
+        drop(inner);
+        broken.map_or(Ok(cell), |why| Err(why.to_string()))
+    }
+
+    fn of(
+        partition: PartitionId,
+        copy: LocalCopy<Bytes>,
+        state: State,
+        keeping: Option<Keeping>,
+        config: Config,
+        makers: Makers,
+    ) -> Self {
+        let (applied, role) = (state.applied(), Role::Copy(Box::new(copy)));
+        let state = Arc::new(Mutex::new(state));
+        let inner = Inner { role, state, applied, keeping, config, makers, broken: None };
         Self { partition, inner: Mutex::new(inner), standing: watch::Sender::default() }
     }
 
@@ -160,8 +213,11 @@ impl Cell {
             if let CopyReply::Snapshot { header, .. } = &mut answer.reply {
                 // What is here is newer than the last that was saved, and holds as surely.
                 inner.apply_up_to_mark();
-                header.position = inner.state.applied();
-                inner.send_snapshot_into(from, *header, out);
+                header.position = inner.applied;
+                out.snapshots.push((from.clone(), *header));
+            }
+            if answer.after.is_some() {
+                out.writes = Some(true);
             }
             answer
         })
@@ -182,21 +238,20 @@ impl Cell {
         now: Moment,
         header: SnapshotHeader,
         bytes: Bytes,
+        record: Option<StateRecord>,
         out: &mut Out,
-    ) -> Result<Option<CopyReply<Bytes>>, Broken> {
-        self.with(out, |inner, effects, _| {
-            let state = State::restore(inner.makers.clone(), bytes)?;
-            if state.applied() != header.position {
-                return Err(Broken::Snapshot(format!(
-                    "it is of {}, not {}",
-                    state.applied(),
-                    header.position
-                )));
-            }
+    ) -> Result<Option<Answer<Bytes>>, Broken> {
+        let makers = self.lock().makers.clone();
+        let state = State::restore(makers, bytes)?;
+        if state.applied() != header.position {
+            let why = format!("it is of {}, not {}", state.applied(), header.position);
+            return Err(Broken::Snapshot(why));
+        }
+        self.with(out, |inner, effects, out| {
             let (installed, answer) = match &mut inner.role {
                 Role::Copy(copy) => {
                     let (installed, answer) = copy.handle_snapshot(header);
-                    (installed, Some(answer.reply))
+                    (installed, Some(answer))
                 }
                 Role::Primary(lead) => {
                     let (installed, more) = lead.law.handle_snapshot(now, header);
@@ -206,8 +261,18 @@ impl Cell {
                 Role::Changing => (false, None),
             };
             if installed {
-                inner.state = state;
+                inner.applied = state.applied();
+                inner.state = Arc::new(Mutex::new(state));
                 inner.broken = None;
+            }
+            if let (Some(keeping), Some(record)) = (&mut inner.keeping, record) {
+                if installed {
+                    keeping.begin_state();
+                }
+                keeping.handle_state(header.position, record, installed);
+            }
+            if answer.as_ref().is_some_and(|answer| answer.after.is_some()) {
+                out.writes = Some(true);
             }
             Ok(answer)
         })
@@ -240,6 +305,127 @@ impl Cell {
         });
     }
 
+    /// The plan says what an acknowledgement promises.
+    pub(super) fn set_mode(&self, mode: Mode, out: &mut Out) {
+        // A primary keeps to the mode that it began its epoch with.
+        self.with(out, |inner, _, _| {
+            if matches!(inner.role, Role::Copy(_)) {
+                inner.set_mode(mode);
+            }
+        });
+    }
+
+    /// What has to go to disk is put into a batch.
+    pub(super) fn take_write(&self, batch: Batch) -> (Batch, Option<Ticket>) {
+        let mut inner = self.lock();
+        let Inner { role, keeping: Some(keeping), .. } = &mut *inner else { return (batch, None) };
+        keeping.is_queued = false;
+        let write = match role {
+            _ if keeping.is_over() => None,
+            Role::Copy(copy) => copy.take_write(),
+            Role::Primary(lead) => lead.law.take_write(),
+            Role::Changing => None,
+        };
+        let Some(write) = write else { return (batch, None) };
+        let ticket = write.ticket;
+        (keeping.put(self.partition, write, batch), Some(ticket))
+    }
+
+    /// A write, and all before it, are on disk.
+    pub(super) fn handle_written(&self, now: Moment, ticket: Ticket, out: &mut Out) {
+        self.with(out, |inner, effects, out| {
+            match &mut inner.role {
+                Role::Copy(copy) => copy.handle_written(ticket),
+                Role::Primary(lead) => effects.extend(lead.law.handle_written(now, ticket)),
+                Role::Changing => {}
+            }
+            if let Some(keeping) = &mut inner.keeping {
+                keeping.handle_written(ticket, &mut out.answers);
+            }
+        });
+    }
+
+    /// Holds an answer back until a write is on disk. Gives it back if it is there already.
+    pub(super) fn hold(
+        &self,
+        after: Ticket,
+        slot: Slot,
+        reply: CopyReply<Bytes>,
+    ) -> Option<(Slot, CopyReply<Bytes>)> {
+        self.lock().keeping.as_mut()?.hold(after, slot, reply)
+    }
+
+    /// The state, as bytes, and its position. The log goes on meanwhile.
+    pub(super) fn state(&self, out: &mut Out) -> Result<(Position, Bytes), Broken> {
+        let mut inner = self.lock();
+        inner.apply_up_to_mark();
+        if let Some(why) = &inner.broken {
+            return Err(why.clone());
+        }
+        let shared = Arc::clone(&inner.state);
+        drop(inner);
+        let state = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let (applied, bytes) = (state.applied(), state.snapshot());
+        drop(state);
+        self.with(out, |inner, _, _| {
+            let bytes = bytes.inspect_err(|why| inner.broken = Some(why.clone()))?;
+            Ok((applied, bytes))
+        })
+    }
+
+    /// The state is about to be taken, to be written to disk.
+    pub(super) fn begin_state(&self) {
+        if let Some(keeping) = &mut self.lock().keeping {
+            keeping.begin_state();
+        }
+    }
+
+    /// All bytes of the state at this position are on disk.
+    pub(super) fn handle_state_written(
+        &self,
+        now: Moment,
+        position: Position,
+        state: StateRecord,
+        out: &mut Out,
+    ) {
+        self.with(out, |inner, effects, _| {
+            let keep = inner.config.keep_entries;
+            let taken = match &mut inner.role {
+                Role::Copy(copy) => copy.handle_snapshot_saved(position, keep),
+                Role::Primary(lead) => match lead.law.handle_snapshot_saved(now, position) {
+                    Ok(more) => {
+                        effects.extend(more);
+                        true
+                    }
+                    Err(_) => false,
+                },
+                Role::Changing => false,
+            };
+            if let Some(keeping) = &mut inner.keeping {
+                keeping.writes_state = false;
+                keeping.handle_state(position, state, taken);
+            }
+        });
+    }
+
+    /// The state could not be written: it is tried again when the log has grown once more.
+    pub(super) fn handle_state_failed(&self) {
+        if let Some(keeping) = &mut self.lock().keeping {
+            keeping.writes_state = false;
+        }
+    }
+
+    /// The disk takes nothing any more: nothing is logged from now on.
+    pub(super) fn end_writes(&self) {
+        let mut inner = self.lock();
+        if let Some(keeping) = &mut inner.keeping {
+            keeping.end();
+        }
+        if let Role::Primary(lead) = &mut inner.role {
+            lead.is_closed = true;
+        }
+    }
+
     /// Some time has passed.
     pub(super) fn handle_wake(&self, now: Moment, out: &mut Out) {
         self.with(out, |inner, effects, _| {
@@ -270,11 +456,18 @@ impl Cell {
                 return;
             }
             inner.step_down();
-            inner.config.mode = mode;
+            inner.set_mode(mode);
             let Role::Copy(copy) = std::mem::replace(&mut inner.role, Role::Changing) else { return };
             let (law, more) = Primary::new(now, inner.config.clone(), fence, *copy, record, wanted, gone);
             let (desk, held) = (Desk::new(Limits::default()), HeldReplies::default());
-            inner.role = Role::Primary(Box::new(Lead { law, sessions: None, desk, held, waits: Vec::new() }));
+            inner.role = Role::Primary(Box::new(Lead {
+                law,
+                sessions: None,
+                desk,
+                held,
+                is_closed: inner.keeping.as_ref().is_some_and(Keeping::is_over),
+                waits: Vec::new(),
+            }));
             effects.extend(more);
         });
     }
@@ -306,8 +499,9 @@ impl Cell {
         if let Some(why) = &inner.broken {
             return Err(Failure::WorkerFailed(why.to_string()));
         }
-        let mut machine = inner.state.fork(kind).map_err(|why| Failure::WorkerFailed(why.to_string()))?;
-        let (copy, applied) = (lead.law.copy(), inner.state.applied().sequence);
+        let state = inner.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut machine = state.fork(kind).map_err(|why| Failure::WorkerFailed(why.to_string()))?;
+        let (copy, applied) = (lead.law.copy(), state.applied().sequence);
         for sequence in applied + 1..=copy.last().sequence {
             let Some(Body::Data(data)) = copy.entry(sequence).map(|entry| &entry.body) else { continue };
             let entry = Entry::decode(data.clone()).map_err(|why| Failure::WorkerFailed(why.to_string()))?;
@@ -476,11 +670,21 @@ impl Cell {
             Role::Primary(_) | Role::Changing => Heard::Never,
             Role::Copy(copy) => copy.heard().map_or(Heard::Never, |at| Heard::At(at.min(now))),
         };
-        let reply = match &inner.broken {
-            None => inner.state.query(message, body),
-            Some(why) => Err(Failure::WorkerFailed(why.to_string())),
-        };
-        (reply, inner.state.applied(), heard)
+        if let Some(why) = &inner.broken {
+            return (Err(Failure::WorkerFailed(why.to_string())), inner.applied, heard);
+        }
+        let state = Arc::clone(&inner.state);
+        drop(inner);
+        let state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        (state.query(message, body), state.applied(), heard)
+    }
+}
+
+/// When a copy with a disk acknowledges.
+pub(super) const fn acks_of(mode: Mode) -> Acks {
+    match mode {
+        Mode::Strong => Acks::AfterDisk,
+        Mode::Async | Mode::Sync => Acks::BeforeDisk,
     }
 }
 
@@ -492,6 +696,10 @@ fn position_of(copy: &LocalCopy<Bytes>, sequence: u64) -> Position {
 impl Lead {
     /// Appends an entry, and has the requests that were carried out know of it.
     fn append(&mut self, fence: &Fence, entry: &Entry) -> Result<Position, Failure> {
+        if self.is_closed {
+            // What the disk does not take is not begun.
+            return Err(Failure::NotReady);
+        }
         let position = self.law.append(fence, entry.to_bytes()).map_err(|why| match why {
             AppendError::Fenced(_) => Failure::Fenced { changed: false },
             AppendError::NotServing(_) => Failure::NotReady,
@@ -548,14 +756,14 @@ impl Inner {
         while let Some(effect) = effects.pop_front() {
             match effect {
                 Effect::Send { to, request } => out.sends.push((to, request)),
-                Effect::SendSnapshot { to, mut header } => {
-                    self.apply_up_to_mark();
-                    header.position = self.state.applied();
-                    if !self.send_snapshot_into(&to, header, out) {
-                        tracing::error!(%partition, %to, "a snapshot cannot be made");
+                Effect::SendSnapshot { to, header } => out.snapshots.push((to, header)),
+                Effect::SaveSnapshot => match &mut self.keeping {
+                    // It is saved once its bytes are on disk.
+                    Some(keeping) => {
+                        out.writes_state |= !std::mem::replace(&mut keeping.writes_state, true);
                     }
-                }
-                Effect::SaveSnapshot => effects.extend(self.save_snapshot()),
+                    None => effects.extend(self.save_snapshot()),
+                },
                 Effect::Ask { epoch, revision, change } => {
                     out.steps.push(Step { partition, epoch, revision, change });
                 }
@@ -582,8 +790,10 @@ impl Inner {
     fn handle_opened(&mut self) {
         self.apply_up_to_mark();
         let Role::Primary(lead) = &mut self.role else { return };
-        let mut sessions = self.state.sessions().clone();
-        let (copy, applied) = (lead.law.copy(), self.state.applied().sequence);
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut sessions, applied) = (state.sessions().clone(), state.applied().sequence);
+        drop(state);
+        let copy = lead.law.copy();
         for sequence in applied + 1..=copy.last().sequence {
             let Some(at) = copy.entry(sequence) else { continue };
             if let Body::Data(data) = &at.body
@@ -597,23 +807,10 @@ impl Inner {
 
     fn save_snapshot(&mut self) -> Vec<Effect<Bytes>> {
         self.apply_up_to_mark();
-        let (now, applied) = (Moment::ZERO, self.state.applied());
+        let (now, applied) = (Moment::ZERO, self.applied);
         match &mut self.role {
             Role::Primary(lead) => lead.law.handle_snapshot_saved(now, applied).unwrap_or_default(),
             Role::Copy(_) | Role::Changing => Vec::new(),
-        }
-    }
-
-    fn send_snapshot_into(&mut self, to: &NodeName, header: SnapshotHeader, out: &mut Out) -> bool {
-        match self.state.snapshot() {
-            Ok(bytes) => {
-                out.snapshots.push((to.clone(), header, bytes));
-                true
-            }
-            Err(why) => {
-                self.broken = Some(why);
-                false
-            }
         }
     }
 
@@ -627,25 +824,70 @@ impl Inner {
             Role::Primary(lead) => lead.law.copy(),
             Role::Changing => return,
         };
-        for sequence in self.state.applied().sequence + 1..=copy.mark_position().sequence {
+        let mark = copy.mark_position().sequence;
+        if self.applied.sequence >= mark {
+            return;
+        }
+        let mut state = match self.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // It is being written down, or read: it follows at the next occasion.
+            Err(TryLockError::WouldBlock) => return,
+        };
+        for sequence in state.applied().sequence + 1..=mark {
             let Some(entry) = copy.entry(sequence) else { break };
             let data = match &entry.body {
                 Body::Data(data) => Some(data),
                 Body::Opening => None,
             };
-            if let Err(why) = self.state.apply(Position::new(entry.epoch, sequence), data) {
+            if let Err(why) = state.apply(Position::new(entry.epoch, sequence), data) {
                 tracing::error!(%why, "a copy is broken");
                 self.broken = Some(why);
-                return;
+                break;
             }
+        }
+        self.applied = state.applied();
+    }
+
+    /// What has to go to disk.
+    fn keep(&mut self, out: &mut Out) {
+        let (copy, opens) = match &self.role {
+            Role::Copy(copy) => (&**copy, false),
+            Role::Primary(lead) => (lead.law.copy(), lead.law.phase() < Phase::Serving),
+            Role::Changing => return,
+        };
+        let Some(keeping) = self.keeping.as_mut().filter(|keeping| !keeping.is_over()) else { return };
+        let hurried = opens || copy.acks() == Acks::AfterDisk || keeping.is_awaited() || out.writes.is_some();
+        if copy.has_writes() && !std::mem::replace(&mut keeping.is_queued, true) {
+            out.writes = Some(hurried);
+        }
+        let behind = copy.mark_position().sequence.saturating_sub(copy.snapshot().sequence);
+        if keeping.wants_state(behind) {
+            keeping.writes_state = true;
+            out.writes_state = true;
+        }
+    }
+
+    /// The group's mode says when a copy that has a disk acknowledges.
+    fn set_mode(&mut self, mode: Mode) {
+        self.config.mode = mode;
+        if self.keeping.is_none() {
+            return;
+        }
+        let acks = acks_of(mode);
+        match &mut self.role {
+            Role::Copy(copy) => copy.set_acks(acks),
+            Role::Primary(lead) => lead.law.set_acks(acks),
+            Role::Changing => {}
         }
     }
 
     /// What follows from anything that happened: state follows the mark, replies leave, the log is cut.
     fn settle(&mut self, out: &mut Out) {
         self.apply_up_to_mark();
-        let (applied, config) = (self.state.applied(), self.config.clone());
-        if self.copy().wants_snapshot(&config) {
+        self.keep(out);
+        let (applied, config) = (self.applied, self.config.clone());
+        if self.keeping.is_none() && self.copy().wants_snapshot(&config) {
             match &mut self.role {
                 Role::Copy(copy) => {
                     copy.handle_snapshot_saved(applied, config.keep_entries);

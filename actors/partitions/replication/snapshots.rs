@@ -8,11 +8,15 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use tokio::sync::oneshot;
 use tumen_core::ids::NodeName;
+use tumen_core::partitions::identity::Position;
 use tumen_core::partitions::replication::wire::{Reply as CopyReply, SnapshotHeader};
 
 use super::Replication;
+use super::answers::Slot;
 use super::cell::{Cell, Out};
+use super::state::Broken;
 use crate::codec::{self, STATE_LEN_MAX};
 use crate::transport::{BulkStream, CHUNK_LEN_MAX, LaneError, ServeBulk, Service};
 
@@ -20,12 +24,33 @@ use crate::transport::{BulkStream, CHUNK_LEN_MAX, LaneError, ServeBulk, Service}
 type Head = (SnapshotHeader, u64);
 
 impl Replication {
+    /// A copy's whole state, and its position. The copy's log goes on meanwhile.
+    pub(super) async fn state_of(&self, cell: &Arc<Cell>) -> Result<(Position, Bytes), Broken> {
+        let mut out = Out::default();
+        let state = cell.state(&mut out);
+        self.perform(cell, out);
+        state
+    }
+
     /// Sends a state, and takes in what comes back.
-    pub(super) fn send_snapshot(&self, cell: &Arc<Cell>, to: NodeName, header: SnapshotHeader, bytes: Bytes) {
+    pub(super) fn send_snapshot(&self, cell: &Arc<Cell>, to: NodeName, mut header: SnapshotHeader) {
         let (this, cell) = (self.clone(), Arc::clone(cell));
         tokio::spawn(self.shared.stopping.clone().run_until_cancelled_owned(async move {
-            let (partition, len) = (cell.partition, bytes.len());
+            let partition = cell.partition;
             let mut out = Out::default();
+            let bytes = match this.state_of(&cell).await {
+                Ok((position, bytes)) => {
+                    // Newer than the last that was saved, and it holds as surely.
+                    header.position = position;
+                    bytes
+                }
+                Err(why) => {
+                    tracing::error!(%partition, %to, %why, "a state cannot be sent");
+                    cell.handle_snapshot_failed(this.now(), &to, &mut out);
+                    return this.perform(&cell, out);
+                }
+            };
+            let len = bytes.len();
             match this.send_chunks(&to, header, bytes).await {
                 Ok(answer) => {
                     tracing::debug!(%partition, %to, len, "sent a state");
@@ -75,15 +100,43 @@ impl Replication {
         if bytes.len() as u64 != len {
             return Err(format!("{} of {len} bytes came", bytes.len()));
         }
-        let cell = self.cell_or_new(header.fence.partition);
-        let mut out = Out::default();
-        let answer = cell.handle_snapshot(self.now(), header, bytes.freeze(), &mut out);
-        self.perform(&cell, out);
-        let answer = answer.map_err(|why| why.to_string())?;
+        let answer = self.take_in(header, bytes.freeze()).await?;
         let mut reply = BytesMut::new();
         codec::encode_body_into(&answer, &mut reply).map_err(|error| error.to_string())?;
         stream.answer(reply.freeze());
         Ok(())
+    }
+}
+
+impl Replication {
+    /// Makes a state that came whole a copy's own, and says what to answer: with a disk, once it is there.
+    async fn take_in(
+        &self,
+        header: SnapshotHeader,
+        bytes: Bytes,
+    ) -> Result<Option<CopyReply<Bytes>>, String> {
+        let partition = header.fence.partition;
+        if !self.is_confirmed() {
+            return Err("it is not known yet which cluster this is".to_owned());
+        }
+        let record = match &self.shared.disk {
+            Some(disk) => {
+                let written = disk.write_state(partition, bytes.clone()).await;
+                Some(written.map_err(|error| error.to_string())?)
+            }
+            None => None,
+        };
+        let cell = self.cell_or_new(partition);
+        let mut out = Out::default();
+        let answer = cell.handle_snapshot(self.now(), header, bytes, record, &mut out);
+        self.perform(&cell, out);
+        let Some(answer) = answer.map_err(|why| why.to_string())? else { return Ok(None) };
+        let Some(after) = answer.after else { return Ok(Some(answer.reply)) };
+        let (slot, written) = oneshot::channel();
+        match cell.hold(after, Slot::Alone(slot), answer.reply) {
+            Some((_, reply)) => Ok(Some(reply)),
+            None => written.await.map(Some).map_err(|_| "the disk failed".to_owned()),
+        }
     }
 }
 

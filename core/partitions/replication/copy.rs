@@ -55,6 +55,8 @@ pub struct Write<E> {
     pub id: CopyId,
     /// Lives that it read the disk of.
     pub former: Vec<Life>,
+    /// When it says that it has an entry, from this write on: once it is on disk. To be told to [`LocalCopy::restore`].
+    pub acks: Acks,
     /// What it sealed.
     pub sealed: Fence,
     /// What surely holds.
@@ -94,6 +96,8 @@ pub struct LocalCopy<E> {
     id: CopyId,
     former: Vec<Life>,
     acks: Acks,
+    /// Acknowledges before the disk has it, once this write is on disk: it says so of the life.
+    relaxes: Option<Ticket>,
     pub(super) log: Log<E>,
     /// All up to here surely holds.
     mark: u64,
@@ -142,6 +146,7 @@ impl<E: Payload> LocalCopy<E> {
             id,
             former: Vec::new(),
             acks,
+            relaxes: None,
             log: Log::new(Position::ZERO),
             mark: 0,
             snapshot: Position::ZERO,
@@ -155,8 +160,8 @@ impl<E: Payload> LocalCopy<E> {
 
     /// A copy as it was read back from disk.
     ///
-    /// Its life goes on if it stopped in good order, or never said that it had what was not on disk. Otherwise it becomes
-    /// `fresh`, a life never used before: what it said may be gone.
+    /// `acks` are those of the last write. Its life goes on if it stopped in good order, or never said that it had what was
+    /// not on disk. Otherwise it becomes `fresh`, a life never used before: what it said may be gone.
     pub fn restore(saved: Saved<E>, acks: Acks, in_good_order: bool, fresh: Life) -> Self {
         let mut log = Log::new(saved.start);
         saved.entries.into_iter().for_each(|entry| log.push(entry));
@@ -171,6 +176,7 @@ impl<E: Payload> LocalCopy<E> {
             id,
             former,
             acks,
+            relaxes: None,
             mark: saved.mark.clamp(log.start().sequence, end),
             log,
             snapshot: saved.snapshot,
@@ -253,6 +259,7 @@ impl<E: Payload> LocalCopy<E> {
             ticket,
             id: self.id.clone(),
             former: self.former.clone(),
+            acks: if self.relaxes.is_some() { Acks::BeforeDisk } else { self.acks },
             sealed: self.sealed,
             mark: self.mark,
             snapshot: self.snapshot,
@@ -265,8 +272,31 @@ impl<E: Payload> LocalCopy<E> {
     /// This write, and all before it, are on disk.
     pub fn handle_written(&mut self, ticket: Ticket) {
         self.writes.written = self.writes.written.max(ticket);
+        if self.relaxes.take_if(|relaxes| *relaxes <= ticket).is_some() {
+            self.acks = Acks::BeforeDisk;
+        }
         while let Some((_, end)) = self.writes.under_way.pop_front_if(|(under_way, _)| *under_way <= ticket) {
             self.writes.on_disk = end;
+        }
+    }
+
+    /// Says from now on at another time that it has something; a copy without a disk never does otherwise.
+    ///
+    /// What acknowledges before its disk has it has to be known for that when it is read back, or a crash would go
+    /// unnoticed: it does so only once that is on disk. The other way the next write has all that was acknowledged before.
+    pub fn set_acks(&mut self, acks: Acks) {
+        match (self.acks, acks) {
+            (Acks::AfterDisk, Acks::BeforeDisk) if self.relaxes.is_none() => {
+                self.writes.dirty = true;
+                self.relaxes = self.settled_by();
+            }
+            (Acks::BeforeDisk, Acks::AfterDisk) => {
+                self.writes.dirty = true;
+                self.acks = acks;
+            }
+            // A write may be under way that says otherwise: the next one takes that back.
+            (Acks::AfterDisk, Acks::AfterDisk) if self.relaxes.take().is_some() => self.writes.dirty = true,
+            _ => {}
         }
     }
 
@@ -347,7 +377,8 @@ impl<E: Payload> LocalCopy<E> {
         }
     }
 
-    fn has_writes(&self) -> bool {
+    /// Whether anything has to go to disk.
+    pub fn has_writes(&self) -> bool {
         self.acks != Acks::WithoutDisk && (self.writes.dirty || self.writes.taken < self.log.end())
     }
 

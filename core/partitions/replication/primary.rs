@@ -13,7 +13,7 @@ mod changing;
 mod serving;
 mod taking_over;
 
-use super::copy::{Answer, LocalCopy, Ticket, Write};
+use super::copy::{Acks, Answer, LocalCopy, Ticket, Write};
 use super::log::Payload;
 use super::peer::{Peer, Stage};
 use super::wire::{Reply, Request, SnapshotHeader};
@@ -328,6 +328,16 @@ impl<E: Payload> Primary<E> {
     /// What has to go to disk of the own copy, if anything has: all appends since the last time as one.
     pub fn take_write(&mut self) -> Option<Write<E>> {
         self.own.take_write()
+    }
+
+    /// Whether anything of the own copy has to go to disk.
+    pub fn has_writes(&self) -> bool {
+        self.own.has_writes()
+    }
+
+    /// The own copy says from now on at another time that it has something. See [`LocalCopy::set_acks`].
+    pub fn set_acks(&mut self, acks: Acks) {
+        self.own.set_acks(acks);
     }
 
     /// What a copy lacks: sends it the newest snapshot, or asks for one that it can use.

@@ -1,0 +1,1 @@
+//! What is written is what is read back; or that it is not, is said.
