@@ -64,7 +64,7 @@ pub use node::{
     AssignmentsUpdated, Builder, Created, Heard, Node, Partition, PartitionStats, Rebalanced, ReplicaRead,
     Replicas, Subscription, Topic, TopicSubscription,
 };
-pub use tumen_actors::partitions::router::CallOptions;
+pub use tumen_actors::partitions::router::{CallOptions, IdempotencyKey};
 pub use tumen_core::assignment;
 pub use tumen_core::cluster::coordinator::{CrashProof, Create, Rebalance};
 pub use tumen_core::cluster::snapshot::{Mode, Snapshot};

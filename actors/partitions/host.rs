@@ -114,7 +114,9 @@ pub enum KindsError {
         second: Kind,
     },
     /// A message type has a name that the runtime uses itself.
-    #[error("{kind} handles {message:?}, which is a name of the runtime's own: give the message another name")]
+    #[error(
+        "{kind} handles {message:?}, which is a name of the runtime's own: give the message another name"
+    )]
     Reserved {
         /// The message's name.
         message: &'static str,

@@ -218,8 +218,7 @@ impl Router {
         mut failure: Failure,
     ) -> Reply {
         let mut pause = Pause::new(deadline);
-        let idempotent =
-            call.options.idempotent || self.shared.kinds.effect_of(call.message) == Effect::None;
+        let idempotent = call.options.idempotent || self.shared.kinds.effect_of(call.message) == Effect::None;
         // Whether an earlier try of an idempotent call may have been carried out.
         let mut maybe_applied = false;
         loop {
@@ -464,10 +463,9 @@ impl Serve for Router {
                     continue;
                 }
             };
-            let group = groups.entry((fence, kind)).or_insert_with(|| Group {
-                admitted: self.admit_kind(fence, kind),
-                deliveries: Vec::new(),
-            });
+            let group = groups
+                .entry((fence, kind))
+                .or_insert_with(|| Group { admitted: self.admit_kind(fence, kind), deliveries: Vec::new() });
             match &group.admitted {
                 Ok(_) => group.deliveries.push(Delivery::remote(message, body, deadline, identity, reply)),
                 Err(failure) => refuse(reply, failure.clone()),

@@ -177,11 +177,7 @@ mod tests {
         let session = SessionId(Position::new(Epoch(number ^ lowest), number));
         let (number, lowest) = (number.max(lowest), number.min(lowest));
         let keyed = Keyed::new(&number.to_be_bytes(), MessageId(lowest), b"body").unwrap();
-        [
-            None,
-            Some(Identity::Numbered(Numbered { session, number, lowest })),
-            Some(Identity::Keyed(keyed)),
-        ]
+        [None, Some(Identity::Numbered(Numbered { session, number, lowest })), Some(Identity::Keyed(keyed))]
     }
 
     proptest! {

@@ -19,6 +19,7 @@ use crate::kv::{
     CONTENT_TYPE_DEFAULT, CONTENT_TYPE_LEN_MAX, Delete, Get, Kv, Put, VALUE_LEN_MAX, Value, check_key,
 };
 use crate::worker::Worker;
+use crate::{CallOptions, IdempotencyKey};
 
 /// What stands before the key.
 const PREFIX: &str = "/kv/";
@@ -28,15 +29,21 @@ const EPOCH: HeaderName = HeaderName::from_static("x-tumen-epoch");
 const SEQUENCE: HeaderName = HeaderName::from_static("x-tumen-sequence");
 const AGE_MS: HeaderName = HeaderName::from_static("x-tumen-age-ms");
 
+/// By what a change is known again that is sent a second time, through whichever node: 1 to 255 bytes. What came of it
+/// is remembered for an hour at least. The same key with another change, or another body, is refused with 422, as
+/// draft-ietf-httpapi-idempotency-key-header has it.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
 /// How long a request's body may take to come.
 const BODY_WITHIN: Duration = Duration::from_secs(30);
 
 pub(super) async fn put(State(app): State<App>, request: Request) -> Result<StatusCode, Refusal> {
     let key = key(&app, request.uri())?;
     let content_type = content_type(request.headers())?;
+    let options = options(&app, request.headers())?;
     let (bytes, room) = read(&app, request.into_body(), VALUE_LEN_MAX, "a value").await?;
     let value = Value { bytes, content_type };
-    let created = app.node.call(key.clone(), Put { key, value }).await?;
+    let created = app.node.call_with(key.clone(), Put { key, value }, options).await?;
     drop(room);
     Ok(if created { StatusCode::CREATED } else { StatusCode::NO_CONTENT })
 }
@@ -66,9 +73,14 @@ pub(super) async fn get(State(app): State<App>, uri: Uri) -> Result<Response, Re
     Ok((harmless, place, [(CONTENT_TYPE, content_type)], Body::from(bytes)).into_response())
 }
 
-pub(super) async fn delete(State(app): State<App>, uri: Uri) -> Result<StatusCode, Refusal> {
+pub(super) async fn delete(
+    State(app): State<App>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<StatusCode, Refusal> {
     let key = key(&app, &uri)?;
-    let existed = app.node.call(key.clone(), Delete { key }).await?;
+    let options = options(&app, &headers)?;
+    let existed = app.node.call_with(key.clone(), Delete { key }, options).await?;
     if existed { Ok(StatusCode::NO_CONTENT) } else { Err(nothing()) }
 }
 
@@ -98,6 +110,17 @@ fn max_age(uri: &Uri) -> Result<Option<Duration>, Refusal> {
         ));
     }
     Ok(replica.then(|| max_age.unwrap_or(Duration::MAX)))
+}
+
+/// How a change is carried out: known again by its `Idempotency-Key`, if it has one.
+fn options(app: &App, headers: &HeaderMap) -> Result<CallOptions, Refusal> {
+    let mut given = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let key = given.next().map(|key| IdempotencyKey::new(key.as_bytes())).transpose();
+    let idempotency_key = key.map_err(|why| Refusal::bad_request(why.to_string()))?;
+    if given.next().is_some() {
+        return Err(Refusal::bad_request("a request has one Idempotency-Key at most"));
+    }
+    Ok(CallOptions { idempotency_key, ..app.node.call_options() })
 }
 
 fn nothing() -> Refusal {

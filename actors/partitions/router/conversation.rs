@@ -203,9 +203,9 @@ impl Conversation {
         let mut inner = self.lock();
         let effects = match opened {
             Ok(id) => inner.client.handle_opened(now, nonce, id),
-            Err(Failure::Stale { .. } | Failure::NotReady | Failure::Fenced { .. } | Failure::Timeout { .. }) => {
-                inner.client.handle_open_lost(nonce)
-            }
+            Err(
+                Failure::Stale { .. } | Failure::NotReady | Failure::Fenced { .. } | Failure::Timeout { .. },
+            ) => inner.client.handle_open_lost(nonce),
             Err(failure) => inner.client.handle_open_refused(nonce, &failure),
         };
         inner.carry_out(effects)
