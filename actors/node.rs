@@ -87,6 +87,14 @@ pub enum NotReady {
         /// What the last worker that failed said.
         failing: Option<String>,
     },
+    /// Copies do not all count yet: until they do, the loss of another node may be one too many.
+    #[error("of {all} partitions with a copy here {whole} have all copies that they should")]
+    Copying {
+        /// How many partitions with a copy here have all that they should.
+        whole: usize,
+        /// How many partitions have a copy here.
+        all: usize,
+    },
     /// The node stops.
     #[error("this node is stopping")]
     Stopping,
@@ -256,6 +264,10 @@ impl Runtime {
         if progress.version < plan.version || !progress.is_whole() {
             let failing = progress.failing.values().next().cloned();
             return Err(NotReady::Starting { running: progress.running, wanted: progress.wanted, failing });
+        }
+        let (whole, all) = parts.replication.whole(&plan);
+        if whole < all {
+            return Err(NotReady::Copying { whole, all });
         }
         Ok(())
     }

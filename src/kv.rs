@@ -1,9 +1,9 @@
 //! The built-in worker `kv`: bytes by key, so that a cluster is of use before anybody writes Rust.
 //!
 //! ```text
-//!  PUT /kv/{key}  ─▶ Put    ─┐
-//!  GET /kv/{key}  ─▶ Get    ─┼─▶ the key's partition ─▶ Kv
-//!  DELETE ..      ─▶ Delete ─┘
+//!  PUT /kv/{key}  ─▶ Put, or CompareAndSet where it says If-Match ─┐
+//!  GET /kv/{key}  ─▶ Get                                           ─┼─▶ the key's partition ─▶ Kv
+//!  DELETE ..      ─▶ Delete, or CompareAndSet                      ─┘
 //! ```
 //!
 //! A node hosts it if its builder says [`kv()`](crate::Builder::kv); the command `tumen node` does.
@@ -24,7 +24,7 @@ pub const CONTENT_TYPE_LEN_MAX: usize = 256;
 /// What a value is where nobody said what it is.
 pub const CONTENT_TYPE_DEFAULT: &str = "application/octet-stream";
 
-/// Keep these bytes under this key. Answers whether there was nothing under it before.
+/// Keep these bytes under this key, whatever is there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Put {
     /// The key: 1 to [`KEY_LEN_MAX`] bytes. The same as the call's.
@@ -42,6 +42,57 @@ pub struct Value {
     pub content_type: String,
 }
 
+/// What came of keeping a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    /// Whether there was nothing under the key before.
+    pub new: bool,
+    /// The value's version: no two values of a key ever have the same one, also if it was deleted in between.
+    pub version: u64,
+}
+
+/// A value as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The value.
+    pub value: Value,
+    /// Its version: see [`Stored::version`].
+    pub version: u64,
+}
+
+/// Keep this value under this key, or none, but only if what is there is what the caller thinks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompareAndSet {
+    /// The key.
+    pub key: Bytes,
+    /// What has to be there.
+    pub expected: Expected,
+    /// What shall be there. `None`: nothing.
+    pub value: Option<Value>,
+}
+
+/// What has to be under a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Expected {
+    /// Nothing.
+    Nothing,
+    /// Any value.
+    Anything,
+    /// The value with this version.
+    Version(u64),
+}
+
+/// What came of a [`CompareAndSet`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Compared {
+    /// The value is kept.
+    Stored(Stored),
+    /// Nothing is there any more, if anything was.
+    Removed,
+    /// Something else is there, of this version, or nothing. Nothing was changed.
+    Differs(Option<u64>),
+}
+
 /// What is under this key?
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Get {
@@ -57,7 +108,7 @@ pub struct Delete {
 }
 
 impl Message for Put {
-    type Reply = bool;
+    type Reply = Stored;
     // As an HTTP client may send a PUT again. The second one finds the first one's value, and answers so.
     const IDEMPOTENT: bool = true;
 
@@ -67,11 +118,20 @@ impl Message for Put {
 }
 
 impl Message for Get {
-    type Reply = Option<Value>;
+    type Reply = Option<Kept>;
     const IDEMPOTENT: bool = true;
 
     fn name() -> &'static str {
         "tumen.kv.get"
+    }
+}
+
+impl Message for CompareAndSet {
+    // Not idempotent: a second one would find what the first one set.
+    type Reply = Compared;
+
+    fn name() -> &'static str {
+        "tumen.kv.compare_and_set"
     }
 }
 
@@ -87,13 +147,23 @@ impl Message for Delete {
 /// One partition's keys and values.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Kv {
-    values: BTreeMap<Bytes, Value>,
+    values: BTreeMap<Bytes, Kept>,
+    /// The newest version of any of them. Kept for all keys together: a key that comes again has a later one.
+    version: u64,
 }
 
 impl Kv {
     /// What it handles.
     pub(crate) fn handlers(handlers: Handlers<Self>) -> Handlers<Self> {
-        handlers.handles::<Put>().queries::<Get>().handles::<Delete>()
+        handlers.handles::<Put>().handles::<CompareAndSet>().queries::<Get>().handles::<Delete>()
+    }
+}
+
+impl Kv {
+    fn set(&mut self, key: Bytes, value: Value, cx: &mut Context<Self>) -> Result<Stored> {
+        let new = !self.values.contains_key(&key);
+        cx.commit(self, Change::Set(key, value))?;
+        Ok(Stored { new, version: self.version })
     }
 }
 
@@ -116,7 +186,8 @@ impl Replicated for Kv {
     fn apply(&mut self, change: Change) {
         match change {
             Change::Set(key, value) => {
-                self.values.insert(key, value);
+                self.version += 1;
+                self.values.insert(key, Kept { value, version: self.version });
             }
             Change::Unset(key) => {
                 self.values.remove(&key);
@@ -130,17 +201,41 @@ impl Replicated for Kv {
 }
 
 impl Handle<Put> for Kv {
-    async fn handle(&mut self, put: Put, cx: &mut Context<Self>) -> Result<bool> {
+    async fn handle(&mut self, put: Put, cx: &mut Context<Self>) -> Result<Stored> {
         check_key(&put.key)?;
         put.value.check()?;
-        let new = !self.values.contains_key(&put.key);
-        cx.commit(self, Change::Set(put.key, put.value))?;
-        Ok(new)
+        self.set(put.key, put.value, cx)
+    }
+}
+
+impl Handle<CompareAndSet> for Kv {
+    async fn handle(&mut self, asked: CompareAndSet, cx: &mut Context<Self>) -> Result<Compared> {
+        let CompareAndSet { key, expected, value } = asked;
+        check_key(&key)?;
+        value.as_ref().map_or(Ok(()), Value::check)?;
+        let version = self.values.get(&key).map(|kept| kept.version);
+        let is_expected = match expected {
+            Expected::Nothing => version.is_none(),
+            Expected::Anything => version.is_some(),
+            Expected::Version(wanted) => version == Some(wanted),
+        };
+        if !is_expected {
+            return Ok(Compared::Differs(version));
+        }
+        match value {
+            Some(value) => self.set(key, value, cx).map(Compared::Stored),
+            None => {
+                if version.is_some() {
+                    cx.commit(self, Change::Unset(key))?;
+                }
+                Ok(Compared::Removed)
+            }
+        }
     }
 }
 
 impl Query<Get> for Kv {
-    fn query(&self, get: Get) -> Result<Option<Value>> {
+    fn query(&self, get: Get) -> Result<Option<Kept>> {
         check_key(&get.key)?;
         Ok(self.values.get(&get.key).cloned())
     }
@@ -206,13 +301,39 @@ mod tests {
     #[tokio::test]
     async fn a_value_is_kept_replaced_and_forgotten() {
         let mut kv = lone().await;
+        let put = |text| Put { key: key("a"), value: value(text) };
         assert_eq!(kv.call(&Get { key: key("a") }).await, Ok(None));
-        assert_eq!(kv.call(&Put { key: key("a"), value: value("1") }).await, Ok(true));
-        assert_eq!(kv.call(&Put { key: key("a"), value: value("2") }).await, Ok(false));
-        assert_eq!(kv.call(&Get { key: key("a") }).await, Ok(Some(value("2"))));
+        assert_eq!(kv.call(&put("1")).await, Ok(Stored { new: true, version: 1 }));
+        assert_eq!(kv.call(&put("2")).await, Ok(Stored { new: false, version: 2 }));
+        let kept = Kept { value: value("2"), version: 2 };
+        assert_eq!(kv.call(&Get { key: key("a") }).await, Ok(Some(kept)));
         assert_eq!(kv.call(&Delete { key: key("a") }).await, Ok(true));
         assert_eq!(kv.call(&Delete { key: key("a") }).await, Ok(false));
         assert_eq!(kv.call(&Get { key: key("a") }).await, Ok(None));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_as_expected_is_left_alone() {
+        let mut kv = lone().await;
+        let set = |expected, text: &'static str| {
+            let value = Some(text).filter(|text| !text.is_empty()).map(value);
+            CompareAndSet { key: key("a"), expected, value }
+        };
+        for expected in [Expected::Anything, Expected::Version(0), Expected::Version(1)] {
+            assert_eq!(kv.call(&set(expected, "1")).await, Ok(Compared::Differs(None)));
+            assert_eq!(kv.call(&set(expected, "")).await, Ok(Compared::Differs(None)));
+        }
+        let stored = |new, version| Ok(Compared::Stored(Stored { new, version }));
+        assert_eq!(kv.call(&set(Expected::Nothing, "1")).await, stored(true, 1));
+        assert_eq!(kv.call(&set(Expected::Nothing, "2")).await, Ok(Compared::Differs(Some(1))));
+        assert_eq!(kv.call(&set(Expected::Version(1), "2")).await, stored(false, 2));
+        assert_eq!(kv.call(&set(Expected::Version(1), "3")).await, Ok(Compared::Differs(Some(2))));
+        assert_eq!(kv.call(&set(Expected::Anything, "3")).await, stored(false, 3));
+        assert_eq!(kv.call(&set(Expected::Version(2), "")).await, Ok(Compared::Differs(Some(3))));
+        assert_eq!(kv.call(&set(Expected::Version(3), "")).await, Ok(Compared::Removed));
+        assert_eq!(kv.call(&set(Expected::Nothing, "")).await, Ok(Compared::Removed));
+        // It comes back as something else than it ever was.
+        assert_eq!(kv.call(&set(Expected::Nothing, "1")).await, stored(true, 4));
     }
 
     #[tokio::test]

@@ -226,6 +226,40 @@ fn values_are_kept_as_they_were_put() {
 }
 
 #[test]
+fn a_value_is_changed_only_if_it_is_still_the_one_that_was_read() {
+    let put = |headers: &str| ask("PUT", "/kv/compared", headers, b"x");
+    let tag = |answer: &Answer| answer.header("etag").unwrap().to_owned();
+    assert_eq!(put("if-match: *\r\n").refused(), "precondition_failed");
+    assert_eq!(put("if-match: \"1\"\r\n").status, 412);
+    let first = put("if-none-match: *\r\n");
+    assert_eq!(first.status, 201);
+    assert_eq!(put("if-none-match: *\r\n").refused(), "precondition_failed");
+    let first = tag(&first);
+    assert_eq!(tag(&get("/kv/compared")), first);
+    let known = ask("GET", "/kv/compared", &format!("if-none-match: {first}\r\n"), b"");
+    assert_eq!((known.status, tag(&known)), (304, first.clone()));
+    let second = put(&format!("if-match: {first}\r\n"));
+    assert_eq!(second.status, 204);
+    let second = tag(&second);
+    assert_ne!(first, second);
+    for stale in [first.as_str(), "W/\"1\"", "\"x\"", "x"] {
+        assert_eq!(put(&format!("if-match: {stale}\r\n")).refused(), "precondition_failed", "{stale}");
+        let deleted = ask("DELETE", "/kv/compared", &format!("if-match: {stale}\r\n"), b"");
+        assert_eq!(deleted.refused(), "precondition_failed", "{stale}");
+    }
+    for senseless in
+        ["if-match: \"1\", \"2\"\r\n", "if-none-match: \"1\"\r\n", "if-match: *\r\nif-none-match: *\r\n"]
+    {
+        assert_eq!(put(senseless).refused(), "bad_request", "{senseless}");
+    }
+    let deleted = ask("DELETE", "/kv/compared", &format!("if-match: {second}\r\n"), b"");
+    assert_eq!(deleted.status, 204);
+    // It comes back as something else than it ever was.
+    let third = tag(&put(""));
+    assert!(third != first && third != second);
+}
+
+#[test]
 fn keys_may_hold_anything() {
     for (encoded, same) in [
         ("a%2Fb", "a/b"),
@@ -245,8 +279,8 @@ fn keys_may_hold_anything() {
     assert_eq!(put(&format!("/kv/{longest}"), "", b"long"), 201);
     assert_eq!(get(&format!("/kv/{longest}")).text(), "long");
     // Keys are the same for Rust and for HTTP.
-    let value = RUNTIME.block_on(NODE.call("€", Get { key: "€".into() })).unwrap().unwrap();
-    assert_eq!(value.bytes, "%E2%82%AC".as_bytes());
+    let kept = RUNTIME.block_on(NODE.call("€", Get { key: "€".into() })).unwrap().unwrap();
+    assert_eq!(kept.value.bytes, "%E2%82%AC".as_bytes());
     let value = tumen::kv::Value { bytes: "from Rust".into(), content_type: "text/x\r\nevil: 1".into() };
     RUNTIME.block_on(NODE.call("rust", Put { key: "rust".into(), value })).unwrap();
     let answer = get("/kv/rust");

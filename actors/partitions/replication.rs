@@ -396,6 +396,26 @@ impl Replication {
         (reply, position, age)
     }
 
+    /// Of how many partitions with a copy on this node all copies count that should, as far as it knows; and how many such
+    /// partitions there are. A copy on a node that is lost should not.
+    pub fn whole(&self, plan: &Snapshot) -> (usize, usize) {
+        let index = plan.member_index(self.shared.me.as_str()).map(|at| at as u32);
+        let Some(index) = index.filter(|_| self.is_used()) else { return (0, 0) };
+        let (mut whole, mut all) = (0, 0);
+        for (partition, assignment) in plan.partitions() {
+            let replicated = plan.group(partition.group).is_some_and(|group| group.spec.replicated);
+            if !replicated || !assignment.copies.contains(&index) {
+                continue;
+            }
+            let there = assignment.copies.iter().map(|at| &plan.members[*at as usize]);
+            let there = there.filter(|there| there.status != member::Status::Lost);
+            let nodes: Vec<NodeName> = there.map(|member| member.name().clone()).collect();
+            all += 1;
+            whole += usize::from(self.cell(partition).is_some_and(|cell| cell.counts(&nodes)));
+        }
+        (whole, all)
+    }
+
     /// Every copy here, and how its disk is.
     pub fn status(&self) -> Status {
         let status =

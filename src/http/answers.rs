@@ -38,8 +38,8 @@ fn json<T: Serialize>(answer: &T) -> Vec<u8> {
 
 fn tagged(tag: u64, headers: &HeaderMap, body: impl FnOnce() -> Vec<u8>) -> Response {
     let tag = format!("\"{tag:016x}\"");
-    let known = headers.get_all(IF_NONE_MATCH).iter().any(|known| names(known, &tag));
     let etag = HeaderValue::from_str(&tag).expect("a tag is hexadecimal digits");
+    let known = headers.get_all(IF_NONE_MATCH).iter().any(|known| names(known, &etag));
     // Kept by clients, and asked about each time.
     let keep = [(ETAG, etag), (CACHE_CONTROL, HeaderValue::from_static("no-cache"))];
     if known {
@@ -50,11 +50,11 @@ fn tagged(tag: u64, headers: &HeaderMap, body: impl FnOnce() -> Vec<u8>) -> Resp
 }
 
 /// Whether a list of tags, as a client sends it, names this one. Ours are compared weakly, as is usual for this header.
-fn names(list: &HeaderValue, tag: &str) -> bool {
+pub(super) fn names(list: &HeaderValue, tag: &HeaderValue) -> bool {
     let Ok(list) = list.to_str() else { return false };
     list.split(',')
         .map(str::trim)
-        .any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag)
+        .any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known).as_bytes() == tag.as_bytes())
 }
 
 impl From<Partition> for shapes::Partition {

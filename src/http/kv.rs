@@ -1,23 +1,26 @@
 //! `PUT`, `GET` and `DELETE /kv/{key}`: the bytes as they were put, never wrapped.
+//!
+//! Each value has a tag of its own (`ETag`), which no other value of its key ever has. `PUT` and `DELETE` with `If-Match`,
+//! and `PUT` with `If-None-Match: *`, change only what is still as the caller knows it; else they answer 412.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
-use axum::http::header::{HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_MATCH};
+use axum::http::header::{HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::answers;
 use super::refusal::Refusal;
 use super::routes::App;
-use crate::kv::{
-    CONTENT_TYPE_DEFAULT, CONTENT_TYPE_LEN_MAX, Delete, Get, Kv, Put, VALUE_LEN_MAX, Value, check_key,
-};
+use crate::kv::{CONTENT_TYPE_DEFAULT, CONTENT_TYPE_LEN_MAX, VALUE_LEN_MAX, check_key};
+use crate::kv::{CompareAndSet, Compared, Delete, Expected, Get, Kept, Kv, Put, Stored, Value};
 use crate::worker::Worker;
 use crate::{CallOptions, IdempotencyKey};
 
@@ -37,18 +40,30 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// How long a request's body may take to come.
 const BODY_WITHIN: Duration = Duration::from_secs(30);
 
-pub(super) async fn put(State(app): State<App>, request: Request) -> Result<StatusCode, Refusal> {
+pub(super) async fn put(State(app): State<App>, request: Request) -> Result<Response, Refusal> {
     let key = key(&app, request.uri())?;
     let content_type = content_type(request.headers())?;
     let options = options(&app, request.headers())?;
+    let expected = expected(request.headers())?;
     let (bytes, room) = read(&app, request.into_body(), VALUE_LEN_MAX, "a value").await?;
     let value = Value { bytes, content_type };
-    let created = app.node.call_with(key.clone(), Put { key, value }, options).await?;
+    let Stored { new, version } = match expected {
+        None => app.node.call_with(key.clone(), Put { key, value }, options).await?,
+        Some(expected) => {
+            let asked = CompareAndSet { key: key.clone(), expected, value: Some(value) };
+            match app.node.call_with(key, asked, options).await? {
+                Compared::Stored(stored) => stored,
+                Compared::Differs(version) => return Err(differs(version)),
+                Compared::Removed => return Err(nothing()),
+            }
+        }
+    };
     drop(room);
-    Ok(if created { StatusCode::CREATED } else { StatusCode::NO_CONTENT })
+    let status = if new { StatusCode::CREATED } else { StatusCode::NO_CONTENT };
+    Ok((status, [(ETAG, tag(version))]).into_response())
 }
 
-pub(super) async fn get(State(app): State<App>, uri: Uri) -> Result<Response, Refusal> {
+pub(super) async fn get(State(app): State<App>, headers: HeaderMap, uri: Uri) -> Result<Response, Refusal> {
     let key = key(&app, &uri)?;
     let mut place = HeaderMap::new();
     let found = match max_age(&uri)? {
@@ -61,26 +76,46 @@ pub(super) async fn get(State(app): State<App>, uri: Uri) -> Result<Response, Re
             read.value
         }
     };
-    let Some(Value { bytes, content_type }) = found else { return Err(nothing()) };
+    let Some(Kept { value, version }) = found else { return Err(nothing()) };
+    let Value { bytes, content_type } = value;
     let content_type =
         HeaderValue::from_str(&content_type).unwrap_or(HeaderValue::from_static(CONTENT_TYPE_DEFAULT));
+    let etag = tag(version);
     // Whoever may put a value could else put a page that acts for whoever looks at it.
     let harmless = [
         (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
         (CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox")),
         (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        (ETAG, etag.clone()),
     ];
+    if headers.get_all(IF_NONE_MATCH).iter().any(|known| answers::names(known, &etag)) {
+        return Ok((StatusCode::NOT_MODIFIED, harmless, place).into_response());
+    }
     Ok((harmless, place, [(CONTENT_TYPE, content_type)], Body::from(bytes)).into_response())
 }
 
 pub(super) async fn delete(
     State(app): State<App>,
-    uri: Uri,
     headers: HeaderMap,
+    uri: Uri,
 ) -> Result<StatusCode, Refusal> {
     let key = key(&app, &uri)?;
     let options = options(&app, &headers)?;
-    let existed = app.node.call_with(key.clone(), Delete { key }, options).await?;
+    let existed = match expected(&headers)? {
+        None => app.node.call_with(key.clone(), Delete { key }, options).await?,
+        Some(Expected::Nothing) => {
+            return Err(Refusal::bad_request(
+                "what is not there cannot be deleted: if-none-match makes no sense",
+            ));
+        }
+        Some(expected) => {
+            let asked = CompareAndSet { key: key.clone(), expected, value: None };
+            match app.node.call_with(key, asked, options).await? {
+                Compared::Differs(version) => return Err(differs(version)),
+                Compared::Stored(_) | Compared::Removed => true,
+            }
+        }
+    };
     if existed { Ok(StatusCode::NO_CONTENT) } else { Err(nothing()) }
 }
 
@@ -121,6 +156,43 @@ fn options(app: &App, headers: &HeaderMap) -> Result<CallOptions, Refusal> {
         return Err(Refusal::bad_request("a request has one Idempotency-Key at most"));
     }
     Ok(CallOptions { idempotency_key, ..app.node.call_options() })
+}
+
+/// The tag of a value of this version.
+fn tag(version: u64) -> HeaderValue {
+    HeaderValue::from_str(&format!("\"{version}\"")).expect("a tag is digits")
+}
+
+/// What has to be under the key, if the caller says so.
+fn expected(headers: &HeaderMap) -> Result<Option<Expected>, Refusal> {
+    let one = |name| {
+        let mut all = headers.get_all(&name).iter();
+        match (all.next(), all.next()) {
+            (one, None) => Ok(one.map(|one| one.to_str().unwrap_or_default().trim())),
+            _ => Err(Refusal::bad_request(format!("{name} is said once"))),
+        }
+    };
+    match (one(IF_MATCH)?, one(IF_NONE_MATCH)?) {
+        (None, None) => Ok(None),
+        (Some("*"), None) => Ok(Some(Expected::Anything)),
+        (None, Some("*")) => Ok(Some(Expected::Nothing)),
+        (Some(list), None) if list.contains(',') => {
+            Err(Refusal::bad_request("if-match takes one tag here, or *"))
+        }
+        (Some(tag), None) => {
+            let version = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')?.parse().ok());
+            // Versions begin at 1: a tag that is none of ours is no value's.
+            Ok(Some(Expected::Version(version.unwrap_or(0))))
+        }
+        _ => Err(Refusal::bad_request("a change takes if-match with one tag or *, or if-none-match with *")),
+    }
+}
+
+fn differs(version: Option<u64>) -> Refusal {
+    let there =
+        version.map_or_else(|| "nothing".to_owned(), |version| format!("a value with the tag \"{version}\""));
+    let message = format!("there is {there} under this key, not what was expected: read it, and try again");
+    Refusal::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", message)
 }
 
 fn nothing() -> Refusal {

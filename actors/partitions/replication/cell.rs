@@ -15,7 +15,7 @@ use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 use tumen_core::cluster::control::Step;
 use tumen_core::cluster::snapshot::Mode;
-use tumen_core::ids::{NodeName, PartitionId};
+use tumen_core::ids::{Life, NodeName, PartitionId};
 use tumen_core::partitions::entry::{Changes, Entry, KindIndex};
 use tumen_core::partitions::fence::Fence;
 use tumen_core::partitions::identity::{Identity, Position, SessionId};
@@ -34,8 +34,8 @@ use super::held::{Held, HeldReplies};
 use super::keeping::Keeping;
 use super::records::{Kept, StateRecord};
 use super::state::{Broken, Makers, State};
-use crate::partitions::machine::Machine;
 use crate::partitions::delivery::{Delivery, Told};
+use crate::partitions::machine::Machine;
 use crate::store::Batch;
 
 /// What is to be done once the lock is free.
@@ -91,6 +91,8 @@ struct Inner {
     keeping: Option<Keeping>,
     config: Config,
     makers: Makers,
+    /// Which life of this node's copy counts, as a primary said last.
+    counts: Option<Life>,
     /// Why the state is of no use, if it is not.
     broken: Option<Broken>,
 }
@@ -155,12 +157,25 @@ impl Cell {
     ) -> Self {
         let (applied, role) = (state.applied(), Role::Copy(Box::new(copy)));
         let state = Arc::new(Mutex::new(state));
-        let inner = Inner { role, state, applied, keeping, config, makers, broken: None };
+        let inner = Inner { role, state, applied, keeping, config, makers, counts: None, broken: None };
         Self { partition, inner: Mutex::new(inner), standing: watch::Sender::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the copies on these nodes count. A primary knows of all of them, another copy of itself only.
+    pub(super) fn counts(&self, nodes: &[NodeName]) -> bool {
+        let inner = self.lock();
+        match &inner.role {
+            Role::Primary(lead) => {
+                let open = matches!(lead.law.phase(), Phase::Serving | Phase::Releasing);
+                open && nodes.iter().all(|node| lead.law.counts(node))
+            }
+            Role::Copy(copy) => inner.counts == Some(copy.id().life),
+            Role::Changing => false,
+        }
     }
 
     /// How far this node is as primary, as it changes.
@@ -201,6 +216,10 @@ impl Cell {
     ) -> Answer<Bytes> {
         self.with(out, |inner, effects, out| {
             let config = inner.config.clone();
+            let said = match &request {
+                Request::Seal { counts, .. } | Request::Append { counts, .. } => Some(*counts),
+                Request::Fetch { .. } => None,
+            };
             let mut answer = match &mut inner.role {
                 Role::Copy(copy) => copy.handle_request(now, &config, request),
                 Role::Primary(lead) => {
@@ -210,6 +229,9 @@ impl Cell {
                 }
                 Role::Changing => unreachable!("seen from outside the lock"),
             };
+            if let Some(counts) = said.filter(|_| !matches!(answer.reply, CopyReply::Refused { .. })) {
+                inner.counts = counts;
+            }
             if let CopyReply::Snapshot { header, .. } = &mut answer.reply {
                 // What is here is newer than the last that was saved, and holds as surely.
                 inner.apply_up_to_mark();

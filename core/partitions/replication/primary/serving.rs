@@ -9,7 +9,7 @@ use crate::partitions::replication::copy::LocalCopy;
 use crate::partitions::replication::log::{Body, Entry, Payload};
 use crate::partitions::replication::peer::{Peer, Stage};
 use crate::partitions::replication::wire::Request;
-use crate::partitions::replication::{Position, Record};
+use crate::partitions::replication::{CopyId, Position, Record};
 use crate::time::Moment;
 
 /// Why nothing was appended. Nothing changed.
@@ -233,6 +233,14 @@ impl<E> Primary<E> {
     /// Every other copy, and up to where it surely has the log.
     pub fn progress(&self) -> impl Iterator<Item = (&NodeName, u64)> {
         self.peers.iter().map(|peer| (&peer.node, peer.acked))
+    }
+
+    /// Whether the copy that is on this node now counts, as far as is known here.
+    pub fn counts(&self, node: &NodeName) -> bool {
+        let present = |copy: &CopyId| {
+            *copy == *self.own.id() || self.peers.iter().any(|peer| peer.id.as_ref() == Some(copy))
+        };
+        self.record.members.iter().any(|copy| copy.node == *node && present(copy))
     }
 
     /// Whether a change of members is under way.
