@@ -30,9 +30,9 @@ const WAITING_MAX: usize = 1024;
 const TRANSACTION_SIZE_MAX: usize = 8 << 20;
 /// Pages of the file that are kept in memory, in bytes.
 const CACHE_SIZE: usize = 16 << 20;
-/// The database says first that it has come so far when a repair found its newest state whole; and says less where it
-/// was torn, and the one before it is looked at.
-const CHECKED: f64 = 0.5;
+/// How far a repair says that it has come when it found the newest state torn, and looks at the one before: it begins at
+/// zero, and where the newest one is whole it goes on beyond this.
+const TORN: std::ops::RangeInclusive<f64> = 0.1..=0.5;
 
 fn table(space: Space) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
     TableDefinition::new(space.name())
@@ -320,7 +320,7 @@ fn open_database(path: &Path) -> Result<(Database, bool), StoreError> {
     let rolled_back = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&rolled_back);
     builder.set_repair_callback(move |session| {
-        if session.progress() < CHECKED {
+        if TORN.contains(&session.progress()) {
             seen.store(true, Ordering::SeqCst);
         }
         tracing::info!(path = %shown.display(), progress = session.progress(), "checking the store after a crash");

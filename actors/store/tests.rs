@@ -183,6 +183,43 @@ async fn a_byte_that_the_disk_changed_is_found_out() {
     assert!(struck > 10);
 }
 
+#[tokio::test]
+async fn what_was_promised_is_never_missing_unnoticed_where_the_disk_changed_a_byte_after_a_crash() {
+    let whole = tempfile::tempdir().unwrap();
+    let store = open(whole.path()).unwrap();
+    for key in 0..100_u8 {
+        let value = Bytes::from(vec![key; 300]);
+        store.write(Batch::new().put(Space::RaftLog, &[key], value)).await.unwrap();
+    }
+    let records = all(&store);
+    // As the disk has it when the process is killed.
+    let bytes = std::fs::read(whole.path().join(FILE_NAME)).unwrap();
+    let (mut torn, mut refused, mut whole) = (0, 0, 0);
+    for key in (9..100_u8).step_by(9).chain([98, 99]) {
+        let holds = |at: &usize| bytes[*at..].iter().take(100).all(|byte| *byte == key);
+        let places: Vec<usize> = (0..bytes.len() - 100).step_by(100).filter(holds).collect();
+        for at in places {
+            let dir = tempfile::tempdir().unwrap();
+            let mut changed = bytes.clone();
+            changed[at + 50] ^= 0x40;
+            std::fs::write(dir.path().join(FILE_NAME), &changed).unwrap();
+            let Ok(store) = open(dir.path()) else {
+                refused += 1;
+                continue;
+            };
+            match store.previous() {
+                Previous::RolledBack => torn += 1,
+                Previous::Crashed => {
+                    assert_eq!(all(&store), records, "struck at {at}");
+                    whole += 1;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert!(torn > 0 && refused > 0 && whole > 0, "{torn} {refused} {whole}");
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Put(u8, u8),

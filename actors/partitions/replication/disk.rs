@@ -28,7 +28,7 @@ const BATCHES_MAX: usize = 2;
 /// About the most bytes of one batch.
 const BATCH_LEN_MAX: usize = 4 << 20;
 /// How long writes may gather that nobody waits for.
-const LINGER: Duration = Duration::from_millis(10);
+const LINGER: Duration = Duration::from_millis(50);
 /// How many bytes of a state go to the store at once.
 const STATE_PART_LEN: usize = 1 << 20;
 
