@@ -113,7 +113,15 @@ impl Delivery {
         identity: Option<Identity>,
         to: Responder,
     ) -> Self {
-        Self { message, body, deadline, identity, answer: Some(Answer::Remote(to)), begun: false, tally: None }
+        Self {
+            message,
+            body,
+            deadline,
+            identity,
+            answer: Some(Answer::Remote(to)),
+            begun: false,
+            tally: None,
+        }
     }
 
     /// Takes the message out, for its handler.

@@ -46,10 +46,10 @@ fn a_ledger_is_told_with_its_sums() {
     counts.end(Ending::of_failure(&Failure::NotReady));
     counts.end(Ending::Expired);
     ledger.account_mut("partition-0".parse().unwrap()).observe(counts);
-    let counts = r#"{"sent":4,"answered":1,"rejected":{"not_ready":1},"expired":1,"unknown":0,"open":1,"excess":0}"#;
-    let account = format!(
-        r#"{{"counts":{counts},"handovers":[],"handovers_total":0,"handovers_unbalanced":0}}"#
-    );
+    let counts =
+        r#"{"sent":4,"answered":1,"rejected":{"not_ready":1},"expired":1,"unknown":0,"open":1,"excess":0}"#;
+    let account =
+        format!(r#"{{"counts":{counts},"handovers":[],"handovers_total":0,"handovers_unbalanced":0}}"#);
     golden(
         &ledger,
         &format!(
