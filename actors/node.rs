@@ -35,6 +35,7 @@ use tumen_core::cluster::member::NodeInfo;
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::cluster::voters;
 use tumen_core::ids::{NodeBoot, NodeName, Term};
+use tumen_core::partitions::ledger::Ledger;
 
 pub use self::asking::AskFailure;
 pub use self::assembly::StartError;
@@ -177,6 +178,11 @@ impl Runtime {
     /// `<partition, epoch, id>` → running worker, on this node.
     pub fn read_table(&self) -> &ReadTable {
         &self.parts.table
+    }
+
+    /// What became of the requests that came to this node's partitions since it was started.
+    pub fn ledger(&self) -> Ledger {
+        self.parts.table.books().ledger()
     }
 
     /// Whether this node may answer.

@@ -9,6 +9,7 @@
 //! The tables belong to the node, not to the actors that write them: an actor that crashed comes back to its table.
 
 pub mod belief;
+pub mod books;
 pub mod delivery;
 pub mod gate;
 pub mod host;
@@ -21,6 +22,7 @@ pub mod replication;
 pub mod router;
 
 pub use belief::Belief;
+pub use books::Books;
 pub use gate::Gate;
 pub use host::{Begin, Host, Hosted, Kinds, Place};
 pub use machine::{Journal, Machine};

@@ -69,6 +69,7 @@ pub use tumen_core::assignment;
 pub use tumen_core::cluster::coordinator::{CrashProof, Create, Rebalance};
 pub use tumen_core::cluster::snapshot::{Mode, Snapshot};
 pub use tumen_core::partitioner::Partitioner;
+pub use tumen_core::partitions::ledger::Ledger;
 pub use tumen_core::partitions::request::Failure;
 pub use tumen_core::{Epoch, NodeName, PartitionId, Version};
 pub use worker::{Context, Handle, Handlers, Message, Place, Query, Replicated, Worker, WorkerError};

@@ -104,4 +104,16 @@ fn what_a_node_sends_again_by_itself_takes_effect_once() {
         more(200);
         stop.store(true, Ordering::Relaxed);
     });
+    // Nothing is lost in the books either: whatever was taken up has ended, once.
+    for node in cluster.awake() {
+        let rest = wait_until("the ledger is closed", harness::PATIENCE, || {
+            let ledger = cluster.get(node, "/ledger");
+            harness::check(ledger["closed"] == true, || ledger["total"].to_string()).map(|()| ledger)
+        });
+        let (total, sum) = (&rest["total"], |of: &serde_json::Value| of.as_u64().unwrap());
+        let rejected: u64 = total["rejected"].as_object().unwrap().values().map(sum).sum();
+        let ended = sum(&total["answered"]) + rejected + sum(&total["expired"]);
+        assert_eq!((sum(&total["sent"]), sum(&total["open"])), (ended, 0), "{total}");
+        assert!(sum(&total["answered"]) > 0, "{total}");
+    }
 }

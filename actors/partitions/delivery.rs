@@ -6,13 +6,17 @@
 //!                └ dropped: not carried out
 //! ```
 
+use std::sync::Arc;
+
 use bytes::{BufMut, Bytes};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tumen_core::partitions::identity::Identity;
+use tumen_core::partitions::ledger::Ending;
 use tumen_core::partitions::request::{Failure, MessageId, Reply};
 use tumen_core::partitions::session::Verdict;
 
+use super::books::Tally;
 use crate::codec;
 use crate::transport::Responder;
 
@@ -44,6 +48,16 @@ impl Told {
         })
     }
 
+    /// How the try ended, for the ledger.
+    pub const fn ending(&self) -> Ending {
+        match self {
+            Self::Reply(reply) => Ending::of(reply),
+            Self::Running => Ending::of_failure(&Failure::NotReady),
+            Self::Settled(failure) => Ending::of_failure(failure),
+            Self::Expired => Ending::Expired,
+        }
+    }
+
     /// The same for a caller that asks once only.
     pub fn into_reply(self) -> Reply {
         match self {
@@ -69,6 +83,8 @@ pub struct Delivery {
     pub identity: Option<Identity>,
     answer: Option<Answer>,
     begun: bool,
+    /// Where its end is counted, if it is not by whoever took it.
+    tally: Option<Arc<Tally>>,
 }
 
 #[derive(Debug)]
@@ -86,7 +102,7 @@ impl Delivery {
         identity: Option<Identity>,
         to: oneshot::Sender<Told>,
     ) -> Self {
-        Self { message, body, deadline, identity, answer: Some(Answer::Local(to)), begun: false }
+        Self { message, body, deadline, identity, answer: Some(Answer::Local(to)), begun: false, tally: None }
     }
 
     /// A message that another node sent.
@@ -97,13 +113,26 @@ impl Delivery {
         identity: Option<Identity>,
         to: Responder,
     ) -> Self {
-        Self { message, body, deadline, identity, answer: Some(Answer::Remote(to)), begun: false }
+        Self {
+            message,
+            body,
+            deadline,
+            identity,
+            answer: Some(Answer::Remote(to)),
+            begun: false,
+            tally: None,
+        }
     }
 
     /// Takes the message out, for its handler.
     pub fn begin(&mut self) -> Bytes {
         self.begun = true;
         std::mem::take(&mut self.body)
+    }
+
+    /// Counts its end there.
+    pub fn count_at(&mut self, tally: Arc<Tally>) {
+        self.tally = Some(tally);
     }
 
     /// Answers it.
@@ -113,6 +142,9 @@ impl Delivery {
 
     /// Says what became of it.
     pub fn tell(mut self, told: Told) {
+        if let Some(tally) = self.tally.take() {
+            tally.end(told.ending());
+        }
         self.tell_once(told);
     }
 
@@ -128,6 +160,9 @@ impl Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
+        if let Some(tally) = self.tally.take() {
+            tally.lose();
+        }
         if self.answer.is_some() {
             let unknown = Failure::Timeout { maybe_applied: true };
             self.tell_once(Told::Reply(Err(if self.begun { unknown } else { Failure::NotReady })));

@@ -226,7 +226,7 @@ impl PartitionManager {
                 }
             }
         }
-        let seat = Arc::new(Seat::new(fence, mailboxes));
+        let seat = Arc::new(Seat::new(fence, mailboxes, self.table.books().tally(partition)));
         for worker in seat.workers() {
             drop(worker.actor().cast(PartitionWorkerMsg::Sit(Arc::clone(&seat))));
         }
@@ -255,12 +255,15 @@ impl PartitionManager {
         state.failing.remove(&partition);
         self.replication.stop_opening(partition, epoch);
         let (myself, replication) = (myself.clone(), self.replication.clone());
+        let tally = self.table.books().tally(partition);
+        tally.handle_handover_begun(epoch);
         tokio::spawn(async move {
             if let Some(seat) = seat {
                 end_workers(&seat).await;
             }
             // What was taken surely holds, and was answered, before another node goes on.
             replication.release(partition, epoch).await;
+            tally.handle_handover_ended();
             drop(myself.cast(PartitionManagerMsg::Stopped { partition, epoch }));
         });
     }

@@ -14,9 +14,11 @@ use tokio::time::Instant;
 use tumen_core::Moment;
 use tumen_core::ids::{Kind, PartitionId};
 use tumen_core::partitions::entry::KindIndex;
-use tumen_core::partitions::request::{Failure, MessageId};
+use tumen_core::partitions::ledger::Ending;
+use tumen_core::partitions::request::{Failure, MessageId, Reply};
 use tumen_core::partitions::session::ask::Ask;
 
+use super::books::Batch;
 use super::delivery::Delivery;
 use super::gate::Gate;
 use super::host::{Begin, Host, Hosted, Place};
@@ -81,18 +83,20 @@ impl PartitionWorker {
         watch: &mut Watch,
     ) -> Result<(), String> {
         let Some(seat) = state.seat.as_ref().filter(|seat| seat.is_open()) else {
-            delivery.answer(Err(Failure::Fenced { changed: false }));
+            watch.answer(delivery, Err(Failure::Fenced { changed: false }));
             return Ok(());
         };
         if watch.instant() >= delivery.deadline {
-            delivery.answer(Err(Failure::Timeout { maybe_applied: false }));
+            watch.answer(delivery, Err(Failure::Timeout { maybe_applied: false }));
             return Ok(());
         }
         if !self.gate.is_open_at(watch.now) {
-            delivery.answer(Err(self.gate.refusal()));
+            watch.answer(delivery, Err(self.gate.refusal()));
             return Ok(());
         }
         if let Some(led) = &state.led {
+            // It may be told long after this batch is done.
+            delivery.count_at(watch.batch.hand_on());
             if delivery.message == self.sessions {
                 led.handle_ask(delivery);
                 return Ok(());
@@ -105,13 +109,14 @@ impl PartitionWorker {
                 }
             };
         }
+        watch.batch.begin();
         let body = delivery.begin();
         let handled = AssertUnwindSafe(state.host.handle(delivery.message, body)).catch_unwind().await;
         let reply = match handled {
             Ok(reply) => reply,
             Err(panic) => {
                 let why = panic_text(&*panic);
-                delivery.answer(Err(Failure::WorkerFailed(format!("it panicked: {why}"))));
+                watch.answer(delivery, Err(Failure::WorkerFailed(format!("it panicked: {why}"))));
                 return Err(why);
             }
         };
@@ -119,14 +124,15 @@ impl PartitionWorker {
         // partition meanwhile, answers nothing that somebody else may already have answered differently.
         watch.now = self.gate.now();
         let changed = reply.as_ref().map_or_else(Failure::maybe_changed, |_| true);
-        delivery.answer(if !seat.is_open() {
+        let reply = if !seat.is_open() {
             Err(Failure::Fenced { changed })
         } else if !self.gate.is_open_at(watch.now) {
             Err(Failure::Timeout { maybe_applied: changed })
         } else {
             self.gate.note_answer();
             reply
-        });
+        };
+        watch.answer(delivery, reply);
         Ok(())
     }
 }
@@ -157,17 +163,23 @@ async fn handle_logged(
 }
 
 /// What the clock said last: at the beginning of a batch, and after each handler. Nothing but handlers takes time here, so
-/// it is not asked again before the next one.
+/// it is not asked again before the next one. And what became of the batch so far.
 struct Watch {
+    batch: Batch,
     begun: Instant,
     begun_at: Moment,
     now: Moment,
 }
 
 impl Watch {
-    fn start(gate: &Gate) -> Self {
+    fn start(gate: &Gate, batch: Batch) -> Self {
         let now = gate.now();
-        Self { begun: Instant::now(), begun_at: now, now }
+        Self { batch, begun: Instant::now(), begun_at: now, now }
+    }
+
+    fn answer(&mut self, delivery: Delivery, reply: Reply) {
+        self.batch.end(Ending::of(&reply));
+        delivery.answer(reply);
     }
 
     /// The same on the clock of deadlines.
@@ -217,8 +229,14 @@ impl Actor for PartitionWorker {
         match message {
             PartitionWorkerMsg::Sit(seat) => state.seat = Some(seat),
             PartitionWorkerMsg::Deliver(batch) => {
+                // The first message of all was the seat.
+                let Some(seat) = &state.seat else {
+                    self.waiting.fetch_sub(batch.len(), Ordering::Relaxed);
+                    return Ok(());
+                };
+                let taken = Batch::accept(Arc::clone(seat.tally()), batch.len());
+                let mut watch = Watch::start(&self.gate, taken);
                 let mut batch = batch.into_iter();
-                let mut watch = Watch::start(&self.gate);
                 while let Some(delivery) = batch.next() {
                     self.waiting.fetch_sub(1, Ordering::Relaxed);
                     if let Err(why) = self.handle_delivery(state, delivery, &mut watch).await {

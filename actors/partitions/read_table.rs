@@ -9,6 +9,7 @@ use tumen_core::ids::{Epoch, Kind, PartitionId};
 use tumen_core::partitions::fence::Fence;
 
 use super::belief::Belief;
+use super::books::{Books, Tally};
 use super::delivery::Delivery;
 use super::partition_worker::PartitionWorkerMsg;
 
@@ -21,6 +22,7 @@ pub struct Seat {
     fence: Fence,
     open: AtomicBool,
     workers: Box<[Mailbox]>,
+    tally: Arc<Tally>,
 }
 
 /// Where messages for one running worker go.
@@ -63,8 +65,13 @@ impl Mailbox {
 
 impl Seat {
     /// An open seat.
-    pub fn new(fence: Fence, workers: Vec<Mailbox>) -> Self {
-        Self { fence, open: AtomicBool::new(true), workers: workers.into() }
+    pub fn new(fence: Fence, workers: Vec<Mailbox>, tally: Arc<Tally>) -> Self {
+        Self { fence, open: AtomicBool::new(true), workers: workers.into(), tally }
+    }
+
+    /// Where it is counted what becomes of its messages.
+    pub const fn tally(&self) -> &Arc<Tally> {
+        &self.tally
     }
 
     /// The right to write that its workers hold, as long as the seat is open.
@@ -93,12 +100,18 @@ impl Seat {
 pub struct ReadTable {
     seats: Arc<DashMap<PartitionId, Arc<Seat>>>,
     belief: Belief,
+    books: Books,
 }
 
 impl ReadTable {
     /// A table without seats.
     pub fn new(belief: Belief) -> Self {
-        Self { seats: Arc::default(), belief }
+        Self { seats: Arc::default(), belief, books: Books::default() }
+    }
+
+    /// What became of the messages of all seats, those that are gone included.
+    pub const fn books(&self) -> &Books {
+        &self.books
     }
 
     /// The seat of a partition, whatever its epoch.

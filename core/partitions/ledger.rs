@@ -58,19 +58,38 @@ impl fmt::Display for Reason {
 impl Ending {
     /// How a request ended that was answered like this.
     pub const fn of(reply: &Reply) -> Self {
-        let reason = match reply {
-            Ok(_) => return Self::Answered,
-            Err(Failure::Timeout { .. }) => return Self::Expired,
-            Err(Failure::Stale { .. }) => 0,
-            Err(Failure::NotReady) => 1,
-            Err(Failure::NoQuorum) => 2,
-            Err(Failure::Fenced { .. }) => 3,
-            Err(Failure::Overloaded) => 4,
-            Err(Failure::NoPartition(_)) => 5,
-            Err(Failure::Rejected(_)) => 6,
-            Err(Failure::WorkerFailed(_)) => 7,
+        match reply {
+            Ok(_) => Self::Answered,
+            Err(failure) => Self::of_failure(failure),
+        }
+    }
+
+    /// How a request ended that failed like this.
+    pub const fn of_failure(failure: &Failure) -> Self {
+        let reason = match failure {
+            Failure::Timeout { .. } => return Self::Expired,
+            Failure::Stale { .. } => 0,
+            Failure::NotReady => 1,
+            Failure::NoQuorum => 2,
+            Failure::Fenced { .. } => 3,
+            Failure::Overloaded => 4,
+            Failure::NoPartition(_) => 5,
+            Failure::Rejected(_) => 6,
+            Failure::WorkerFailed(_) => 7,
         };
         Self::Rejected(Reason(reason))
+    }
+
+    /// How many endings there are.
+    pub const COUNT: usize = 2 + REASONS.len();
+
+    /// Its place among all endings, for whoever counts by place: see [`Counts::counted`].
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Answered => 0,
+            Self::Expired => 1,
+            Self::Rejected(reason) => 2 + reason.0 as usize,
+        }
     }
 }
 
@@ -88,6 +107,14 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// What somebody else counted: how many were accepted, how they ended, by [`Ending::index`], and how many of the
+    /// expired are unknown.
+    pub fn counted(sent: u64, ended: [u64; Ending::COUNT], unknown: u64) -> Self {
+        let [answered, expired, rejected @ ..] = ended;
+        let excess = ended.iter().sum::<u64>().saturating_sub(sent);
+        Self { sent, answered, rejected, expired, unknown, excess }
+    }
+
     /// A request was accepted. It is open from now on.
     pub const fn accept(&mut self) {
         self.sent += 1;
@@ -231,7 +258,7 @@ impl From<Shown> for Counts {
 pub struct Handover {
     /// The epoch that ended.
     pub from: Epoch,
-    /// The epoch that began. None: it goes on, or was given up.
+    /// The epoch that began. None: the old one goes on, or the new one is another node's.
     pub to: Option<Epoch>,
     /// How many requests were open when it began.
     pub open_before: u64,
@@ -269,6 +296,11 @@ impl Account {
     /// What is counted with.
     pub const fn counts_mut(&mut self) -> &mut Counts {
         &mut self.counts
+    }
+
+    /// Somebody else counts: this is what they have.
+    pub const fn observe(&mut self, counts: Counts) {
+        self.counts = counts;
     }
 
     /// What was counted.
@@ -429,6 +461,8 @@ mod tests {
             };
             assert_eq!(reason.code(), code);
         }
+        let all = [Ending::Answered, Ending::Expired].into_iter().chain(Reason::all().map(Ending::Rejected));
+        assert!(all.map(Ending::index).eq(0..Ending::COUNT), "each has a place of its own");
         assert_eq!(Ending::of(&Ok(Bytes::new())), Ending::Answered);
         assert_eq!(Ending::of(&Err(Failure::Timeout { maybe_applied: true })), Ending::Expired);
     }

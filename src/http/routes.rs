@@ -60,6 +60,7 @@ pub(super) fn routes(node: Node, news: News, stopping: CancellationToken) -> Rou
         .route("/partitions/{id}", get(partition))
         .route("/nodes/{name}/partitions", get(partitions_for_node))
         .route("/nodes/{name}/drain", post(drain))
+        .route("/ledger", get(ledger))
         .route("/events", get(events::events))
         .route("/kv", kv())
         .route("/kv/", kv())
@@ -114,6 +115,10 @@ async fn plan(
         |spec| (spec.partitioner, spec.partitions),
     );
     Ok(Json(answers::plan(preview, &partitioner, partitions)))
+}
+
+async fn ledger(State(app): State<App>) -> Json<shapes::Ledger> {
+    Json(app.node.ledger())
 }
 
 async fn partitions(State(app): State<App>, headers: HeaderMap) -> Response {

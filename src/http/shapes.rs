@@ -8,6 +8,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// `GET /ledger`: what became of the requests that came to the answering node's partitions since it was started, those of
+/// sessions included. `sent = answered + rejected + expired + open`, in total and for each partition that it has served;
+/// at rest nothing is open.
+pub use tumen_core::partitions::ledger::Ledger;
+
 /// One partition: `GET /partitions/{id}`, `GET /partitions/key?key=K`, and an element of [`Partitions`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Partition {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tumen_core::cluster::member::NodeInfo;
 use tumen_core::cluster::snapshot::{Mode, Snapshot};
+use tumen_core::partitions::ledger::Ledger;
 use tumen_core::partitions::routing::RouteError;
 use tumen_core::{Epoch, GroupId, NodeName, PartitionId, Version};
 
@@ -192,6 +193,12 @@ impl Node {
     /// What the nodes say of themselves that this node holds for alive, sorted by name. This node is always among them.
     pub(crate) fn seen(&self) -> Vec<NodeInfo> {
         self.runtime().members().view().alive().map(|seen| (*seen.info).clone()).collect()
+    }
+
+    /// What became of the requests that came to this node's partitions since it was started: each that a worker took up
+    /// ends once. Other nodes' are merged into it with [`Ledger::merge`].
+    pub fn ledger(&self) -> Ledger {
+        self.runtime().ledger()
     }
 
     /// What a write's acknowledgement promises in this cluster.

@@ -35,6 +35,30 @@ fn partitions_are_listed_as_the_guide_shows_them() {
 }
 
 #[test]
+fn a_ledger_is_told_with_its_sums() {
+    use tumen_core::partitions::ledger::{Counts, Ending};
+    use tumen_core::partitions::request::Failure;
+
+    let mut ledger = Ledger::default();
+    let mut counts = Counts::default();
+    (0..4).for_each(|_| counts.accept());
+    counts.end(Ending::Answered);
+    counts.end(Ending::of_failure(&Failure::NotReady));
+    counts.end(Ending::Expired);
+    ledger.account_mut("partition-0".parse().unwrap()).observe(counts);
+    let counts =
+        r#"{"sent":4,"answered":1,"rejected":{"not_ready":1},"expired":1,"unknown":0,"open":1,"excess":0}"#;
+    let account =
+        format!(r#"{{"counts":{counts},"handovers":[],"handovers_total":0,"handovers_unbalanced":0}}"#);
+    golden(
+        &ledger,
+        &format!(
+            r#"{{"closed":false,"balanced":true,"total":{counts},"partitions":{{"partition-0":{account}}}}}"#
+        ),
+    );
+}
+
+#[test]
 fn stats_are_counted_by_node() {
     let per = |counts: [u32; 3]| -> BTreeMap<String, u32> {
         ["node-1", "node-2", "node-3"].map(String::from).into_iter().zip(counts).collect()
