@@ -87,6 +87,9 @@ impl Written {
     }
 }
 
+/// A record that a scan found: its key, and its bytes unless they are damaged.
+pub type Found = (Vec<u8>, Option<Bytes>);
+
 /// Changes that take effect together.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
@@ -403,7 +406,7 @@ impl Store {
         space: Space,
         keys: Range<Vec<u8>>,
         size_max: usize,
-    ) -> Result<Vec<(Vec<u8>, Option<Bytes>)>, StoreError> {
+    ) -> Result<Vec<Found>, StoreError> {
         match &self.inner.backing {
             Backing::Memory(memory) => {
                 let found = memory.scan(space, keys, size_max)?;

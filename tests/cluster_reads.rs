@@ -49,7 +49,7 @@ fn every_copy_answers_with_its_place_and_its_age_and_the_last_one_left_still_doe
     let left = 2;
     [0, 1].into_iter().for_each(|number| cluster.kill9(number));
     wait_until("writes are refused", PATIENCE, || {
-        let put = cluster.http.put(&cluster.node(left).http, "/kv/a", "2".to_owned())?;
+        let put = cluster.http.put(&cluster.node(left).http, "/kv/a", "2")?;
         check(put.status == 503, || format!("{} {}", put.status, put.text()))
     });
     let read = replica(&cluster, left, "a", None).unwrap();

@@ -22,7 +22,7 @@ use redb::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Batch, Change, Space, StoreError, record};
+use super::{Batch, Change, Found, Space, StoreError, record};
 
 /// Batches that may wait for the thread; whoever brings a further one waits too.
 const WAITING_MAX: usize = 1024;
@@ -139,7 +139,7 @@ impl Disk {
         space: Space,
         keys: Range<Vec<u8>>,
         size_max: usize,
-    ) -> Result<Vec<(Vec<u8>, Option<Bytes>)>, StoreError> {
+    ) -> Result<Vec<Found>, StoreError> {
         let unseal =
             |key: &[u8], bytes: &[u8]| Ok(record::unseal(space, key, bytes).map(Bytes::copy_from_slice));
         self.scan_with(space, keys, size_max, unseal)

@@ -38,7 +38,7 @@ pub struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    pub fn new(nodes: Vec<String>, at: usize, seed: u64, values: &'a AtomicU64) -> Self {
+    pub fn new(nodes: &[String], at: usize, seed: u64, values: &'a AtomicU64) -> Self {
         Self {
             at: at % nodes.len(),
             nodes: nodes.iter().map(|node| Wire::new(node)).collect(),

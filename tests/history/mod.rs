@@ -112,7 +112,7 @@ pub fn record(cluster: &mut Cluster, load: &Load, trouble: impl FnOnce(&mut Clus
         let clients: Vec<_> = (0..load.clients)
             .map(|number| {
                 let seed = load.seed.wrapping_mul(1_000_003).wrapping_add(number as u64);
-                let mut client = client::Client::new(nodes.clone(), number, seed, &values);
+                let mut client = client::Client::new(&nodes, number, seed, &values);
                 let (stop, load) = (&stop, &load);
                 scope.spawn(move || {
                     client.run(stop, &load.keys, load.think_max_us);
@@ -130,7 +130,7 @@ pub fn record(cluster: &mut Cluster, load: &Load, trouble: impl FnOnce(&mut Clus
     });
     // What was acknowledged, and not written over, is there at the end; at whichever node one asks.
     for at in 0..nodes.len() {
-        let mut client = client::Client::new(nodes.clone(), at, load.seed, &values);
+        let mut client = client::Client::new(&nodes, at, load.seed, &values);
         load.keys.iter().for_each(|key| client.read_surely(key, at));
         let (recorded, said) = client.into_parts();
         history.merge(recorded);

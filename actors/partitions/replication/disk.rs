@@ -201,7 +201,7 @@ impl Replication {
                     drop(permit);
                     match result {
                         Ok(()) => this.handle_written(writes),
-                        Err(error) => this.handle_disk_failed(&disk, error),
+                        Err(error) => this.handle_disk_failed(&disk, &error),
                     }
                 }));
             }
@@ -231,7 +231,7 @@ impl Replication {
     }
 
     /// The disk takes nothing any more.
-    pub(super) fn handle_disk_failed(&self, disk: &Disk, error: StoreError) {
+    pub(super) fn handle_disk_failed(&self, disk: &Disk, error: &StoreError) {
         if self.shared.stopping.is_cancelled() || disk.failed.set(error.clone()).is_err() {
             return;
         }
@@ -272,7 +272,7 @@ impl Replication {
                 cell.handle_state_written(self.now(), position, state, &mut out);
                 self.perform(cell, out);
             }
-            Err(error) => self.handle_disk_failed(disk, error),
+            Err(error) => self.handle_disk_failed(disk, &error),
         }
     }
 
