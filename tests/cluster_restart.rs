@@ -90,6 +90,33 @@ fn with_disks_the_version_goes_on_after_all_stopped_in_good_order() {
 }
 
 #[test]
+fn a_long_log_is_cut_and_the_state_is_there_after_all_were_killed() {
+    let mut cluster = Cluster::start(3, Options::default().disks().flags(&["--mode", "strong"]));
+    let large = |number: usize| format!("{number:08}").repeat(16 << 10);
+    cluster.put(0, "small", "written before");
+    for number in 0..80 {
+        cluster.put(number % 3, "large", &large(number));
+    }
+    wait_until("a node has cut its log", PATIENCE, || {
+        let cut = (0..3).any(|number| cluster.node(number).log().contains("wrote a state"));
+        check(cut, || "none has".into())
+    });
+    for number in 80..100 {
+        cluster.put(number % 3, "large", &large(number));
+    }
+    for number in 0..3 {
+        cluster.kill9(number);
+    }
+    cluster.start_all();
+    cluster.wait_until_settled();
+    for (key, value) in [("large", large(99)), ("small", "written before".to_owned())] {
+        let read = cluster.http.get(&cluster.node(1).http, &format!("/kv/{key}")).unwrap();
+        assert!(read.status == 200 && read.text() == value, "{key}: {}", read.status);
+    }
+    belief::check(&cluster);
+}
+
+#[test]
 fn with_disks_a_rolling_restart_moves_no_copies() {
     let mut cluster = Cluster::start(4, Options::default().disks());
     let before = holders(&cluster);

@@ -10,8 +10,10 @@
 //! to their lives.
 
 mod answers;
+mod belonging;
 mod cell;
 mod disk;
+mod frames;
 mod held;
 mod keeping;
 mod lane;
@@ -22,11 +24,11 @@ mod state;
 mod worker;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -37,12 +39,10 @@ use tumen_core::ids::{ClusterId, Epoch, GroupId, NodeName, PartitionId};
 use tumen_core::partitions::fence::Fence;
 use tumen_core::partitions::identity::Position;
 use tumen_core::partitions::record::{CopyId, Record};
-use tumen_core::partitions::replication::wire::{Reply as CopyReply, Request};
-use tumen_core::partitions::replication::{Acks, Config, Phase};
+use tumen_core::partitions::replication::{Config, Phase};
 use tumen_core::partitions::request::{Failure, MessageId, Reply};
 use tumen_core::time::Moment;
 
-use self::answers::{Frame, Slot};
 use self::cell::{Cell, Heard, Out};
 use self::disk::Disk;
 use self::lane::Lane;
@@ -52,16 +52,8 @@ pub use self::worker::{Handling, Led};
 use super::gate::Gate;
 use super::host::Kinds;
 use crate::clock::{self, Clock};
-use crate::codec;
-use crate::transport::{DATA_LEN_MAX, Incoming, LaneError, Serve, Service, Transport};
+use crate::transport::{Service, Transport};
 
-/// The most bytes of one partition's entries in a frame, and of all of them, about.
-const BATCH_LEN_MAX: usize = 256 << 10;
-const FRAME_LEN_MAX: usize = 1 << 20;
-/// The most entries of one partition in a frame.
-const BATCH_ENTRIES_MAX: usize = 4096;
-/// How long a frame may take.
-const FRAME_WITHIN: Duration = Duration::from_secs(2);
 /// How long the leader may take over steps.
 const STEPS_WITHIN: Duration = Duration::from_secs(5);
 /// How long a released partition may wait for other copies before it is given back as it is.
@@ -224,80 +216,6 @@ impl Replication {
         Arc::clone(cells.entry(partition).or_insert_with(new))
     }
 
-    /// When a copy acknowledges. Where the mode is not known yet, it promises the most.
-    fn acks_of(&self, group: GroupId) -> Acks {
-        if self.shared.disk.is_none() {
-            return Acks::WithoutDisk;
-        }
-        let modes = self.shared.modes.read().unwrap_or_else(PoisonError::into_inner);
-        modes.get(&group).map_or(Acks::AfterDisk, |mode| cell::acks_of(*mode))
-    }
-
-    /// Whether the copies that were read back are of the cluster that this node is in.
-    fn is_confirmed(&self) -> bool {
-        self.shared.confirmed.load(Ordering::Acquire)
-    }
-
-    /// A plan says which cluster this node is in, and what its groups promise. Copies of another cluster go.
-    fn handle_cluster(&self, plan: &Snapshot) {
-        let Some(disk) = &self.shared.disk else { return };
-        let mut known = self.shared.cluster.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(other) = known.filter(|known| *known != plan.cluster) {
-            tracing::warn!(%other, ours = %plan.cluster, "this node's copies are of another cluster: they are forgotten");
-            self.forget_all();
-        }
-        if known.replace(plan.cluster) != Some(plan.cluster) {
-            disk.remember(plan.cluster);
-        }
-        drop(known);
-        let modes = plan.groups.iter().map(|group| (group.id, group.spec.mode)).collect();
-        let former =
-            std::mem::replace(&mut *self.shared.modes.write().unwrap_or_else(PoisonError::into_inner), modes);
-        for cell in self.cells() {
-            let group = cell.partition.group;
-            let Some(plan) = plan.group(group) else { continue };
-            if former.get(&group) != Some(&plan.spec.mode) {
-                let mut out = Out::default();
-                cell.set_mode(plan.spec.mode, &mut out);
-                self.perform(&cell, out);
-            }
-        }
-        self.shared.confirmed.store(true, Ordering::Release);
-    }
-
-    /// A copy is no more, in memory and on disk.
-    fn forget(&self, partition: PartitionId) {
-        let mut cells = self.shared.cells.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(cell) = cells.remove(&partition) else { return };
-        cell.end_writes();
-        if let Some(disk) = &self.shared.disk {
-            // Before anybody can make another one.
-            disk.forget(partition);
-        }
-    }
-
-    fn forget_all(&self) {
-        for cell in self.cells() {
-            let fence = cell.standing().borrow().fence;
-            if let Some(fence) = fence {
-                cell.give_up(&fence, &mut Out::default());
-            }
-            self.forget(cell.partition);
-        }
-    }
-
-    /// Copies that nobody needs go, as soon as this node surely knows the newest plan: a node that was just started may
-    /// be shown older ones first, by which copies that count by now did not yet.
-    fn forget_unneeded(&self) {
-        if self.shared.disk.is_some() && !self.shared.gate.is_open() {
-            return;
-        }
-        let mut unneeded = self.shared.unneeded.lock().unwrap_or_else(PoisonError::into_inner);
-        for partition in unneeded.drain(..) {
-            self.forget(partition);
-        }
-    }
-
     /// A plan is in force. Says so to the primaries here, before anybody acts on the plan: one that was deposed lets
     /// nothing out any more.
     pub fn handle_plan(&self, plan: &Snapshot) {
@@ -322,6 +240,7 @@ impl Replication {
             cell.handle_plan(now, wanted, gone, &mut out);
             self.perform(&cell, out);
         }
+        self.handle_modes(plan);
         unneeded.retain(|partition| self.cell(*partition).is_some());
         *self.shared.unneeded.lock().unwrap_or_else(PoisonError::into_inner) = unneeded;
         self.forget_unneeded();
@@ -484,88 +403,6 @@ impl Replication {
         Arc::clone(lanes.entry(node.clone()).or_insert_with(new))
     }
 
-    /// Sends what gathers for one node.
-    async fn run_lane(&self, lane: &Arc<Lane>) {
-        loop {
-            lane.woken().await;
-            // Whoever is about to append more does so first: then it all travels together.
-            tokio::task::yield_now().await;
-            loop {
-                let Ok(permit) = Arc::clone(&lane.frames).acquire_owned().await else { return };
-                let (requests, ready) = lane.take();
-                if requests.is_empty() && ready.is_empty() {
-                    break;
-                }
-                // Answers to these wait for the other node's disk, whatever the mode: nothing else is to wait with them.
-                let asks = |request: &Request<Bytes>| !matches!(request, Request::Append { .. });
-                let (asked, mut requests): (Vec<_>, Vec<_>) = requests.into_iter().partition(asks);
-                let mut permit = Some(permit);
-                if !asked.is_empty() {
-                    self.send_frame(&lane.node, &asked, permit.take());
-                }
-                let now = self.now();
-                let mut len = 0;
-                for (_, cell) in ready {
-                    if len >= FRAME_LEN_MAX {
-                        lane.ready(&cell);
-                        continue;
-                    }
-                    let Some((request, more)) =
-                        cell.take_batch(now, &lane.node, BATCH_ENTRIES_MAX, BATCH_LEN_MAX)
-                    else {
-                        continue;
-                    };
-                    if let Request::Append { entries, .. } = &request {
-                        len += entries.iter().map(|entry| entry.weight()).sum::<usize>();
-                    }
-                    requests.push(request);
-                    if more {
-                        lane.ready(&cell);
-                    }
-                }
-                if requests.is_empty() {
-                    continue;
-                }
-                if permit.is_none() {
-                    permit = Arc::clone(&lane.frames).acquire_owned().await.ok();
-                }
-                self.send_frame(&lane.node, &requests, permit);
-            }
-        }
-    }
-
-    fn send_frame(
-        &self,
-        node: &NodeName,
-        requests: &[Request<Bytes>],
-        permit: Option<tokio::sync::OwnedSemaphorePermit>,
-    ) {
-        let answered = self.clone();
-        let encode = |buffer: &mut BytesMut| {
-            codec::encode_body_into(&requests, buffer).expect("requests are bounded and encodable");
-        };
-        self.shared.transport.request(node, Service::Replication, FRAME_WITHIN, encode, move |answer| {
-            drop(permit);
-            answered.handle_answers(answer);
-        });
-    }
-
-    /// A frame is answered, or will not be: then the law sends again what it held.
-    fn handle_answers(&self, answer: Result<Bytes, LaneError>) {
-        let Ok(bytes) = answer else { return };
-        let replies: Vec<CopyReply<Bytes>> = match codec::decode_body(&bytes) {
-            Ok(replies) => replies,
-            Err(error) => return tracing::warn!(%error, "what copies answered cannot be read"),
-        };
-        let now = self.now();
-        for reply in replies {
-            let Some(cell) = self.cell(reply.fence().partition) else { continue };
-            let mut out = Out::default();
-            cell.handle_reply(now, reply, &mut out);
-            self.perform(&cell, out);
-        }
-    }
-
     async fn run_wakes(&self) {
         let mut ticks = tokio::time::interval(self.shared.config.retry_every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -622,49 +459,4 @@ fn copies_of(plan: &Snapshot, assignment: &Assignment) -> (Vec<NodeName>, Vec<No
         |node: &&NodeName| plan.member(node.as_str()).is_some_and(|m| m.status != member::Status::Lost);
     let gone = gone.filter(|node| !there(node)).cloned().collect();
     (wanted, gone)
-}
-
-impl Serve for Replication {
-    fn serve(&self, batch: &mut Vec<Incoming>) {
-        for incoming in batch.drain(..) {
-            let requests: Vec<Request<Bytes>> = match codec::decode_body(&incoming.body) {
-                Ok(requests) if incoming.body.len() <= DATA_LEN_MAX => requests,
-                Ok(_) => continue,
-                Err(error) => {
-                    tracing::warn!(from = %incoming.from(), %error, "what a primary sent cannot be read");
-                    continue;
-                }
-            };
-            if !self.is_confirmed() {
-                // It is asked again.
-                continue;
-            }
-            let (now, from) = (self.now(), incoming.from().node.clone());
-            let mut replies = Vec::with_capacity(requests.len());
-            let mut late = Vec::new();
-            for request in requests {
-                let cell = self.cell_or_new(request.fence().partition);
-                let mut out = Out::default();
-                let answer = cell.handle_request(now, &from, request, &mut out);
-                self.perform(&cell, out);
-                match answer.after {
-                    None => replies.push(Some(answer.reply)),
-                    Some(after) => {
-                        late.push((replies.len(), cell, after, answer.reply));
-                        replies.push(None);
-                    }
-                }
-            }
-            if late.is_empty() {
-                answers::send(incoming.reply, &replies.into_iter().flatten().collect::<Vec<_>>());
-                continue;
-            }
-            let frame = Frame::new(replies, incoming.reply);
-            for (at, cell, after, reply) in late {
-                if let Some((slot, reply)) = cell.hold(after, Slot::Frame(Arc::clone(&frame), at), reply) {
-                    slot.fill(reply);
-                }
-            }
-        }
-    }
 }

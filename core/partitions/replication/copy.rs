@@ -22,6 +22,9 @@ use crate::time::Moment;
 /// The most former lives that a copy remembers.
 const FORMER_MAX: usize = 16;
 
+/// The most bytes of entries before its newest snapshot that a copy keeps for others to catch up by.
+const KEEP_LEN_MAX: usize = 4 << 20;
+
 /// When a copy says that it has an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Acks {
@@ -228,14 +231,16 @@ impl<E: Payload> LocalCopy<E> {
         }
     }
 
-    /// The actor has saved the state at `position` as a snapshot: the log before it can go, but for `keep` entries.
+    /// The actor has saved the state at `position` as a snapshot: the log before it can go, but for `keep` entries of
+    /// not too many bytes.
     /// Whether it was taken: what does not surely hold yet, or is older than the last one, is not.
     pub fn handle_snapshot_saved(&mut self, position: Position, keep: u64) -> bool {
         if position.sequence > self.mark || position <= self.snapshot || !self.log.holds(position) {
             return false;
         }
         self.snapshot = position;
-        self.log.trim_to(position.sequence.saturating_sub(keep));
+        self.log
+            .trim_to(position.sequence.saturating_sub(keep).max(self.log.reach_back(position, KEEP_LEN_MAX)));
         self.writes.dirty = true;
         true
     }
@@ -552,4 +557,84 @@ pub(super) struct DoesNotFit;
 fn rises<E>(mut before: Epoch, entries: &[Entry<E>], newest: Epoch) -> bool {
     entries.iter().all(|entry| std::mem::replace(&mut before, entry.epoch) <= entry.epoch)
         && entries.last().is_none_or(|last| last.epoch <= newest)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::ids::NodeName;
+    use crate::partitions::replication::Body;
+
+    const LIFE: Life = Life(1);
+    const PARTITION: PartitionId = PartitionId::user(0);
+
+    fn new(acks: Acks) -> LocalCopy<Bytes> {
+        LocalCopy::new(PARTITION, CopyId { node: NodeName::new("a").unwrap(), life: LIFE }, acks)
+    }
+
+    /// The next entry comes. What has to be on disk before it is acknowledged.
+    fn append(copy: &mut LocalCopy<Bytes>, len: usize) -> Option<Ticket> {
+        let entries = vec![Entry { epoch: Epoch(1), body: Body::Data(Bytes::from(vec![0; len])) }];
+        let fence = Fence { generation: Generation::ZERO, epoch: Epoch(1), partition: PARTITION };
+        let prev = copy.last();
+        let request =
+            Request::Append { fence, to: LIFE, counts: Some(LIFE), prev, entries, mark: prev.sequence + 1 };
+        let answer = copy.handle_request(Moment::ZERO, &Config::default(), request);
+        assert!(matches!(answer.reply, Reply::Acked { .. }), "{answer:?}");
+        answer.after
+    }
+
+    fn write(copy: &mut LocalCopy<Bytes>) -> Write<Bytes> {
+        copy.take_write().unwrap()
+    }
+
+    #[test]
+    fn a_copy_acknowledges_before_the_disk_only_once_the_disk_says_so_of_it() {
+        let mut copy = new(Acks::AfterDisk);
+        let first = append(&mut copy, 1).unwrap();
+        assert_eq!((write(&mut copy).acks, first), (Acks::AfterDisk, Ticket(1)));
+        copy.set_acks(Acks::BeforeDisk);
+        assert_eq!(append(&mut copy, 1), Some(Ticket(2)));
+        assert_eq!(write(&mut copy).acks, Acks::BeforeDisk);
+        copy.handle_written(Ticket(1));
+        assert_eq!(append(&mut copy, 1), Some(Ticket(3)), "a crash now would go unnoticed");
+        copy.handle_written(Ticket(2));
+        assert_eq!((append(&mut copy, 1), copy.acks()), (None, Acks::BeforeDisk));
+    }
+
+    #[test]
+    fn what_was_acknowledged_before_is_in_the_write_from_which_a_copy_waits_for_its_disk() {
+        let mut copy = new(Acks::BeforeDisk);
+        assert_eq!(append(&mut copy, 1), None);
+        copy.set_acks(Acks::AfterDisk);
+        assert_eq!(copy.held(), 0, "nothing is on disk yet");
+        let first = write(&mut copy);
+        assert_eq!((first.acks, first.entries.len()), (Acks::AfterDisk, 1));
+        copy.handle_written(first.ticket);
+        assert_eq!(copy.held(), 1);
+    }
+
+    #[test]
+    fn a_wish_that_was_taken_back_in_time_changes_nothing() {
+        let mut copy = new(Acks::AfterDisk);
+        copy.set_acks(Acks::BeforeDisk);
+        let relaxed = write(&mut copy);
+        copy.set_acks(Acks::AfterDisk);
+        copy.handle_written(relaxed.ticket);
+        assert_eq!((copy.acks(), write(&mut copy).acks), (Acks::AfterDisk, Acks::AfterDisk));
+    }
+
+    #[test]
+    fn what_is_kept_before_a_snapshot_is_bounded_in_entries_and_in_bytes() {
+        for (len, kept) in [(1, 10), (1 << 20, 3)] {
+            let mut copy = new(Acks::WithoutDisk);
+            for _ in 0..20 {
+                append(&mut copy, len);
+            }
+            assert!(copy.handle_snapshot_saved(copy.last(), 10));
+            assert_eq!(copy.len(), kept);
+        }
+    }
 }

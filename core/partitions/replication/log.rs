@@ -129,6 +129,18 @@ impl<E> Log<E> {
 }
 
 impl<E: Payload> Log<E> {
+    /// Behind which sequence the entries up to `position` have at most so many bytes.
+    pub(super) fn reach_back(&self, position: Position, bytes_max: usize) -> u64 {
+        let len = position.sequence.saturating_sub(self.start.sequence);
+        let len = usize::try_from(len).unwrap_or(usize::MAX).min(self.entries.len());
+        let mut bytes = 0_usize;
+        let fits = |entry: &&Entry<E>| {
+            bytes = bytes.saturating_add(entry.weight());
+            bytes <= bytes_max
+        };
+        position.sequence - self.entries.range(..len).rev().take_while(fits).count() as u64
+    }
+
     /// Entries from `first` on, up to `last`: at most so many, and at most so many bytes beside the first.
     pub(super) fn batch(&self, first: u64, last: u64, entries_max: usize, bytes_max: usize) -> Vec<Entry<E>> {
         let Some(from) =

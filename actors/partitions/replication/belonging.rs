@@ -1,0 +1,89 @@
+//! Which cluster this node's copies belong to, what its groups promise, and which copies nobody needs any more.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use tumen_core::cluster::snapshot::Snapshot;
+use tumen_core::ids::{GroupId, PartitionId};
+use tumen_core::partitions::replication::Acks;
+
+use super::Replication;
+use super::cell::{self, Out};
+
+impl Replication {
+    /// When a copy acknowledges. Where the mode is not known yet, it promises the most.
+    pub(super) fn acks_of(&self, group: GroupId) -> Acks {
+        if self.shared.disk.is_none() {
+            return Acks::WithoutDisk;
+        }
+        let modes = self.shared.modes.read().unwrap_or_else(PoisonError::into_inner);
+        modes.get(&group).map_or(Acks::AfterDisk, |mode| cell::acks_of(*mode))
+    }
+
+    /// Whether the copies that were read back are of the cluster that this node is in.
+    pub(super) fn is_confirmed(&self) -> bool {
+        self.shared.confirmed.load(Ordering::Acquire)
+    }
+
+    /// A plan says which cluster this node is in. Copies of another cluster go.
+    pub(super) fn handle_cluster(&self, plan: &Snapshot) {
+        let Some(disk) = &self.shared.disk else { return };
+        let mut known = self.shared.cluster.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(other) = known.filter(|known| *known != plan.cluster) {
+            tracing::warn!(%other, ours = %plan.cluster, "this node's copies are of another cluster: they are forgotten");
+            self.forget_all();
+        }
+        if known.replace(plan.cluster) != Some(plan.cluster) {
+            disk.remember(plan.cluster);
+        }
+    }
+
+    /// A plan says what its groups promise. From then on copies that were read back say what they have.
+    pub(super) fn handle_modes(&self, plan: &Snapshot) {
+        if self.shared.disk.is_none() {
+            return;
+        }
+        let modes = plan.groups.iter().map(|group| (group.id, group.spec.mode)).collect();
+        *self.shared.modes.write().unwrap_or_else(PoisonError::into_inner) = modes;
+        for cell in self.cells() {
+            let Some(group) = plan.group(cell.partition.group) else { continue };
+            let mut out = Out::default();
+            cell.set_mode(group.spec.mode, &mut out);
+            self.perform(&cell, out);
+        }
+        self.shared.confirmed.store(true, Ordering::Release);
+    }
+
+    /// A copy is no more, in memory and on disk.
+    fn forget(&self, partition: PartitionId) {
+        let mut cells = self.shared.cells.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(cell) = cells.remove(&partition) else { return };
+        cell.end_writes();
+        if let Some(disk) = &self.shared.disk {
+            // Before anybody can make another one.
+            disk.forget(partition);
+        }
+    }
+
+    pub(super) fn forget_all(&self) {
+        for cell in self.cells() {
+            let fence = cell.standing().borrow().fence;
+            if let Some(fence) = fence {
+                cell.give_up(&fence, &mut Out::default());
+            }
+            self.forget(cell.partition);
+        }
+    }
+
+    /// Copies that nobody needs go, as soon as this node surely knows the newest plan: a node that was just started may
+    /// be shown older ones first, by which copies that count by now did not yet.
+    pub(super) fn forget_unneeded(&self) {
+        if self.shared.disk.is_some() && !self.shared.gate.is_open() {
+            return;
+        }
+        let mut unneeded = self.shared.unneeded.lock().unwrap_or_else(PoisonError::into_inner);
+        for partition in unneeded.drain(..) {
+            self.forget(partition);
+        }
+    }
+}
