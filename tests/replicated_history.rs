@@ -34,7 +34,7 @@ fn what_clients_were_told_can_be_explained_by_one_order() {
     for seed in first..first + runs {
         let begun = Instant::now();
         let mut cluster = Cluster::start(3, options("sync"));
-        let load = Load { clients: 8, keys: keys(), think_max_us: 8_000, seed };
+        let load = Load { clients: 10, keys: keys(), think_max_us: 4_000, staying: (0, 0), seed };
         let mut done = Vec::new();
         eprintln!("seed {seed}, {seconds} s");
         let (history, told) = history::record(&mut cluster, &load, |cluster| {

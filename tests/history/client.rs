@@ -29,6 +29,8 @@ enum Outcome {
 pub struct Client<'a> {
     nodes: Vec<Wire>,
     at: usize,
+    /// Whether it never goes to another node.
+    pub stays: bool,
     chance: Chance,
     values: &'a AtomicU64,
     /// What was read of each key last, with its tag.
@@ -41,6 +43,7 @@ impl<'a> Client<'a> {
     pub fn new(nodes: &[String], at: usize, seed: u64, values: &'a AtomicU64) -> Self {
         Self {
             at: at % nodes.len(),
+            stays: false,
             nodes: nodes.iter().map(|node| Wire::new(node)).collect(),
             chance: Chance::new(seed),
             values,
@@ -66,7 +69,7 @@ impl<'a> Client<'a> {
                 _ => self.delete(&key, within),
             };
             // Who is not served goes to another node; who is does so now and then.
-            if !went_well || self.chance.below(20) == 0 {
+            if !self.stays && (!went_well || self.chance.below(20) == 0) {
                 self.at = self.chance.below(self.nodes.len() as u64) as usize;
             }
             let think = self.chance.below(think_max_us.max(1)) + if went_well { 0 } else { 5_000 };

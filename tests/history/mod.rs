@@ -71,6 +71,8 @@ pub struct Load {
     pub keys: Vec<String>,
     /// What they think of between calls, at most, in microseconds.
     pub think_max_us: u64,
+    /// How many of them stay at one node, come what may, and at which.
+    pub staying: (usize, usize),
     /// From what they draw.
     pub seed: u64,
 }
@@ -112,7 +114,10 @@ pub fn record(cluster: &mut Cluster, load: &Load, trouble: impl FnOnce(&mut Clus
         let clients: Vec<_> = (0..load.clients)
             .map(|number| {
                 let seed = load.seed.wrapping_mul(1_000_003).wrapping_add(number as u64);
-                let mut client = client::Client::new(&nodes, number, seed, &values);
+                let stays = number < load.staying.0;
+                let at = if stays { load.staying.1 } else { number };
+                let mut client = client::Client::new(&nodes, at, seed, &values);
+                client.stays = stays;
                 let (stop, load) = (&stop, &load);
                 scope.spawn(move || {
                     client.run(stop, &load.keys, load.think_max_us);
