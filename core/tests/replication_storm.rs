@@ -1,7 +1,7 @@
 //! The law of replication in storms: long random walks, each with its seed, through worlds larger than a model can exhaust.
 //! What was promised outlives every loss that leaves S members, and calm brings every partition back that is not lost.
 //!
-//! `TUMEN_STORMS=n` walks `n` times.
+//! `TUMEN_STORMS=n` walks `n` times, from the seed `TUMEN_STORMS_FROM` on. A seed that fails is printed, and fails again.
 
 #![allow(clippy::disallowed_methods, reason = "a test may be told by its environment how long to go on")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test says no")]
@@ -195,10 +195,14 @@ fn storms() -> u64 {
     std::env::var("TUMEN_STORMS").map_or(2500, |n| n.parse().expect("TUMEN_STORMS is a number"))
 }
 
+fn first_seed() -> u64 {
+    std::env::var("TUMEN_STORMS_FROM").map_or(0, |n| n.parse().expect("TUMEN_STORMS_FROM is a number"))
+}
+
 #[test]
 fn the_law_stands_in_storms() {
     let (mut steps, mut opened, mut promised) = (0, 0, 0);
-    for seed in 0..storms() {
+    for seed in first_seed()..first_seed() + storms() {
         let walk = walk(seed, Mutant::None);
         assert_eq!(walk.broken, None, "seed {seed}, after {} steps", walk.steps);
         steps += walk.steps;
@@ -206,7 +210,10 @@ fn the_law_stands_in_storms() {
         promised += walk.promised;
     }
     eprintln!("{} walks, {steps} steps, {opened} epochs opened, {promised} entries promised", storms());
-    assert!(opened as u64 > 2 * storms() && promised as u64 > storms(), "these storms prove little");
+    assert!(
+        storms() < 100 || opened as u64 > 2 * storms() && promised as u64 > storms(),
+        "these storms prove little"
+    );
 }
 
 /// All but one: that the longest log is adopted takes three epochs in one order, which the model finds and chance does not.

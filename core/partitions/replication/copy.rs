@@ -480,9 +480,11 @@ impl<E> LocalCopy<E> {
         self.log.position_at(self.mark).unwrap_or(self.log.start())
     }
 
-    /// The last entry that the newest primary's log surely has too.
+    /// The last entry that the newest primary's log has too, as far as that is known: what surely holds, unless a loss was
+    /// accepted, and once something came, that.
     pub(super) fn shared_position(&self) -> Position {
-        self.log.position_at(self.mark.max(self.matched)).unwrap_or(self.log.start())
+        let sequence = if self.matched > 0 { self.matched } else { self.mark };
+        self.log.position_at(sequence).unwrap_or(self.log.start())
     }
 
     /// Up to which sequence the log is that of the newest primary. It falls when there is a newer one: what was applied

@@ -252,15 +252,20 @@ impl<E: Payload> Primary<E> {
     /// All bytes of a snapshot have come that was fetched. Says whether they are this copy's state from now on.
     pub fn handle_snapshot(&mut self, now: Moment, header: SnapshotHeader) -> (bool, Vec<Effect<E>>) {
         let mut effects = Vec::new();
-        let taken = match self.phase {
-            Phase::Adopting => self.own.install(&header).ok(),
-            _ => None,
-        };
-        if taken.is_some() {
-            self.fetch(now, &mut effects);
-            self.go_on(now, &mut effects);
+        if self.phase != Phase::Adopting || self.source.is_none() || header.fence != self.fence {
+            return (false, effects);
         }
-        (taken == Some(true), effects)
+        let installed = match self.own.install(&header) {
+            Ok(installed) => installed,
+            Err(_) => {
+                // The source lacks what surely holds here, although what it has is newer.
+                effects.push(Effect::Discard);
+                return (false, effects);
+            }
+        };
+        self.fetch(now, &mut effects);
+        self.go_on(now, &mut effects);
+        (installed, effects)
     }
 
     /// A write of the own copy, and all before it, are on disk.

@@ -141,7 +141,8 @@ impl<E: Payload> Primary<E> {
                     self.fetch(now, effects);
                 }
             }
-            Err(_) if self.own.holds(prev) => effects.push(Effect::Discard),
+            // It fits here and then differs, or the source has all from the beginning and not what surely holds here.
+            Err(_) if self.own.holds(prev) || prev == Position::ZERO => effects.push(Effect::Discard),
             Err(_) => {}
         }
     }
