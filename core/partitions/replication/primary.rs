@@ -255,13 +255,10 @@ impl<E: Payload> Primary<E> {
         if self.phase != Phase::Adopting || self.source.is_none() || header.fence != self.fence {
             return (false, effects);
         }
-        let installed = match self.own.install(&header) {
-            Ok(installed) => installed,
-            Err(_) => {
-                // The source lacks what surely holds here, although what it has is newer.
-                effects.push(Effect::Discard);
-                return (false, effects);
-            }
+        let Ok(installed) = self.own.install(&header) else {
+            // The source lacks what surely holds here, although what it has is newer.
+            effects.push(Effect::Discard);
+            return (false, effects);
         };
         self.fetch(now, &mut effects);
         self.go_on(now, &mut effects);
