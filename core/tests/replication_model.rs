@@ -63,7 +63,7 @@ fn what_was_adopted_is_served_once_w_have_it() {
 #[test]
 fn only_members_are_sealed() {
     let wish = [Do(Append(0)), Settle, Do(Wish), Do(Lapse(0))];
-    let budget = Budget { appends: 1, promotions: 1, ..NONE };
+    let budget = Budget { promotions: 1, ..NONE };
     let wishes = vec![vec![0, 1], vec![2, 3]];
     let world = World { nodes: 4, wishes, heirs: vec![2], prelude: wish.into(), ..two(budget) };
     catches(Mutant::SealsAmongJoiners, &LOST, world);
