@@ -451,12 +451,14 @@ impl Replication {
     }
 }
 
-/// Whose copies a plan wants, and which of those that count are on nodes that are lost: writes go on without them.
+/// Whose copies a plan wants, and which nodes are gone: writes go on without their copies. Every node that is lost is among
+/// them, whether its copy counts by this plan or not: one that was dropped would else be added again, as the last that was
+/// heard of it is that it has everything.
 fn copies_of(plan: &Snapshot, assignment: &Assignment) -> (Vec<NodeName>, Vec<NodeName>) {
     let wanted = assignment.copies.iter().map(|at| plan.members[*at as usize].name().clone()).collect();
-    let gone = assignment.members.iter().map(|copy| &copy.node);
-    let there =
-        |node: &&NodeName| plan.member(node.as_str()).is_some_and(|m| m.status != member::Status::Lost);
-    let gone = gone.filter(|node| !there(node)).cloned().collect();
-    (wanted, gone)
+    let lost = plan.members.iter().filter(|member| member.status == member::Status::Lost);
+    let lost = lost.map(|member| member.name().clone());
+    let strangers = assignment.members.iter().map(|copy| copy.node.clone());
+    let strangers = strangers.filter(|node| plan.member(node.as_str()).is_none());
+    (wanted, lost.chain(strangers).collect())
 }
