@@ -421,8 +421,11 @@ impl Cell {
         let inner = self.lock();
         let heard = match &inner.role {
             Role::Primary(lead) if lead.law.may_serve(lead.law.fence()) => Heard::Leads,
-            Role::Primary(_) | Role::Changing => Heard::Never,
-            Role::Copy(copy) => copy.heard().map_or(Heard::Never, |at| Heard::At(at.min(now))),
+            // One that cannot open, for too few copies are left, has what it had before.
+            Role::Primary(_) | Role::Copy(_) => {
+                inner.copy().heard().map_or(Heard::Never, |at| Heard::At(at.min(now)))
+            }
+            Role::Changing => Heard::Never,
         };
         if let Some(why) = &inner.broken {
             return (Err(Failure::WorkerFailed(why.to_string())), inner.applied, heard);
