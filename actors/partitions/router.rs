@@ -218,11 +218,12 @@ impl Router {
         mut failure: Failure,
     ) -> Reply {
         let mut pause = Pause::new(deadline);
-        let idempotent = call.options.idempotent || self.shared.kinds.effect_of(call.message) == Effect::None;
-        // Whether an earlier try of an idempotent call may have been carried out.
+        let reads = self.shared.kinds.effect_of(call.message) == Effect::None;
+        let idempotent = call.options.idempotent || reads;
+        // Whether an earlier try of an idempotent call may have been carried out, and changed anything.
         let mut maybe_applied = false;
         loop {
-            maybe_applied |= failure.maybe_changed();
+            maybe_applied |= failure.maybe_changed() && !reads;
             let again = match &failure {
                 Failure::Stale { .. } | Failure::NotReady | Failure::Fenced { changed: false } => true,
                 Failure::Fenced { .. } | Failure::Timeout { maybe_applied: true } => idempotent,
@@ -420,6 +421,8 @@ fn expired(last: Failure, maybe_applied: bool) -> Failure {
         // What kept the call from being carried out says more than that time ran out.
         failure if !maybe_applied => match failure {
             Failure::Fenced { .. } | Failure::Stale { .. } => Failure::NotReady,
+            // It only reads.
+            Failure::Timeout { .. } => Failure::Timeout { maybe_applied: false },
             other => other,
         },
         _ => Failure::Timeout { maybe_applied: true },
