@@ -135,7 +135,7 @@ impl Cluster {
             "--log",
             "json",
             "--log-filter",
-            "warn,tumen=debug,tumen_actors=debug,tumen_core=debug,tumen::belief=trace,openraft=error",
+            "warn,tumen=debug,tumen_actors=debug,tumen_core=debug,tumen_actors::partitions::replication=trace,tumen::belief=trace,openraft=error",
         ];
         for (number, node) in nodes.iter_mut().enumerate() {
             node.flag(&base);
