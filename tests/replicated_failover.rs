@@ -80,7 +80,7 @@ fn a_primary_that_slept_changes_nothing_when_it_wakes() {
     assert!(caught > 0, "no write was in flight: the test shows nothing");
 }
 
-/// One client's writes: a key for each, in one partition, one after the other. What survives of them is a beginning.
+/// One client's writes, one after the other, each to a key of its own.
 struct Trail {
     prefix: String,
     acknowledged: u64,
@@ -132,7 +132,7 @@ fn kill_primaries(mode: &str, times: u64) -> Vec<u64> {
             })
             .take(6)
             .collect();
-        // A trail's keys are in many partitions: of each the victim is primary, or another one that goes on.
+        // Each trail's keys are in all partitions: of some of them the victim is primary.
         let trails: Vec<Mutex<Trail>> = (prefixes.iter())
             .map(|p| Mutex::new(Trail { prefix: p.clone(), acknowledged: 0, begun: 0 }))
             .collect();
@@ -178,7 +178,7 @@ fn kill_primaries(mode: &str, times: u64) -> Vec<u64> {
 }
 
 fn kills() -> u64 {
-    std::env::var("TUMEN_KILLS").map_or(6, |text| text.parse().unwrap())
+    std::env::var("TUMEN_KILLS").map_or(10, |text| text.parse().unwrap())
 }
 
 #[test]
