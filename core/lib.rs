@@ -18,6 +18,7 @@ pub mod assignment;
 pub mod cluster;
 pub mod history;
 pub mod ids;
+pub mod names;
 pub mod partitioner;
 pub mod partitions;
 pub mod supervision;

@@ -1,0 +1,429 @@
+//! One partition of names: what stands in it, the same on every copy; and what may be claimed in it.
+//!
+//! ```text
+//!  request ─ judge_* ─▶ Change ─ log ─▶ apply, on every copy and in every node's read table ─▶ News, for listeners
+//!               └─▶ Refused, and nothing changed
+//! ```
+
+mod judging;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::NodeBoot;
+use crate::names::claim::{Child, Claim, ClaimNumber, Held, Holder, Reason, Spec, Stage};
+use crate::names::name::Name;
+
+pub use judging::{Refused, VALUE_LEN_MAX};
+
+/// The most names in one directory. Of 64 directories all hold 64 million.
+pub const NAMES_MAX: usize = 1 << 20;
+
+/// One step of a directory's log. Made by the `judge_*` functions, on the primary; applied everywhere.
+///
+/// Where it says a number, it applies to that claim only: what came in between makes it one that changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Change {
+    /// An actor holds a name that was free.
+    Claimed {
+        /// Which name.
+        name: Name,
+        /// Who.
+        holder: Holder,
+        /// What it says of itself.
+        value: Bytes,
+    },
+    /// A holder says something else of itself.
+    Updated {
+        /// Which name.
+        name: Name,
+        /// Whose claim.
+        number: ClaimNumber,
+        /// What it says now.
+        value: Bytes,
+    },
+    /// A name is free again.
+    Released {
+        /// Which name.
+        name: Name,
+        /// Whose claim it was.
+        number: ClaimNumber,
+        /// Why.
+        reason: Reason,
+    },
+    /// A child is to run under a name that was free. It waits.
+    Added {
+        /// Which name.
+        name: Name,
+        /// What is to run.
+        spec: Arc<Spec>,
+        /// What is to be said of it.
+        value: Bytes,
+    },
+    /// A node is to start a waiting child. It has a new number from here on.
+    Ordered {
+        /// Which name.
+        name: Name,
+        /// The number that it had.
+        number: ClaimNumber,
+        /// Which node.
+        node: NodeBoot,
+    },
+    /// The node started it.
+    Started {
+        /// Which name.
+        name: Name,
+        /// Which start.
+        number: ClaimNumber,
+        /// Its actor on that node.
+        actor: u64,
+    },
+    /// A child is to end, or to move.
+    Stopping {
+        /// Which name.
+        name: Name,
+        /// Which start.
+        number: ClaimNumber,
+        /// Whether it is to run elsewhere then.
+        moves: bool,
+    },
+    /// Nobody runs the child any more; it waits for its next start.
+    Freed {
+        /// Which name.
+        name: Name,
+        /// Which start is over.
+        number: ClaimNumber,
+        /// Why.
+        reason: Reason,
+        /// What it gives to the next instance; nothing where it failed, and then that has what this one was given.
+        handed: Option<Bytes>,
+    },
+    /// A node's run is no member any more: what it held is free, and its children wait, but for those that are temporary.
+    NodeGone {
+        /// Which.
+        node: NodeBoot,
+    },
+}
+
+/// What a change did, for those who listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// Somebody answers under a name.
+    Registered {
+        /// Which name.
+        name: Name,
+        /// By which claim.
+        number: ClaimNumber,
+        /// Who.
+        holder: Holder,
+    },
+    /// A holder says something else of itself.
+    Updated {
+        /// Which name.
+        name: Name,
+        /// Whose claim.
+        number: ClaimNumber,
+    },
+    /// Nobody answers under a name any more.
+    Unregistered {
+        /// Which name.
+        name: Name,
+        /// Whose claim it was.
+        number: ClaimNumber,
+        /// Who did, if anybody had answered.
+        holder: Option<Holder>,
+        /// Why.
+        reason: Reason,
+        /// Whether somebody else is to, for the child goes on.
+        goes_on: bool,
+    },
+}
+
+/// The names of one partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Saved", into = "Saved")]
+pub struct Directory {
+    names: BTreeMap<Name, Claim>,
+    /// The newest number that was given.
+    last: ClaimNumber,
+    /// Which names may have something running on a node.
+    by_node: BTreeMap<NodeBoot, BTreeSet<Name>>,
+    /// Children that nobody was told to run.
+    waiting: BTreeSet<Name>,
+}
+
+/// A directory as bytes: what can be computed is not written.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    names: BTreeMap<Name, Claim>,
+    last: ClaimNumber,
+}
+
+impl From<Saved> for Directory {
+    fn from(Saved { names, last }: Saved) -> Self {
+        let mut directory = Self { last, ..Self::default() };
+        for (name, claim) in names {
+            directory.put(name, claim);
+        }
+        directory
+    }
+}
+
+impl From<Directory> for Saved {
+    fn from(Directory { names, last, .. }: Directory) -> Self {
+        Self { names, last }
+    }
+}
+
+impl Directory {
+    /// Takes one step. What does not fit what stands here changes nothing: the same on every copy.
+    pub fn apply(&mut self, change: &Change) -> Vec<News> {
+        match change {
+            Change::Claimed { name, holder, value } => self.apply_claimed(name, holder, value),
+            Change::Updated { name, number, value } => self.apply_updated(name, *number, value),
+            Change::Released { name, number, reason } => self.apply_released(name, *number, reason.clone()),
+            Change::Added { name, spec, value } => {
+                if !self.names.contains_key(name) {
+                    let number = self.next_number();
+                    let child = Child {
+                        spec: Arc::clone(spec),
+                        stage: Stage::Waiting,
+                        restarts: 0,
+                        handed: Bytes::new(),
+                    };
+                    self.put(name.clone(), Claim { number, value: value.clone(), held: Held::Child(child) });
+                }
+                Vec::new()
+            }
+            Change::Ordered { name, number, node } => {
+                if self.child(name, *number).is_some_and(|child| child.stage == Stage::Waiting) {
+                    let next = self.next_number();
+                    self.alter(name, |claim, child| {
+                        claim.number = next;
+                        child.stage = Stage::Starting { node: node.clone() };
+                    });
+                }
+                Vec::new()
+            }
+            Change::Started { name, number, actor } => self.apply_started(name, *number, *actor),
+            Change::Stopping { name, number, moves } => self.apply_stopping(name, *number, *moves),
+            Change::Freed { name, number, reason, handed } => {
+                self.apply_freed(name, *number, reason, handed.as_ref())
+            }
+            Change::NodeGone { node } => self.apply_node_gone(node),
+        }
+    }
+
+    fn apply_claimed(&mut self, name: &Name, holder: &Holder, value: &Bytes) -> Vec<News> {
+        if self.names.contains_key(name) {
+            return Vec::new();
+        }
+        let number = self.next_number();
+        self.put(name.clone(), Claim { number, value: value.clone(), held: Held::Plain(holder.clone()) });
+        vec![News::Registered { name: name.clone(), number, holder: holder.clone() }]
+    }
+
+    fn apply_updated(&mut self, name: &Name, number: ClaimNumber, value: &Bytes) -> Vec<News> {
+        let Some(claim) = self.names.get_mut(name).filter(|claim| claim.number == number) else {
+            return Vec::new();
+        };
+        claim.value = value.clone();
+        vec![News::Updated { name: name.clone(), number }]
+    }
+
+    fn apply_released(&mut self, name: &Name, number: ClaimNumber, reason: Reason) -> Vec<News> {
+        if self.names.get(name).is_none_or(|claim| claim.number != number) {
+            return Vec::new();
+        }
+        let Some(claim) = self.take(name) else { return Vec::new() };
+        let holder = claim.holder().cloned();
+        vec![News::Unregistered { name: name.clone(), number, holder, reason, goes_on: false }]
+    }
+
+    fn apply_started(&mut self, name: &Name, number: ClaimNumber, actor: u64) -> Vec<News> {
+        let Some(Stage::Starting { node }) = self.child(name, number).map(|child| &child.stage) else {
+            return Vec::new();
+        };
+        let holder = Holder { node: node.clone(), actor };
+        self.alter(name, |_, child| child.stage = Stage::Running { holder: holder.clone() });
+        vec![News::Registered { name: name.clone(), number, holder }]
+    }
+
+    fn apply_stopping(&mut self, name: &Name, number: ClaimNumber, moves: bool) -> Vec<News> {
+        let Some(child) = self.child(name, number) else { return Vec::new() };
+        let (holder, node) = match &child.stage {
+            // What waits has nothing to stop: it is released, or waits on.
+            Stage::Waiting => return Vec::new(),
+            Stage::Running { holder } => (Some(holder.clone()), holder.node.clone()),
+            Stage::Starting { node } => (None, node.clone()),
+            // To end is the last word; a move gives way to it.
+            Stage::Stopping { moves: false, .. } => return Vec::new(),
+            Stage::Stopping { node, .. } => (None, node.clone()),
+        };
+        self.alter(name, |_, child| child.stage = Stage::Stopping { node, moves });
+        let reason = if moves { Reason::Moved } else { Reason::Normal };
+        let told = holder.is_some();
+        let news = News::Unregistered { name: name.clone(), number, holder, reason, goes_on: moves };
+        if told { vec![news] } else { Vec::new() }
+    }
+
+    fn apply_freed(
+        &mut self,
+        name: &Name,
+        number: ClaimNumber,
+        reason: &Reason,
+        handed: Option<&Bytes>,
+    ) -> Vec<News> {
+        let Some(child) = self.child(name, number).filter(|child| child.stage != Stage::Waiting) else {
+            return Vec::new();
+        };
+        let holder = match &child.stage {
+            Stage::Running { holder } => Some(holder.clone()),
+            Stage::Waiting | Stage::Starting { .. } | Stage::Stopping { .. } => None,
+        };
+        self.alter(name, |_, child| {
+            child.stage = Stage::Waiting;
+            child.restarts = child.restarts.saturating_add(1);
+            if let Some(handed) = handed {
+                child.handed = handed.clone();
+            }
+        });
+        let news = |holder| News::Unregistered {
+            name: name.clone(),
+            number,
+            holder: Some(holder),
+            reason: reason.clone(),
+            goes_on: true,
+        };
+        holder.map(news).into_iter().collect()
+    }
+
+    fn apply_node_gone(&mut self, node: &NodeBoot) -> Vec<News> {
+        let mut news = Vec::new();
+        for name in self.by_node.get(node).cloned().unwrap_or_default() {
+            let Some(claim) = self.names.get(&name) else { continue };
+            let number = claim.number;
+            news.extend(match &claim.held {
+                Held::Child(child) if goes_on_without_node(child) => {
+                    self.apply_freed(&name, number, &Reason::NodeDown, None)
+                }
+                Held::Child(_) | Held::Plain(_) => self.apply_released(&name, number, Reason::NodeDown),
+            });
+        }
+        news
+    }
+
+    fn next_number(&mut self) -> ClaimNumber {
+        self.last.0 += 1;
+        self.last
+    }
+
+    fn put(&mut self, name: Name, claim: Claim) {
+        if let Some(node) = claim.node() {
+            self.by_node.entry(node.clone()).or_default().insert(name.clone());
+        } else {
+            self.waiting.insert(name.clone());
+        }
+        self.names.insert(name, claim);
+    }
+
+    fn take(&mut self, name: &Name) -> Option<Claim> {
+        let claim = self.names.remove(name)?;
+        self.waiting.remove(name);
+        if let Some(node) = claim.node()
+            && let Some(there) = self.by_node.get_mut(node)
+        {
+            there.remove(name);
+            if there.is_empty() {
+                self.by_node.remove(node);
+            }
+        }
+        Some(claim)
+    }
+
+    fn alter(&mut self, name: &Name, alter: impl FnOnce(&mut Claim, &mut Child)) {
+        let Some(mut claim) = self.take(name) else { return };
+        if let Held::Child(mut child) = claim.held.clone() {
+            alter(&mut claim, &mut child);
+            claim.held = Held::Child(child);
+        }
+        self.put(name.clone(), claim);
+    }
+
+    fn child(&self, name: &Name, number: ClaimNumber) -> Option<&Child> {
+        self.names.get(name).filter(|claim| claim.number == number)?.child()
+    }
+}
+
+/// Whether a child is started again where its node went: a temporary one is not, nor one that was to end.
+fn goes_on_without_node(child: &Child) -> bool {
+    let ends = matches!(child.stage, Stage::Stopping { moves: false, .. });
+    child.spec.restart != crate::supervision::Restart::Temporary && !ends
+}
+
+impl Directory {
+    /// What stands under a name.
+    pub fn get(&self, name: &Name) -> Option<&Claim> {
+        self.names.get(name)
+    }
+
+    /// How many names there are.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// All of it, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&Name, &Claim)> {
+        self.names.iter()
+    }
+
+    /// The names that begin so, and what stands there, in order.
+    pub fn with_prefix<'a>(&'a self, prefix: &'a [u8]) -> impl Iterator<Item = (&'a Name, &'a Claim)> {
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        self.names.range::<[u8], _>(from).take_while(move |(name, _)| name.as_bytes().starts_with(prefix))
+    }
+
+    /// The names under which something may run on a node.
+    pub fn on_node(&self, node: &NodeBoot) -> impl Iterator<Item = &Name> {
+        self.by_node.get(node).into_iter().flatten()
+    }
+
+    /// The same behind a name.
+    pub fn on_node_from(&self, node: &NodeBoot, from: Bound<Name>) -> impl Iterator<Item = &Name> {
+        self.by_node
+            .get(node)
+            .into_iter()
+            .flat_map(move |names| names.range((from.clone(), Bound::Unbounded)))
+    }
+
+    /// How many names that are.
+    pub fn count_on(&self, node: &NodeBoot) -> usize {
+        self.by_node.get(node).map_or(0, BTreeSet::len)
+    }
+
+    /// The nodes on which something may run.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeBoot> {
+        self.by_node.keys()
+    }
+
+    /// Children that nobody was told to run.
+    pub fn waiting(&self) -> impl Iterator<Item = &Name> {
+        self.waiting.iter()
+    }
+
+    /// The newest number that was given.
+    pub const fn last_number(&self) -> ClaimNumber {
+        self.last
+    }
+}
