@@ -28,7 +28,7 @@ fn partitions(cluster: &Cluster) -> BTreeMap<String, (String, String, u64)> {
 #[test]
 fn unmoved_partitions_keep_their_workers() {
     // On a busy machine a node may fall silent for longer than a short lease: its partitions would move, as they should.
-    let mut cluster = Cluster::start(3, Options::default().flags(&["--partitions", "24", "--lease", "20s"]));
+    let mut cluster = Cluster::start(3, Options::default().flags(&["--partitions", "24", "--lease", "8s"]));
     let mut before = partitions(&cluster);
     let write = |cluster: &Cluster, partitions: &BTreeMap<String, (String, String, u64)>| {
         for (id, (key, primary, epoch)) in partitions {

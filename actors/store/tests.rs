@@ -265,7 +265,9 @@ async fn a_file_whose_newest_state_is_torn_is_not_taken_back_by_whoever_reads_vo
     let mut torn = 0;
     for bytes in struck {
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        dirs.each_ref().map(|dir| std::fs::write(dir.path().join(FILE_NAME), &bytes).unwrap());
+        for dir in &dirs {
+            std::fs::write(dir.path().join(FILE_NAME), &bytes).unwrap();
+        }
         let Ok(Previous::RolledBack) = in_one(dirs[0].path()).map(|store| store.previous()) else { continue };
         torn += 1;
         assert!(matches!(open(dirs[1].path()), Err(StoreError::Damaged { .. })));
