@@ -213,11 +213,24 @@ struct NodeRecord {
 /// How records are kept. Raised when a build could not read what another wrote.
 const FORMAT: u32 = 1;
 const NODE_KEY: &[u8] = b"node";
+/// How many bytes are read at once by whoever reads everything.
+const CHECKED_AT_ONCE: usize = 1 << 20;
 /// The file's name in `data_dir`.
 pub const FILE_NAME: &str = "tumen.redb";
 /// The name of the file that has the partitions' copies: one of its own, so that what befalls it costs copies, which
 /// others have too, and not this node's votes; and so that votes do not wait behind megabytes of state.
 pub const COPIES_FILE_NAME: &str = "copies.redb";
+
+/// How a file's transactions come to disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Commits {
+    /// With one fsync. A power cut in the midst of it leaves a torn state, and the one before counts; so a state that the
+    /// disk changed later looks as if it had never been promised.
+    InOnePhase,
+    /// With two: the new state is on disk before anything says that it counts. Then no power cut tears it, and one that is
+    /// torn was promised.
+    InTwoPhases,
+}
 
 /// How the run before this one ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -228,8 +241,8 @@ pub enum Previous {
     Clean,
     /// By a crash: all that was *promised* is here.
     Crashed,
-    /// By a crash, and the file's newest state was torn: it was taken back to the one before. After a power cut nothing
-    /// that was promised is missing then; where the disk changed bytes, it may be.
+    /// By a crash, and the newest state of a file that commits in one phase was torn: it was taken back to the one before.
+    /// After a power cut nothing that was promised is missing then; where the disk changed bytes, it may be.
     RolledBack,
 }
 
@@ -262,26 +275,32 @@ impl Store {
         Self::new(Backing::Memory(memory::Memory::default()), node, Previous::None)
     }
 
-    /// Opens the file in `data_dir`, or makes it and the directory. It blocks for as long as the disk does, which
-    /// after a crash means reading the whole file.
+    /// Opens the file with this node's votes in `data_dir`, or makes it and the directory. It blocks for as long as the
+    /// disk does, which after a crash means reading the whole file. What it has is all that was ever promised, or it is
+    /// an error: its life goes on, and a vote that was taken back would be given twice.
     ///
     /// # Errors
     /// Every [`StoreError`] but [`StoreError::Closed`]. Nothing is changed then.
     pub fn open(data_dir: &Path, node: &NodeName, clock: &Clock) -> Result<Self, StoreError> {
-        Self::open_file(data_dir, FILE_NAME, node, clock)
+        Self::open_with(data_dir, FILE_NAME, Commits::InTwoPhases, node, clock)
     }
 
-    /// The same with a file of another name.
+    /// The same with the file of this node's copies, which says by [`Self::previous`] that it may have been taken back.
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn open_file(
+    pub fn open_copies(data_dir: &Path, node: &NodeName, clock: &Clock) -> Result<Self, StoreError> {
+        Self::open_with(data_dir, COPIES_FILE_NAME, Commits::InOnePhase, node, clock)
+    }
+
+    fn open_with(
         data_dir: &Path,
         file: &str,
+        commits: Commits,
         node: &NodeName,
         clock: &Clock,
     ) -> Result<Self, StoreError> {
-        let disk = disk::Disk::open(data_dir, file)?;
+        let disk = disk::Disk::open(data_dir, file, commits)?;
         let path = disk.path().to_owned();
         let found = match disk.read(Space::Node, NODE_KEY)? {
             Some(bytes) => Some(read_node(&path, &bytes, node)?),
@@ -416,6 +435,21 @@ impl Store {
         }
     }
 
+    /// Reads every record of a space, to see whether all are as they were written.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] where one is not.
+    pub fn check(&self, space: Space) -> Result<(), StoreError> {
+        let mut from = Vec::new();
+        loop {
+            // No key of ours is as long.
+            let found = self.scan(space, from..vec![0xff; 64], CHECKED_AT_ONCE)?;
+            let Some((last, _)) = found.last() else { return Ok(()) };
+            // The key after it.
+            from = [last.as_slice(), &[0]].concat();
+        }
+    }
+
     /// The record with the greatest key.
     pub fn last(&self, space: Space) -> Result<Option<(Vec<u8>, Bytes)>, StoreError> {
         match &self.inner.backing {
@@ -442,6 +476,16 @@ impl Store {
             }
         }
     }
+}
+
+/// Moves a damaged file aside, so that people can look at it, and tells where it is now.
+///
+/// # Errors
+/// What the operating system says. The file is where it was then.
+pub fn set_aside(file: &Path) -> std::io::Result<PathBuf> {
+    let aside = file.with_extension("damaged");
+    std::fs::rename(file, &aside)?;
+    Ok(aside)
 }
 
 fn node_batch(record: &NodeRecord) -> Batch {

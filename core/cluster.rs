@@ -5,6 +5,7 @@
 //! member        what a node says of itself; what the cluster committed about it
 //! plan          from one snapshot to the next: promotions, epochs, handovers
 //! snapshot      one committed plan: members, epochs, copies
+//! outline       a plan as it is proposed, without what only steps change
 //! membership    discovers and suspects (foca inside); decides nothing
 //! lease         who may serve, and until when
 //! asks          what is asked of the leader
@@ -24,6 +25,7 @@ pub mod greeting;
 pub mod lease;
 pub mod member;
 pub mod membership;
+pub mod outline;
 pub mod plan;
 pub mod snapshot;
 pub mod topics;

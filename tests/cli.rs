@@ -176,6 +176,18 @@ fn words(text: &str) -> Vec<Vec<&str>> {
 }
 
 #[test]
+fn every_command_that_the_readme_names_is_taken() {
+    let readme = include_str!("../README.md");
+    let commands: Vec<&str> = readme.lines().filter_map(|line| line.strip_prefix("tumen ")).collect();
+    assert!(commands.len() >= 3, "{commands:?}");
+    for command in commands {
+        let mut tumen = Command::new(env!("CARGO_BIN_EXE_tumen"));
+        let output = tumen.args(command.split_whitespace()).arg("--help").output().unwrap();
+        assert!(output.status.success(), "tumen {command}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
 fn answers_are_tables_for_people() {
     let server = server(healthy());
     let table = |args: &str| {

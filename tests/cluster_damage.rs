@@ -106,6 +106,48 @@ fn a_file_of_copies_that_is_none_any_more_is_moved_aside_and_they_are_made_anew(
 }
 
 #[test]
+fn a_voter_whose_file_was_damaged_joins_as_a_new_life_and_never_votes_as_the_old_one() {
+    let mut cluster = Cluster::start(3, Options::default().disks().flags(&["--mode", "sync"]));
+    write_values(&cluster);
+    let leader = cluster.leader(0);
+    let victim = (0..3).find(|number| *number != leader).unwrap();
+    cluster.kill9(victim);
+    let file = cluster.node(victim).data_dir().join("tumen.redb");
+    let mut bytes = std::fs::read(&file).unwrap();
+    // Whatever is not empty is changed, behind the header by which the file is known.
+    for page in bytes.chunks_mut(4096).skip(1) {
+        page.iter_mut().filter(|byte| **byte != 0).take(64).for_each(|byte| *byte ^= 0x11);
+    }
+    std::fs::write(&file, bytes).unwrap();
+    cluster.launch(victim);
+    cluster.wait_until_settled();
+    assert_eq!(warned(&cluster, victim, "joins the others as a new life"), 1);
+    assert!(file.with_extension("damaged").exists());
+    wait_until("all three vote", PATIENCE, || {
+        let shown = cluster.get(leader, "/cluster");
+        let voters = shown["nodes"].as_array().unwrap().iter().filter(|node| node["votes"] == true).count();
+        check(voters == 3, || shown.to_string())
+    });
+    check_values(&cluster);
+    belief::check(&cluster);
+}
+
+#[test]
+fn a_node_of_its_own_whose_votes_are_damaged_does_not_begin_anew_but_says_what_to_do() {
+    let mut cluster = Cluster::start(1, Options::default().disks());
+    cluster.terminate(0);
+    let file = cluster.node(0).data_dir().join("tumen.redb");
+    std::fs::write(&file, vec![0xa5; 100_000]).unwrap();
+    cluster.launch(0);
+    let ended =
+        wait_until("the process ends", PATIENCE, || cluster.node(0).ended_by_itself().ok_or("it runs"));
+    let said = cluster.node(0).log();
+    assert_eq!(ended.code(), Some(1), "{said}");
+    assert!(said.contains("is damaged") && said.contains("move it away"), "{said}");
+    assert!(file.exists(), "it was left where it is");
+}
+
+#[test]
 fn after_all_were_killed_and_one_disk_changed_bytes_nothing_acknowledged_is_missing() {
     let mut cluster = Cluster::start(3, Options::default().disks().flags(&["--mode", "strong"]));
     write_values(&cluster);

@@ -29,9 +29,7 @@ fn split(cluster: &Cluster, lone: usize) {
     // The majority serves everything, and takes writes.
     for key in [&own_key, &their_key] {
         for other in &others {
-            let put =
-                cluster.http.put(&cluster.node(*other).http, &format!("/kv/{key}"), "majority").unwrap();
-            assert!(matches!(put.status, 201 | 204), "{}", put.text());
+            cluster.put(*other, key, "majority");
         }
     }
     // The lone node knows what it is, and takes none, wherever they belong.

@@ -106,7 +106,10 @@ fn nodes_that_wait_for_their_seed_join_when_it_comes() {
 
 #[test]
 fn a_burst_of_five_joins_gives_at_most_two_versions() {
-    let mut cluster = Cluster::start(1, Options::default().alone());
+    // Five processes that start on a busy machine take longer than people do to start them: so the windows are longer.
+    let windows =
+        ["--join-window", "1s", "--join-window-busy", "4s", "--join-window-max", "30s", "--lease", "8s"];
+    let mut cluster = Cluster::start(1, Options::default().alone().flags(&windows));
     let before = cluster.version(0);
     for _ in 0..5 {
         cluster.add(&[0]);

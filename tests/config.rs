@@ -367,7 +367,7 @@ fn what_holds_and_is_yet_odd_is_warned_about() {
         [
             "the cookie has only 5 bytes and could be guessed: take at least 16",
             "--rejoin-grace 5s has no effect without --data-dir",
-            "replication 3 needs as many nodes, and there are 2: each partition has 2 copies",
+            "replication 3 needs as many nodes, and there are 2: until more join, each partition has only as many copies",
             "4 partitions share out unevenly over 2 nodes; choose at least 8 for a new cluster",
         ]
     );

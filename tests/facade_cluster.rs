@@ -74,6 +74,8 @@ impl Process {
         command.args(["--exact", "a_process_becomes_a_node"]).stdout(Stdio::null()).stderr(Stdio::inherit());
         command.env(BE_A_NODE, "1").env("NODE_ID", self.name).env("KNOWN_NODES", known);
         command.env("HTTP_ADDR", self.http.to_string()).env("TUMEN_LISTEN", self.listen.to_string());
+        // On a busy machine whoever is well may be silent for longer than a short lease.
+        command.env("TUMEN_LEASE", "5s");
         self.child = Some(command.spawn().unwrap());
     }
 

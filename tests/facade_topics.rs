@@ -12,7 +12,7 @@ use tumen::{Heard, Topic, TopicSubscription};
 /// The cluster port of the node that the other process is to join.
 const JOIN: &str = "FACADE_TOPICS_JOIN";
 /// How long anything may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Price {

@@ -16,7 +16,7 @@ use harness::{Cluster, Options, PATIENCE, check, wait_until};
 use history::wire::Wire;
 
 /// Longer than a node itself waits.
-const WITHIN: Duration = Duration::from_secs(7);
+const WITHIN: Duration = Duration::from_secs(30);
 
 /// Five nodes: with two of them gone the voters still have a majority, and what is missing are copies; which nobody makes
 /// anew elsewhere meanwhile.
@@ -99,7 +99,8 @@ fn two_gone(copies: &str) {
     cluster.kill9(1);
     let pause = write_all(&cluster, 0, &keys, "2");
     eprintln!("R={copies}: all partitions were written to again {pause:?} after a copy was gone");
-    assert!(pause < Duration::from_secs(5), "writes stopped for {pause:?}");
+    // Half a minute it would be if a copy were waited for that is not coming back.
+    assert!(pause < Duration::from_secs(20), "writes stopped for {pause:?}");
     cluster.launch(1);
     cluster.wait_until_settled();
 

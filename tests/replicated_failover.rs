@@ -8,7 +8,7 @@ mod harness;
 mod history;
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -93,8 +93,17 @@ impl Trail {
     }
 }
 
-/// Writes until it is told to stop, at whichever node answers.
-fn write_on(trail: &mut Trail, nodes: &[String], stop: &AtomicBool) {
+/// Tells those who write to stop, when it is dropped.
+struct Stops<'a>(&'a AtomicBool);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Writes until it is told to stop, at whichever node answers. Counts itself once its first write is acknowledged.
+fn write_on(trail: &mut Trail, nodes: &[String], writing: &AtomicUsize, stop: &AtomicBool) {
     let mut wires: Vec<Wire> = nodes.iter().map(|node| Wire::new(node)).collect();
     let mut at = 0;
     while !stop.load(Ordering::SeqCst) {
@@ -104,6 +113,7 @@ fn write_on(trail: &mut Trail, nodes: &[String], stop: &AtomicBool) {
         while !stop.load(Ordering::SeqCst) {
             match wires[at].ask(Duration::from_secs(2), "PUT", &format!("/kv/{key}"), "", b"x") {
                 Ok(answer) if matches!(answer.status, 201 | 204) => {
+                    writing.fetch_add(usize::from(trail.acknowledged == 0), Ordering::SeqCst);
                     trail.acknowledged = trail.begun;
                     break;
                 }
@@ -136,19 +146,24 @@ fn kill_primaries(mode: &str, times: u64) -> Vec<u64> {
         let trails: Vec<Mutex<Trail>> = (prefixes.iter())
             .map(|p| Mutex::new(Trail { prefix: p.clone(), acknowledged: 0, begun: 0 }))
             .collect();
-        let stop = AtomicBool::new(false);
+        let (writing, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
         thread::scope(|scope| {
+            // Also where something is waited for in vain: nobody may write on for ever.
+            let _stops = Stops(&stop);
             for trail in &trails {
-                let (nodes, stop) = (&nodes, &stop);
-                scope.spawn(move || write_on(&mut trail.lock().unwrap(), nodes, stop));
+                let (nodes, writing, stop) = (&nodes, &writing, &stop);
+                scope.spawn(move || write_on(&mut trail.lock().unwrap(), nodes, writing, stop));
             }
+            wait_until("all write", PATIENCE, || {
+                let writing = writing.load(Ordering::SeqCst);
+                check(writing == trails.len(), || format!("{writing} do"))
+            });
             thread::sleep(Duration::from_millis(150 + 37 * (time % 5)));
             cluster.kill9(victim);
             let begun = Instant::now();
             let survivor = cluster.awake()[0];
             cluster.put(survivor, &prefixes[0], "x");
             pauses.push(begun.elapsed());
-            stop.store(true, Ordering::SeqCst);
         });
         let survivor = cluster.awake()[0];
         let mut lost = 0;

@@ -250,7 +250,7 @@ impl AssignmentCoordinator {
 
     fn commit(&self, myself: &ActorRef<AssignmentCoordinatorMsg>, command: Command) {
         let version = match &command {
-            Command::Publish { snapshot, .. } => snapshot.version,
+            Command::Publish { outline, .. } => outline.version(),
             Command::Step(steps) => {
                 tracing::trace!(steps = steps.len(), "proposing steps");
                 let committing = self.surroundings.commit(command, COMMIT_WITHIN);

@@ -16,7 +16,7 @@ use tumen_core::wire::PROTOCOL;
 
 use super::announcing;
 use super::asking::Asking;
-use super::council::{self, Council};
+use super::council::{self, Council, IfDamaged};
 use super::founding::{self, Founder};
 use super::greeter::Greeter;
 use super::parts::{EVENTS_MAX, Parts, Ports, until_stopping};
@@ -59,7 +59,10 @@ pub enum StartError {
 /// Starts a node's parts. What was started before an error is stopped again.
 pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>, StartError> {
     let clock = settings.clock;
-    let store = council::open_store(settings.data_dir.as_deref(), &settings.name, &clock)?;
+    // Whoever was told of others finds there what it lost; a node of its own has nobody to learn it from.
+    let told_of_others = !settings.founds || settings.bootstrap_expect > 1;
+    let if_damaged = if told_of_others { IfDamaged::BeginAnew } else { IfDamaged::Refuse };
+    let store = council::open_store(settings.data_dir.as_deref(), &settings.name, &clock, if_damaged)?;
     let config = replication::Config { snapshot_every_entries: CUT_EVERY, ..replication::Config::default() };
     let copies = Copies::load(settings.data_dir.as_deref(), &settings.name, &kinds, &config, clock).await;
     let copies = copies.map_err(|error| StartError::Store(error.to_string()))?;

@@ -15,7 +15,7 @@ use super::leading;
 use super::parts::{Parts, until_stopping};
 use crate::clock::Clock;
 use crate::cluster::consensus;
-use crate::store::Store;
+use crate::store::{self, FILE_NAME, Space, Store, StoreError};
 use crate::transport::{self, Channel, Transport};
 
 /// How long openraft may take to end.
@@ -73,7 +73,7 @@ impl Parts {
                 StartError::Store(format!("{} cannot be removed: {error}", file.display()))
             })?;
         }
-        let store = open_store(self.data_dir.as_deref(), &self.id.node, &self.clock)?;
+        let store = open_store(self.data_dir.as_deref(), &self.id.node, &self.clock, IfDamaged::Refuse)?;
         let council = Council::start(&self.consensus_settings, store, &self.transport, self.clock).await?;
         self.council.store(Arc::new(council));
         follow(self);
@@ -131,13 +131,51 @@ impl consensus::RaftPort for RaftOver {
     }
 }
 
+/// What becomes of a file with votes that is not as it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum IfDamaged {
+    /// It is left for an operator: nobody else may have what it had.
+    Refuse,
+    /// It is moved aside, and this node is a new life, which learns all there is from the others. It never votes as the one
+    /// that may have forgotten something.
+    BeginAnew,
+}
+
 pub(super) fn open_store(
     data_dir: Option<&Path>,
     name: &NodeName,
     clock: &Clock,
+    if_damaged: IfDamaged,
 ) -> Result<Store, StartError> {
-    match data_dir {
-        Some(dir) => Store::open(dir, name, clock).map_err(|error| StartError::Store(error.to_string())),
-        None => Ok(Store::memory(name, clock)),
-    }
+    let Some(dir) = data_dir else { return Ok(Store::memory(name, clock)) };
+    let opened = match open_whole(dir, name, clock) {
+        Err(StoreError::Damaged { path, reason }) if if_damaged == IfDamaged::BeginAnew => {
+            let aside = store::set_aside(&path).map_err(|error| {
+                StartError::Store(format!("{} cannot be moved aside: {error}", path.display()))
+            })?;
+            tracing::warn!(
+                file = %path.display(), aside = %aside.display(), %reason,
+                "the file with this node's votes is damaged: it is moved aside, and this node joins the others as a new life"
+            );
+            Store::open(dir, name, clock)
+        }
+        opened => opened,
+    };
+    opened.map_err(|error| StartError::Store(error.to_string()))
+}
+
+/// Opens the file, and reads all of it: what is damaged is to be found now, and not in the midst of an election.
+fn open_whole(dir: &Path, name: &NodeName, clock: &Clock) -> Result<Store, StoreError> {
+    let open = || -> Result<Store, StoreError> {
+        let store = Store::open(dir, name, clock)?;
+        store.check(Space::Raft)?;
+        store.check(Space::RaftLog)?;
+        Ok(store)
+    };
+    // The database may trip over what it finds.
+    let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(open));
+    opened.unwrap_or_else(|_| {
+        let (path, reason) = (dir.join(FILE_NAME), "the database gave up on it".to_owned());
+        Err(StoreError::Damaged { path, reason })
+    })
 }

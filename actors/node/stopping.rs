@@ -6,12 +6,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tumen_core::cluster::asks::Ask;
 use tumen_core::cluster::coordinator::Departure;
+use tumen_core::cluster::member::Member;
 use tumen_core::cluster::snapshot::Snapshot;
+use tumen_core::cluster::voters::{self, Standing};
 
 use super::parts::Parts;
 
 /// How long the last lease request may be on its way before the sessions end.
 const LAST_WORD: Duration = Duration::from_millis(50);
+
+/// How often a node that waits for others to vote looks who is there.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Stops a node's parts in the reverse order of their start.
 pub(super) async fn stop(parts: &Arc<Parts>) {
@@ -26,6 +31,7 @@ pub(super) async fn stop(parts: &Arc<Parts>) {
         return close(parts, deadline).await;
     }
     hand_over(parts, deadline).await;
+    hand_over_vote(parts, deadline).await;
     if hand_over_leadership(parts, deadline).await {
         // The new leader does not know yet that this node is on its way.
         hand_over(parts, deadline).await;
@@ -70,6 +76,48 @@ async fn hand_over(parts: &Arc<Parts>, deadline: Instant) {
     if let Err(error) = parts.asking.ask(&parts.transport, leader, ask, within).await {
         tracing::warn!(%error, "partitions were not handed over; others take them over after this node");
     }
+}
+
+/// Waits until the others can decide without this node, where that takes a change of voters which is not through yet: a
+/// leader that went as the only voter would take the quorum along until it returns.
+async fn hand_over_vote(parts: &Arc<Parts>, deadline: Instant) {
+    let consensus = parts.consensus();
+    let (mut metrics, mut plans) = (consensus.metrics(), parts.plans.subscribe());
+    let waiting = async {
+        loop {
+            let seats = metrics.borrow_and_update().clone();
+            let plan = plans.borrow_and_update().clone();
+            let standings: Vec<Standing> =
+                plan.iter().flat_map(|plan| &plan.members).map(standing(parts)).collect();
+            let (name, life) = (&parts.id.node, consensus.life());
+            if !voters::waits_for_successors(&standings, &seats.voters, name, life, seats.joint) {
+                return;
+            }
+            tracing::debug!(voters = ?seats.voters, joint = seats.joint, "stopping: others are to vote first");
+            // Who is connected is no news of these: it is looked at again after a while.
+            let looked = tokio::time::timeout(LOOK_EVERY, async {
+                tokio::select! {
+                    changed = metrics.changed() => changed,
+                    changed = plans.changed() => changed,
+                }
+            });
+            if let Ok(Err(_closed)) = looked.await {
+                return;
+            }
+        }
+    };
+    // The time that is left after it is for the rest of the way.
+    let patience = deadline.saturating_duration_since(Instant::now()) / 2;
+    if tokio::time::timeout(patience, waiting).await.is_err() {
+        tracing::warn!(
+            "this node stops although the others cannot decide without it: no other voter came in time"
+        );
+    }
+}
+
+/// How a member stands, as far as this node sees it.
+fn standing(parts: &Parts) -> impl Fn(&Member) -> Standing {
+    move |member| Standing::new(member, None, *member.id() == parts.id || parts.is_connected(member.id()))
 }
 
 /// Has another voter lead, if this node does. Whether it now does.

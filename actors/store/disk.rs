@@ -22,7 +22,7 @@ use redb::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Batch, Change, Found, Space, StoreError, record};
+use super::{Batch, Change, Commits, Found, Space, StoreError, record};
 
 /// Batches that may wait for the thread; whoever brings a further one waits too.
 const WAITING_MAX: usize = 1024;
@@ -44,6 +44,7 @@ pub(super) struct Disk {
     jobs: mpsc::Sender<Job>,
     /// `None` once the store is closed.
     database: Arc<RwLock<Option<Database>>>,
+    commits: Commits,
     rolled_back: bool,
     thread: std::sync::Mutex<Option<JoinHandle<()>>>,
 }
@@ -57,20 +58,20 @@ enum Job {
 }
 
 impl Disk {
-    pub(super) fn open(data_dir: &Path, file: &str) -> Result<Self, StoreError> {
+    pub(super) fn open(data_dir: &Path, file: &str, commits: Commits) -> Result<Self, StoreError> {
         fs::create_dir_all(data_dir).map_err(|e| io_error(data_dir, &e))?;
         let path = data_dir.join(file);
-        let (database, rolled_back) = open_database(&path)?;
+        let (database, rolled_back) = open_database(&path, commits)?;
         // The file's name must survive a power cut as its contents do.
         fs::File::open(data_dir).and_then(|dir| dir.sync_all()).map_err(|e| io_error(data_dir, &e))?;
         let database = Arc::new(RwLock::new(Some(database)));
         let (jobs, waiting) = mpsc::channel(WAITING_MAX);
-        let writer = Writer { path: path.clone(), database: Arc::clone(&database), failed: None };
+        let writer = Writer { path: path.clone(), database: Arc::clone(&database), commits, failed: None };
         let thread = std::thread::Builder::new()
             .name("tumen-store".into())
             .spawn(move || writer.run(waiting))
             .map_err(|e| io_error(&path, &e))?;
-        Ok(Self { path, jobs, database, rolled_back, thread: std::sync::Mutex::new(Some(thread)) })
+        Ok(Self { path, jobs, database, commits, rolled_back, thread: std::sync::Mutex::new(Some(thread)) })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -96,7 +97,7 @@ impl Disk {
     pub(super) fn write_blocking(&self, batch: &Batch) -> Result<(), StoreError> {
         let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let database = guard.as_ref().ok_or(StoreError::Closed)?;
-        commit(database, [batch], Durability::Immediate).map_err(|e| self.error(e))
+        commit(database, [batch], Durability::Immediate, self.commits).map_err(|e| self.error(e))
     }
 
     pub(super) fn write_soon(&self, batch: Batch) {
@@ -212,6 +213,7 @@ impl Disk {
 struct Writer {
     path: PathBuf,
     database: Arc<RwLock<Option<Database>>>,
+    commits: Commits,
     /// Set once the disk failed: what a failed fsync left behind is unknown, so nothing is promised any more.
     failed: Option<StoreError>,
 }
@@ -259,7 +261,7 @@ impl Writer {
         let batches = jobs.iter().map(|job| match job {
             Job::Write { batch, .. } | Job::Close { batch, .. } => batch,
         });
-        let result = commit(database, batches, durability).map_err(|e| e.at(&self.path));
+        let result = commit(database, batches, durability, self.commits).map_err(|e| e.at(&self.path));
         drop(guard);
         if let Err(error) = &result {
             tracing::error!(%error, "the store failed");
@@ -288,8 +290,10 @@ fn commit<'a>(
     database: &Database,
     batches: impl IntoIterator<Item = &'a Batch>,
     durability: Durability,
+    commits: Commits,
 ) -> Result<(), Fault> {
     let mut transaction = database.begin_write()?;
+    transaction.set_two_phase_commit(commits == Commits::InTwoPhases);
     transaction.set_durability(durability).map_err(|e| Fault::Failed(e.to_string()))?;
     let mut tables = BTreeMap::new();
     for change in batches.into_iter().flat_map(|batch| &batch.changes) {
@@ -312,8 +316,9 @@ fn commit<'a>(
     transaction.commit().map_err(|e| Fault::Failed(e.to_string()))
 }
 
-/// Opens the file, and says whether it had to be taken back to the state before its newest one.
-fn open_database(path: &Path) -> Result<(Database, bool), StoreError> {
+/// Opens the file, and says whether it had to be taken back to the state before its newest one. One that commits in two
+/// phases is not taken back, and stays as it is.
+fn open_database(path: &Path, commits: Commits) -> Result<(Database, bool), StoreError> {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_SIZE);
     let shown = path.to_owned();
@@ -322,6 +327,9 @@ fn open_database(path: &Path) -> Result<(Database, bool), StoreError> {
     builder.set_repair_callback(move |session| {
         if TORN.contains(&session.progress()) {
             seen.store(true, Ordering::SeqCst);
+            if commits == Commits::InTwoPhases {
+                return session.abort();
+            }
         }
         tracing::info!(path = %shown.display(), progress = session.progress(), "checking the store after a crash");
     });
@@ -333,6 +341,7 @@ fn open_database(path: &Path) -> Result<(Database, bool), StoreError> {
         Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => Err(StoreError::Locked { path: path.to_owned() }),
         Ok(Err(DatabaseError::Storage(StorageError::Io(error)))) => Err(io_error(path, &error)),
         Ok(Err(DatabaseError::Storage(StorageError::Corrupted(reason)))) => Err(damaged(reason)),
+        Ok(Err(DatabaseError::RepairAborted)) => Err(damaged("its newest state is torn".into())),
         Ok(Err(other)) => Err(damaged(other.to_string())),
         Err(_panic) => Err(damaged("the database gave up on it".into())),
     }

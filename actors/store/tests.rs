@@ -183,41 +183,116 @@ async fn a_byte_that_the_disk_changed_is_found_out() {
     assert!(struck > 10);
 }
 
-#[tokio::test]
-async fn what_was_promised_is_never_missing_unnoticed_where_the_disk_changed_a_byte_after_a_crash() {
-    let whole = tempfile::tempdir().unwrap();
-    let store = open(whole.path()).unwrap();
+/// A hundred records in a file as the disk has it when the process is killed, and the same file with one byte changed, once
+/// for each place where a value lies.
+async fn struck(opened: Result<Store, StoreError>) -> (Vec<(Vec<u8>, Bytes)>, Vec<Vec<u8>>) {
+    let store = opened.unwrap();
     for key in 0..100_u8 {
         let value = Bytes::from(vec![key; 300]);
         store.write(Batch::new().put(Space::RaftLog, &[key], value)).await.unwrap();
     }
-    let records = all(&store);
-    // As the disk has it when the process is killed.
-    let bytes = std::fs::read(whole.path().join(FILE_NAME)).unwrap();
-    let (mut torn, mut refused, mut whole) = (0, 0, 0);
+    let bytes = std::fs::read(store.path().unwrap()).unwrap();
+    let mut all_struck = Vec::new();
     for key in (9..100_u8).step_by(9).chain([98, 99]) {
         let holds = |at: &usize| bytes[*at..].iter().take(100).all(|byte| *byte == key);
-        let places: Vec<usize> = (0..bytes.len() - 100).step_by(100).filter(holds).collect();
-        for at in places {
-            let dir = tempfile::tempdir().unwrap();
+        for at in (0..bytes.len() - 100).step_by(100).filter(holds) {
             let mut changed = bytes.clone();
             changed[at + 50] ^= 0x40;
-            std::fs::write(dir.path().join(FILE_NAME), &changed).unwrap();
-            let Ok(store) = open(dir.path()) else {
-                refused += 1;
-                continue;
-            };
-            match store.previous() {
-                Previous::RolledBack => torn += 1,
-                Previous::Crashed => {
-                    assert_eq!(all(&store), records, "struck at {at}");
-                    whole += 1;
-                }
-                other => panic!("{other:?}"),
+            all_struck.push(changed);
+        }
+    }
+    (all(&store), all_struck)
+}
+
+#[tokio::test]
+async fn what_was_promised_is_never_missing_unnoticed_where_the_disk_changed_a_byte_after_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |dir: &Path| Store::open_copies(dir, &name(), &Clock::system());
+    let (records, struck) = struck(open(dir.path())).await;
+    let (mut torn, mut refused, mut whole) = (0, 0, 0);
+    for (number, bytes) in struck.into_iter().enumerate() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(COPIES_FILE_NAME), bytes).unwrap();
+        let Ok(store) = open(dir.path()) else {
+            refused += 1;
+            continue;
+        };
+        match store.previous() {
+            Previous::RolledBack => torn += 1,
+            Previous::Crashed => {
+                assert_eq!(all(&store), records, "struck for the {number}th time");
+                whole += 1;
             }
+            other => panic!("{other:?}"),
         }
     }
     assert!(torn > 0 && refused > 0 && whole > 0, "{torn} {refused} {whole}");
+}
+
+#[tokio::test]
+async fn votes_are_never_taken_back_but_refused_and_their_file_stays_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (records, struck) = struck(open(dir.path())).await;
+    let (mut refused, mut whole) = (0, 0);
+    for (number, bytes) in struck.into_iter().enumerate() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE_NAME);
+        std::fs::write(&path, &bytes).unwrap();
+        match open(dir.path()) {
+            Ok(store) => {
+                assert_eq!(store.previous(), Previous::Crashed);
+                assert_eq!(all(&store), records, "struck for the {number}th time");
+                whole += 1;
+            }
+            Err(error) => {
+                assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+                // Whoever looks again finds the same, and not an older state that looks whole.
+                assert!(matches!(open(dir.path()), Err(StoreError::Damaged { .. })));
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0 && whole > 0, "{refused} {whole}");
+}
+
+#[tokio::test]
+async fn a_file_whose_newest_state_is_torn_is_not_taken_back_by_whoever_reads_votes_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    // One that was written in one phase.
+    let in_one =
+        |dir: &Path| Store::open_with(dir, FILE_NAME, Commits::InOnePhase, &name(), &Clock::system());
+    let (_, struck) = struck(in_one(dir.path())).await;
+    let mut torn = 0;
+    for bytes in struck {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        for dir in &dirs {
+            std::fs::write(dir.path().join(FILE_NAME), &bytes).unwrap();
+        }
+        let Ok(Previous::RolledBack) = in_one(dirs[0].path()).map(|store| store.previous()) else { continue };
+        torn += 1;
+        assert!(matches!(open(dirs[1].path()), Err(StoreError::Damaged { .. })));
+        assert_eq!(std::fs::read(dirs[1].path().join(FILE_NAME)).unwrap(), bytes, "nothing was changed");
+    }
+    assert!(torn > 0);
+}
+
+#[tokio::test]
+async fn every_record_is_looked_at_when_all_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    for key in 0..5_u8 {
+        let value = Bytes::from(vec![key; CHECKED_AT_ONCE / 2]);
+        store.write(Batch::new().put(Space::RaftLog, &[key], value)).await.unwrap();
+    }
+    store.check(Space::RaftLog).unwrap();
+    store.close().await.unwrap();
+    let path = dir.path().join(FILE_NAME);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.windows(1000).position(|run| run.iter().all(|byte| *byte == 3)).unwrap();
+    bytes[at + 500] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let error = open(dir.path()).unwrap().check(Space::RaftLog).unwrap_err();
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
 }
 
 #[derive(Clone, Debug)]

@@ -93,6 +93,34 @@ async fn a_node_that_stops_hands_over_and_nothing_fails() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_that_stops_as_the_only_voter_leaves_others_that_decide() {
+    nodes::show_logs();
+    for (seed, millis) in [(61, 1), (62, 5), (63, 20)] {
+        let latency = Duration::from_millis(millis)..Duration::from_millis(2 * millis);
+        let world = World::new(seed, Weather { latency, ..Weather::default() });
+        let mut running = vec![start(&world, 1, &[], 1).await];
+        until("the first serves alone", || running[0].ready().is_ok()).await;
+        for n in 2..=4 {
+            running.push(start(&world, n, &[1], 1).await);
+        }
+        let all_are = |node: &Runtime| node.plans().newest().is_some_and(|plan| plan.members.len() == 4);
+        until("all are members", || all_are(&running[0])).await;
+        // The others are to vote now, and do not yet.
+        running.remove(0).stop().await;
+        until("the others have a leader, and serve everything", || {
+            running.iter().all(|node| {
+                node.ready().is_ok()
+                    && node
+                        .leader()
+                        .is_some_and(|leader| running.iter().any(|other| other.id().node == leader))
+            })
+        })
+        .await;
+        call_all(&running[0]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_node_alone_yields_to_the_cluster_that_it_meets() {
     let world = World::new(7, Weather::default());
     let nodes = cluster(&world, 2).await;

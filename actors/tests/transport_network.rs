@@ -59,7 +59,7 @@ async fn say(address: &str, bytes: &[u8]) -> Vec<u8> {
     // The other side may close before it has read everything.
     drop(stream.write_all(bytes).await);
     let mut answer = Vec::new();
-    let closed = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await;
+    let closed = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut answer)).await;
     drop(closed.expect("it is closed within seconds"));
     answer
 }
@@ -92,7 +92,8 @@ async fn hostile_bytes_close_the_connection_and_disturb_nobody() {
     for offence in &offences {
         let begun = Instant::now();
         say(&address, offence).await;
-        assert!(begun.elapsed() < Duration::from_secs(2), "closed late: {offence:?}");
+        // At once, where nobody else wants the machine; who is silent is heard for longer than this.
+        assert!(begun.elapsed() < Duration::from_secs(10), "closed late: {offence:?}");
     }
     lab.until("a", "counts", |counts| counts.contains(&format!("hostile: {}", offences.len()))).await;
     // Without the cookie nobody's greeting is read; but whoever asks is told why.
@@ -126,7 +127,7 @@ async fn idle_strangers_are_few_and_are_closed_within_seconds() {
     for stranger in idle {
         stranger.await.expect("it was closed");
     }
-    assert!(begun.elapsed() < Duration::from_secs(8), "closed late");
+    assert!(begun.elapsed() < Duration::from_secs(30), "closed late");
     assert_eq!(lab.order("a", "call b hello").await, "hello");
     // Whoever was turned away before may come now.
     lab.start(Start::new("c")).await;

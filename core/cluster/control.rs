@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::outline::Outline;
 use crate::cluster::snapshot::{self, GroupPlan, GroupSpec, Snapshot};
 use crate::ids::{ClusterId, ClusterName, Epoch, Generation, GroupId, PartitionId, Revision, Version};
 use crate::partitions::record::{self, Change};
@@ -49,13 +50,13 @@ pub struct Founding {
 pub enum Command {
     /// Found the cluster. Answered by [`Outcome::Founded`], or [`Outcome::AlreadyFounded`] with the one that is.
     Found(Founding),
-    /// Put `snapshot` in force, if the version in force is still `based_on`. Answered by
+    /// Put a plan in force, if the version in force is still `based_on`. Answered by
     /// [`Outcome::Published`], or by [`Outcome::Conflict`] or [`Outcome::Invalid`], and then nothing changed.
     Publish {
         /// The version in force when the snapshot was computed; [`Version::ZERO`] before the first.
         based_on: Version,
-        /// The plan to put in force. Its version is the one after `based_on`.
-        snapshot: Arc<Snapshot>,
+        /// The plan to put in force. Its version is the one after `based_on`; which copies count stays as it is.
+        outline: Outline,
     },
     /// Change which copies of some partitions count, inside the plan in force. Each is judged by itself. Answered by
     /// [`Outcome::Stepped`].
@@ -151,7 +152,7 @@ impl ControlState {
     pub fn apply(&mut self, command: &Command) -> Outcome {
         match command {
             Command::Found(founding) => self.apply_found(founding),
-            Command::Publish { based_on, snapshot } => self.apply_publish(*based_on, snapshot),
+            Command::Publish { based_on, outline } => self.apply_publish(*based_on, outline),
             Command::Step(steps) => self.apply_steps(steps),
         }
     }
@@ -167,20 +168,19 @@ impl ControlState {
         Outcome::Founded
     }
 
-    fn apply_publish(&mut self, based_on: Version, snapshot: &Arc<Snapshot>) -> Outcome {
-        let version = self.version();
-        if based_on != version {
+    fn apply_publish(&mut self, based_on: Version, outline: &Outline) -> Outcome {
+        let (version, previous) = (self.version(), self.snapshot.as_deref());
+        // Steps that were taken since it was computed changed who counts: the same plan can be made again.
+        if based_on != version || previous.is_some_and(|previous| previous.steps != outline.steps()) {
             return Outcome::Conflict { version };
         }
-        match self.judge(snapshot) {
-            Ok(()) => {}
-            Err(Invalid::Snapshot(snapshot::Invalid::Outdated)) => {
-                return Outcome::Conflict { version };
-            }
-            Err(why) => return Outcome::Invalid(why),
+        let snapshot = outline.completed(previous);
+        if let Err(why) = self.judge(&snapshot) {
+            return Outcome::Invalid(why);
         }
-        self.snapshot = Some(Arc::clone(snapshot));
-        Outcome::Published { version: snapshot.version }
+        let version = snapshot.version;
+        self.snapshot = Some(Arc::new(snapshot));
+        Outcome::Published { version }
     }
 
     fn apply_steps(&mut self, steps: &[Step]) -> Outcome {

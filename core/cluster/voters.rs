@@ -74,6 +74,29 @@ pub fn voting(members: &[Standing], present: &Voters) -> BTreeSet<NodeName> {
     present.iter().filter(votes).map(|(_, name)| name.clone()).collect()
 }
 
+/// Whether a voter that stops in good order had better wait for a change of voters: without it the others could not decide
+/// now, and could once somebody living who does not vote yet has the seat that it gives up.
+///
+/// `joint`: a change is under way, so a majority of those who voted before it is needed too. A node that the cluster takes
+/// for one that stays is not voted out, and waits for nothing.
+pub fn waits_for_successors(
+    members: &[Standing],
+    present: &Voters,
+    leaving: &NodeName,
+    life: Life,
+    joint: bool,
+) -> bool {
+    let goes = members.iter().any(|member| member.name == *leaving && member.status != Status::Up);
+    if !goes || !(joint || present.contains_key(&life)) {
+        return false;
+    }
+    let living =
+        |member: &&Standing| member.name != *leaving && member.status == Status::Up && member.reachable;
+    let votes = |member: &Standing| present.values().any(|name| *name == member.name);
+    let (voting, others): (Vec<_>, Vec<_>) = members.iter().filter(living).partition(|member| votes(member));
+    joint || (2 * voting.len() <= present.len() && !others.is_empty())
+}
+
 /// The largest odd number up to `count`, and zero for none.
 const fn odd(count: usize) -> usize {
     if count.is_multiple_of(2) { count.saturating_sub(1) } else { count }

@@ -1,8 +1,9 @@
 //! The law of replication in a small world of delays, losses, freezes, crashes and slow disks: nothing that was promised is
 //! ever lost or undone. Each rule broken on its own is caught.
 //!
-//! The world of each broken rule is explored to its end with the law as it is; the law's own, wider worlds to a depth that
-//! `TUMEN_MODEL_DEPTH` sets. Storms go further (`replication_storm`).
+//! The world of each broken rule is explored until the rule's breach shows. With the law as it is, it and the law's own,
+//! wider worlds are explored to a depth that `TUMEN_MODEL_DEPTH` sets: by default to one at which all of them take some
+//! seconds, and to their end in `.ci/full`. Storms go further (`replication_storm`).
 
 #![allow(clippy::disallowed_methods, reason = "a test may be told by its environment how long to go on")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test says no")]
@@ -201,12 +202,12 @@ fn explored(world: World, depth: usize) -> impl Checker<World> {
     world.checker().threads(2).timeout(TIME_MAX).target_max_depth(depth).spawn_bfs().join()
 }
 
-/// How deep the law's own worlds are explored.
+/// How deep the worlds are explored with the law as it is.
 fn depth() -> usize {
-    std::env::var("TUMEN_MODEL_DEPTH").map_or(12, |n| n.parse().expect("TUMEN_MODEL_DEPTH is a number"))
+    std::env::var("TUMEN_MODEL_DEPTH").map_or(10, |n| n.parse().expect("TUMEN_MODEL_DEPTH is a number"))
 }
 
-/// Explores the whole world: the broken rule must show in one of `properties`, and the law as it is in none.
+/// Explores the world: the broken rule must show in one of `properties`, and the law as it is in none.
 fn catches(mutant: Mutant, properties: &[&str], world: World) {
     let broken = World { mutant, survivors: false, ..world.clone() };
     let broken = broken
@@ -217,7 +218,7 @@ fn catches(mutant: Mutant, properties: &[&str], world: World) {
         .spawn_bfs()
         .join();
     let found = broken.discoveries();
-    let law = explored(world, usize::MAX);
+    let law = explored(world, depth());
     let (states, steps, depth) = (law.unique_state_count(), law.state_count(), law.max_depth());
     eprintln!(
         "{mutant:?}: {} states until caught; the law: {states} states, {steps} steps, depth {depth}",

@@ -50,7 +50,8 @@ pub(super) fn run(client: &Client, json: bool) -> Result<ExitCode, Failure> {
 fn findings(cluster: &Cluster, stats: &PartitionStats, told: &Told, unready: Option<String>) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut find = |code, what, advice| found.push(Finding { code, what, advice });
-    let up = cluster.nodes.iter().filter(|node| node.state == "up");
+    // Before the first plan nobody is a member yet, and whoever is there is joining.
+    let up = cluster.nodes.iter().filter(|node| matches!(node.state.as_str(), "up" | "joining"));
     let weights: Vec<u32> = up.clone().map(|node| node.weight).filter(|weight| *weight > 0).collect();
     let nodes = u32::try_from(up.count()).unwrap_or(u32::MAX);
     if cluster.leader.is_none() {
@@ -161,6 +162,10 @@ mod tests {
         let found = findings(&cluster(&["up", "up"]), &none, &waiting, Some("no plan yet".into()));
         assert_eq!(codes(&found), ["too_few_nodes", "too_few_copies", "not_ready"]);
         assert_eq!(found[0].what, "There are no partitions: 2 nodes are up, and min_nodes is 3.");
+
+        let found = findings(&cluster(&["joining", "joining"]), &none, &waiting, None);
+        assert_eq!(found[0].what, "There are no partitions: 2 nodes are up, and min_nodes is 3.");
+        assert_eq!(found[1].what, "3 copies are wanted, and only 2 nodes can hold them.");
 
         let manual = Told { create: "manual".into(), ..told() };
         assert_eq!(codes(&findings(&cluster(&["up"; 3]), &none, &manual, None)), ["not_created"]);

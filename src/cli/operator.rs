@@ -184,7 +184,8 @@ fn status(client: &Client, json: bool) -> Result<(), Failure> {
     let Cluster { name, id, version, term, leader, mode, nodes } = &cluster;
     let served: u32 = stats.partitions_per_node.values().sum();
     let lines = [
-        ["cluster", &format!("{name} ({id}), mode {mode}")],
+        // Before the first plan it has no id to show.
+        ["cluster", &if id.is_empty() { name.clone() } else { format!("{name} ({id}), mode {mode}") }],
         ["plan", &format!("version {version}, term {term}")],
         ["leader", leader.as_deref().unwrap_or("none")],
         ["nodes", &states(nodes)],

@@ -24,7 +24,7 @@ pub enum Warning {
     },
     /// There are fewer nodes than copies wanted.
     #[error(
-        "replication {replication} needs as many nodes, and there are {nodes}: each partition has {nodes} copies"
+        "replication {replication} needs as many nodes, and there are {nodes}: until more join, each partition has only as many copies"
     )]
     CopiesExceedNodes {
         /// The copies wanted.

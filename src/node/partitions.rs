@@ -84,7 +84,11 @@ impl Partition {
         let by_id = || name.parse().ok().filter(users).map(|id| id.index);
         let index = by_name.or_else(|unknown| by_id().ok_or(unknown));
         let index = index.map_err(|unknown| Error::NotFound(unknown.to_string()))?;
-        Self::of(plan, index).ok_or_else(|| Error::NotFound(format!("there is no partition {name:?}")))
+        Self::of(plan, index).ok_or_else(|| {
+            let last = spec.partitions.saturating_sub(1);
+            let known = [0, last].map(|index| spec.partitioner.name(index, spec.partitions));
+            Error::NotFound(format!("there is no partition {name:?}: expected {} to {}", known[0], known[1]))
+        })
     }
 
     /// The one that the key belongs to.
@@ -233,7 +237,8 @@ mod tests {
         assert_eq!(on("node-9"), None);
         assert_eq!(Partition::named(&plan, "partition-1").unwrap(), all[1]);
         for unknown in ["partition-4", "partition-01", "names-1", "", "p-0-1"] {
-            assert!(matches!(Partition::named(&plan, unknown), Err(Error::NotFound(_))), "{unknown}");
+            let Err(Error::NotFound(why)) = Partition::named(&plan, unknown) else { panic!("{unknown}") };
+            assert!(why.ends_with("expected partition-0 to partition-3"), "{why}");
         }
     }
 

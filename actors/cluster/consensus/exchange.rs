@@ -240,12 +240,14 @@ mod tests {
     use tumen_core::cluster::control::Command;
     use tumen_core::cluster::lease::Release;
     use tumen_core::cluster::member::{Member, NodeInfo, Status, Zone};
+    use tumen_core::cluster::outline::Outline;
     use tumen_core::cluster::snapshot::{Assignment, GroupPlan, GroupSpec, Mode, Snapshot};
     use tumen_core::ids::{
         Boot, ClusterId, ClusterName, Epoch, Generation, GroupId, NodeBoot, PartitionId, Revision, Term,
         Version,
     };
     use tumen_core::partitioner::Partitioner;
+    use tumen_core::partitions::record::CopyId;
     use tumen_core::time::UnixMillis;
     use tumen_core::wire::CoordinatorFrame;
 
@@ -271,13 +273,28 @@ mod tests {
         Member { info, status: Status::Up }
     }
 
+    fn holders(index: u32, members: u32, copies: u32) -> impl Iterator<Item = u32> {
+        (0..copies).map(move |copy| (members - 1 + index + copy) % members)
+    }
+
+    /// Each copy with a life as long as they come.
+    fn counting(index: u32, members: u32, copies: u32) -> Vec<CopyId> {
+        let copy = |at| CopyId {
+            node: member(u64::from(at)).name().clone(),
+            life: Life(u64::MAX - u64::from(index)),
+        };
+        let mut all: Vec<CopyId> = holders(index, members, copies).map(copy).collect();
+        all.sort_unstable();
+        all
+    }
+
     fn plan(members: u32, copies: u32, epoch: u64) -> Snapshot {
         let assignment = |index: u32| Assignment {
             epoch: Epoch(epoch),
             revision: Revision::ZERO,
-            members: Vec::new(),
-            high: 0,
-            copies: (0..copies).map(|copy| (members - 1 + index + copy) % members).collect(),
+            members: counting(index, members, copies),
+            high: copies,
+            copies: holders(index, members, copies).collect(),
         };
         let spec = GroupSpec {
             partitions: PARTITIONS,
@@ -285,7 +302,7 @@ mod tests {
             strategy: "balanced".into(),
             mode: Mode::Sync,
             partitioner: Partitioner::Hash,
-            replicated: false,
+            replicated: true,
         };
         let assignments = (0..PARTITIONS).map(assignment).collect();
         let snapshot = Snapshot {
@@ -317,12 +334,12 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_plan_with_three_copies_fits_a_message() {
+    fn the_largest_plan_with_three_copies_that_count_fits_a_message() {
         // 250 nodes are more than a full mesh is meant for.
         for (members, epoch, len_max) in [(3, 1, 530 << 10), (250, 60_000, 690 << 10)] {
             let command = Command::Publish {
                 based_on: Version(u64::MAX - 1),
-                snapshot: plan(members, 3, epoch).into(),
+                outline: Outline::of(plan(members, 3, epoch)),
             };
             let len = codec::packed_len(&command);
             assert!(len <= COMMAND_LEN_MAX.min(len_max), "{members} members: {len} bytes");
@@ -339,16 +356,16 @@ mod tests {
 
     #[test]
     fn whatever_command_is_taken_is_sent() {
-        let command = Command::Publish { based_on: Version(1), snapshot: plan(1000, 4, 1).into() };
+        let command = Command::Publish { based_on: Version(1), outline: Outline::of(plan(1000, 4, 1)) };
         assert!(codec::packed_len(&command) > COMMAND_LEN_MAX, "four copies on so many nodes are refused");
         let padding = COMMAND_LEN_MAX
             - codec::packed_len(&Command::Publish {
                 based_on: Version(u64::MAX),
-                snapshot: Snapshot { members: Vec::new(), groups: Vec::new(), ..plan(1, 1, 1) }.into(),
+                outline: Outline::of(Snapshot { members: Vec::new(), groups: Vec::new(), ..plan(1, 1, 1) }),
             });
         let mut full = Snapshot { groups: Vec::new(), ..plan(1, 1, 1) };
         full.members[0].info.services.push("x".repeat(padding - 100));
-        let command = Command::Publish { based_on: Version(u64::MAX), snapshot: full.into() };
+        let command = Command::Publish { based_on: Version(u64::MAX), outline: Outline::of(full) };
         let len = codec::packed_len(&command);
         assert!((COMMAND_LEN_MAX - 200..=COMMAND_LEN_MAX).contains(&len), "{len}");
         assert!(encode(&append(command)).is_some(), "what surrounds it finds room");

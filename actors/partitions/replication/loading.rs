@@ -20,7 +20,7 @@ use super::state::{Makers, State};
 use crate::clock::{self, Clock};
 use crate::codec;
 use crate::partitions::host::Kinds;
-use crate::store::{Batch, COPIES_FILE_NAME, Previous, Space, Store, StoreError};
+use crate::store::{self, Batch, COPIES_FILE_NAME, Previous, Space, Store, StoreError};
 
 /// What [`super::Replication`] begins with.
 #[derive(Default)]
@@ -72,7 +72,7 @@ impl Copies {
             Err(panicked) => panicked.to_string(),
         };
         set_aside(data_dir, &why)?;
-        let store = Store::open_file(data_dir, COPIES_FILE_NAME, node, &clock);
+        let store = Store::open_copies(data_dir, node, &clock);
         let store = store.map_err(|error| LoadError(error.to_string()))?;
         Ok(Self { disk: Some(Disk::new(store, 0)), rebuilt: 1, ..Self::default() })
     }
@@ -86,13 +86,13 @@ pub(super) fn put_cluster(cluster: ClusterId, batch: Batch) -> Batch {
 /// Moves a file aside that is of no use, so that people can look at it.
 fn set_aside(data_dir: &Path, why: &str) -> Result<(), LoadError> {
     let file = data_dir.join(COPIES_FILE_NAME);
-    let aside = file.with_extension("damaged");
+    let aside = store::set_aside(&file)
+        .map_err(|error| LoadError(format!("{} cannot be moved aside: {error}", file.display())))?;
     tracing::warn!(
         file = %file.display(), aside = %aside.display(), %why,
         "the file with this node's copies is damaged: it is moved aside, and all of them are made anew from the others"
     );
-    std::fs::rename(&file, &aside)
-        .map_err(|error| LoadError(format!("{} cannot be moved aside: {error}", file.display())))
+    Ok(())
 }
 
 enum Trouble {
@@ -116,7 +116,7 @@ fn read(
     config: &Config,
     clock: Clock,
 ) -> Result<Copies, Trouble> {
-    let store = Store::open_file(data_dir, COPIES_FILE_NAME, node, &clock)?;
+    let store = Store::open_copies(data_dir, node, &clock)?;
     let previous = store.previous();
     if previous == Previous::RolledBack {
         tracing::warn!(

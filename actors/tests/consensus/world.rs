@@ -18,6 +18,7 @@ use tumen_actors::cluster::consensus::{
 };
 use tumen_actors::store::{Store, StoreError};
 use tumen_core::cluster::control::{Command, Founding, Outcome};
+use tumen_core::cluster::outline::Outline;
 use tumen_core::cluster::snapshot::{Assignment, GroupPlan, GroupSpec, Mode, Snapshot};
 use tumen_core::cluster::voters::Voters;
 use tumen_core::ids::{
@@ -27,7 +28,7 @@ use tumen_core::partitioner::Partitioner;
 use tumen_core::time::{Moment, UnixMillis};
 
 /// Long enough for whatever should happen, on a machine that has other things to do.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The links between all nodes.
 #[derive(Default)]
@@ -305,7 +306,7 @@ pub fn next_plan(handle: &Handle) -> Command {
         computed_at: UnixMillis(5),
         hash: 0,
     };
-    Command::Publish { based_on, snapshot: Arc::new(snapshot.sealed()) }
+    Command::Publish { based_on, outline: Outline::of(snapshot.sealed()) }
 }
 
 pub fn not_leader(result: &Result<Outcome, CommitError>) -> bool {

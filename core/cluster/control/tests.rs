@@ -76,7 +76,7 @@ fn after(previous: &Snapshot, moved: u32) -> Snapshot {
 }
 
 fn publish(based_on: u64, snapshot: Snapshot) -> Command {
-    Command::Publish { based_on: Version(based_on), snapshot: Arc::new(snapshot) }
+    Command::Publish { based_on: Version(based_on), outline: Outline::of(snapshot) }
 }
 
 fn founded() -> ControlState {
@@ -216,6 +216,58 @@ fn steps_change_who_counts_within_a_plan_and_a_plan_made_before_them_is_made_aga
     assert_eq!(state.apply(&publish(1, late)), Outcome::Conflict { version: plan.version });
     let next = Snapshot { version: now.version.next(), ..Snapshot::clone(&now) }.sealed();
     assert_eq!(state.apply(&publish(1, next)), Outcome::Published { version: now.version.next() });
+}
+
+#[test]
+fn versions_go_on_over_every_round_number_and_only_from_the_one_in_force() {
+    for last in [1_000_000, (1 << 20) - 1, 1 << 20, u64::from(u32::MAX), u64::MAX - 3] {
+        let mut state = founded();
+        state.snapshot = Some(Arc::new(Snapshot { version: Version(last), ..first(7) }.sealed()));
+        for based_on in [last, last + 1] {
+            let next = after(&state.snapshot.clone().unwrap(), 0);
+            assert_eq!(
+                state.apply(&publish(based_on, next.clone())),
+                Outcome::Published { version: Version(based_on + 1) }
+            );
+            // Sent again, it comes too late.
+            assert_eq!(
+                state.apply(&publish(based_on, next)),
+                Outcome::Conflict { version: Version(based_on + 1) }
+            );
+        }
+    }
+}
+
+#[test]
+fn a_plan_is_proposed_without_who_counts_and_keeps_it() {
+    let mut state = founded();
+    state.apply(&publish(0, first(7)));
+    let opened = |index| {
+        let partition = PartitionId { group: GroupId::Users, index };
+        Step { partition, epoch: Epoch(1), revision: Revision::ZERO, change: Change::Add(copy(0)) }
+    };
+    state.apply(&Command::Step(vec![opened(0), opened(1)]));
+    let now = state.snapshot.clone().unwrap();
+    // The first moves, so its revisions begin anew; the second does not.
+    let mut next = after(&now, 0);
+    next.groups[0].assignments[0].revision = Revision::ZERO;
+    let next = next.sealed();
+    let command = publish(1, next.clone());
+    let bytes = bincode::serialize(&command).unwrap();
+    let members = |plan: &Snapshot| plan.partitions().map(|(_, a)| a.members.len()).sum::<usize>();
+    assert_eq!(members(&next), 2);
+    assert!(bytes.len() < bincode::serialize(&next).unwrap().len(), "who counts is not sent");
+    let read: Command = bincode::deserialize(&bytes).unwrap();
+    assert_eq!(read, command);
+    assert_eq!(state.apply(&read), Outcome::Published { version: Version(2) });
+    assert_eq!(state.snapshot.as_deref(), Some(&next));
+    // A plan that would change who counts is not the one that it says to be.
+    let mut other = after(&next, 1);
+    other.groups[0].assignments[1].revision = Revision::ZERO;
+    other.groups[0].assignments[1].members = vec![copy(1)];
+    let refused = Outcome::Invalid(Invalid::Snapshot(snapshot::Invalid::Hash));
+    assert_eq!(state.apply(&publish(2, other.sealed())), refused);
+    assert_eq!(state.snapshot.as_deref(), Some(&next));
 }
 
 proptest! {

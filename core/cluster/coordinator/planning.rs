@@ -12,6 +12,7 @@ use crate::assignment::{self, Candidate, Layout, Problem, Strategy, certificate}
 use crate::cluster::control::{Command, Founding};
 use crate::cluster::lease::{Proposal, Release};
 use crate::cluster::member::{Member, NodeInfo, Status};
+use crate::cluster::outline::Outline;
 use crate::cluster::plan::{Draft, Handover, Row};
 use crate::cluster::snapshot::{Assignment, GroupPlan, GroupSpec, Snapshot};
 use crate::ids::{Epoch, GroupId, NodeBoot, NodeName, PartitionId, Revision, Term, Version};
@@ -289,7 +290,7 @@ impl Coordinator {
     pub(super) fn commit(&mut self, snapshot: Snapshot, proposal: Option<Proposal>) -> Vec<Effect> {
         self.committing = Some(((&snapshot).into(), proposal));
         let based_on = self.control.version();
-        vec![Effect::Commit(Command::Publish { based_on, snapshot: Arc::new(snapshot) })]
+        vec![Effect::Commit(Command::Publish { based_on, outline: Outline::of(snapshot) })]
     }
 
     fn strategy(&self, name: &str) -> Result<StrategyRef<'_>, AskError> {

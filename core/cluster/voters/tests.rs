@@ -99,6 +99,27 @@ fn whoever_leaves_or_stopped_is_not_picked_but_votes_until_another_can() {
 }
 
 #[test]
+fn a_voter_that_stops_waits_until_the_others_can_decide_without_it() {
+    let waits = |members: &[Standing], present: &[(u64, &str)], joint| {
+        waits_for_successors(members, &voters(present), &name("a"), Life(1), joint)
+    };
+    let leaving = with(up("a", 1), Status::Leaving);
+    let four = [leaving.clone(), up("b", 2), up("c", 3), up("d", 4)];
+    let three = [(1, "a"), (2, "b"), (3, "c")];
+    assert!(waits(&four, &[(1, "a")], false), "it is the only voter");
+    assert!(waits(&four, &[(2, "b"), (3, "c"), (4, "d")], true), "it still decides with the others");
+    assert!(!waits(&four, &[(2, "b"), (3, "c"), (4, "d")], false), "it votes no more");
+    assert!(!waits(&four, &three, false), "two of three go on");
+    let dead = |standing: Standing| with(Standing { reachable: false, ..standing }, Status::Lost);
+    let one_dead = [leaving.clone(), dead(up("b", 2)), up("c", 3), up("d", 4)];
+    assert!(waits(&one_dead, &three, false), "the fourth can take a seat");
+    assert!(!waits(&one_dead[..3], &three, false), "nobody else is left to take one");
+    assert!(!waits(&[leaving], &[(1, "a")], false), "nobody else is there");
+    let stays = [up("a", 1), up("b", 2), up("c", 3)];
+    assert!(!waits(&stays, &[(1, "a")], false), "nobody knows that it stops: nothing will change");
+}
+
+#[test]
 fn seats_are_not_added_for_the_dead() {
     // Five members want five voters, but only four of them can vote: three it stays, all of them living.
     let present = voters(&[(1, "a"), (2, "gone"), (3, "c")]);

@@ -182,7 +182,7 @@ fn written(dir: &Path) -> Saved<Bytes> {
 }
 
 fn open(dir: &Path) -> Result<Store, StoreError> {
-    Store::open_file(dir, crate::store::COPIES_FILE_NAME, &name(), &Clock::system())
+    Store::open_copies(dir, &name(), &Clock::system())
 }
 
 #[test]
