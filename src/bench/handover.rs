@@ -184,24 +184,20 @@ fn moved(before: &Seen, after: &Seen) -> Vec<usize> {
     pairs.filter(|(_, (was, is))| was.primary_node != is.primary_node).map(|(index, _)| index).collect()
 }
 
-/// How long it took from the first copy under way to the last one that counts.
+/// How long it took from the first copy under way, as far as anybody saw it, to the last one that counts.
 fn wait_for_copies(fleet: &Fleet, victim: usize, others: &[String]) -> Result<Duration, DemoError> {
     let asker = Asker::new();
-    let until = Instant::now() + COPIES_WITHIN;
-    let mut first = None;
+    let (mut begun, mut seen) = (Instant::now(), false);
+    let until = begun + COPIES_WITHIN;
     while Instant::now() < until {
         fleet.wait(LOOK_EVERY)?;
         let moving = asker.json::<Moves>(&others[0], "/moves").is_ok_and(|moves| moves.count > 0);
-        match first {
-            None if moving => first = Some(Instant::now()),
-            Some(begun) if !moving => {
-                let elapsed = begun.elapsed();
-                if asker.json::<Ready>(&fleet.nodes()[victim].http, "/ready").is_ok() {
-                    return Ok(elapsed);
-                }
-            }
-            // Where there is next to nothing to copy nobody may have seen it under way.
-            _ => {}
+        if moving && !std::mem::replace(&mut seen, true) {
+            begun = Instant::now();
+        }
+        let elapsed = begun.elapsed();
+        if !moving && asker.json::<Ready>(&fleet.nodes()[victim].http, "/ready").is_ok() {
+            return Ok(elapsed);
         }
     }
     let missing = "its copies do not all count".to_owned();

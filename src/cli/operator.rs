@@ -94,9 +94,7 @@ impl Command {
         let done = match self {
             Self::Status(_) => status(&client, ask.json),
             Self::Nodes(_) => nodes(&client, ask.json),
-            Self::Partitions { moves: true, .. } => {
-                show(&client.get("/moves")?, ask.json, |moves| handovers::moves(moves))
-            }
+            Self::Partitions { moves: true, .. } => show(&client.get("/moves")?, ask.json, handovers::moves),
             Self::Partitions { verify: true, .. } => {
                 return quiet_at_the_end(handovers::verify(&client, ask.json));
             }

@@ -18,7 +18,7 @@ use tumen_core::partitions::identity::Position;
 use super::Replication;
 use super::cell::Out;
 
-/// How long a partition's copies are waited for.
+/// How long a partition's copies are waited for whose nodes are there.
 const UP_TO_DATE_WITHIN: Duration = Duration::from_secs(30);
 /// How often they are looked at meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -98,11 +98,17 @@ impl Replication {
         loop {
             let reach = self.cell(partition)?.reach().filter(|reach| reach.fence == begun.fence)?;
             let late: Vec<_> = reach.copies.into_iter().filter(|(_, acked)| *acked < begun.end).collect();
-            if late.is_empty() || self.now() >= deadline {
+            // A node that is not there is not waited for.
+            let coming = late.iter().any(|(node, _)| self.is_there(node));
+            if !coming || self.now() >= deadline {
                 return Some(late);
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    fn is_there(&self, node: &NodeName) -> bool {
+        self.shared.transport.sessions().iter().any(|session| session.peer.node == *node)
     }
 
     /// Looks at all copies at one place. Whether one of them was beyond it.
@@ -130,6 +136,9 @@ impl Replication {
         cell.handle_wake(self.now(), &mut out);
         self.perform(&cell, out);
         let looking = nodes.iter().map(|node| async move {
+            if !self.is_there(node) {
+                return None;
+            }
             if let Some(acked) = is_late(node) {
                 return Some(Found::Behind(Position::new(at.epoch, acked)));
             }
