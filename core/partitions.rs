@@ -11,11 +11,13 @@
 //! entry       what one entry of a partition's log holds
 //! session     each request takes effect once, however often it is sent
 //! handover    how many partitions are copied at once, and how fast
+//! equality    whether the copies of a partition hold the same
 //! ledger      every request accepted ends in exactly one way
 //! invariants  the promises that must hold at every moment, looked at all the time
 //! ```
 
 pub mod entry;
+pub mod equality;
 pub mod fence;
 pub mod handover;
 pub mod identity;

@@ -5,6 +5,7 @@
 //! assign   the strategies: time, movement beside what must move, balance
 //! calls    from key and message to reply, between two processes, beside a bare RPC and plain ractor_cluster
 //! failover from a node's death to the first answer for its keys; boot, memory, elections that nobody asked for
+//! handover what moving partitions costs those who write to them, and how fast whole copies are made
 //! ```
 //!
 //! Figures of a shared machine jump: compare what stands in one run only.
@@ -12,4 +13,5 @@
 pub(crate) mod assign;
 pub(crate) mod calls;
 pub(crate) mod failover;
+pub(crate) mod handover;
 pub(crate) mod route;

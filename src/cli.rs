@@ -18,6 +18,7 @@ mod bench;
 mod client;
 mod demo;
 mod doctor;
+mod handovers;
 mod node;
 mod operator;
 mod watch;

@@ -114,6 +114,17 @@ knobs! {
         /// so that stopping and starting both fit; usually longer than `rebuild_after`, for this node said that it returns.
         plain rejoin_grace: Duration = "60s" [in "0s" to "24h"];
     }
+    "How much is copied at once" {
+        /// How many whole copies leave this node at once, and how many come to it: other nodes that want to send more wait.
+        /// Each is in memory while it is under way. Never more than its share of `handover_total` leave.
+        plain handover_max: u32 = "2" [in "1" to "64"];
+        /// How many whole copies are made at once in the cluster. Nobody counts them for all: every node lets its share of
+        /// them leave (divided by the number of members), and at least one. At least `handover_max`.
+        plain handover_total: u32 = "16" [in "1" to "4096"];
+        /// How many bytes leave this node per second for whole copies, all of them together. If missing: as many as will go.
+        /// What a new primary needs before it can serve waits for none of the three.
+        maybe handover_bytes_per_second: u64 [in "1024" to "1000000000000"];
+    }
     "How long things take" {
         /// How long a node may serve after the leader last heard of a quorum. Must exceed twice `election_timeout_max`,
         /// or a slow election pauses every node. Longer: a frozen node's partitions stay unserved for longer.

@@ -11,6 +11,7 @@
 mod answers;
 mod events;
 mod guard;
+mod handovers;
 mod kv;
 mod news;
 mod refusal;

@@ -29,6 +29,7 @@ use crate::kv::check_key;
 use crate::worker::{Message, encode};
 
 mod builder;
+mod comparing;
 mod discover;
 mod orders;
 mod partitions;
@@ -39,6 +40,7 @@ mod subscription;
 mod topic;
 
 pub use builder::{Builder, Knobs};
+pub use comparing::{Comparison, FullSync};
 pub use orders::{Created, Rebalanced};
 pub use partitions::{Partition, PartitionStats, Replicas};
 pub use reading::ReplicaRead;

@@ -345,6 +345,9 @@ fn a_wrong_method_is_told_the_right_ones() {
         ("POST", "/cluster", "GET"),
         ("PUT", "/partitions", "GET"),
         ("GET", "/partitions/rebalance", "POST"),
+        ("GET", "/partitions/full-sync", "POST"),
+        ("GET", "/partitions/partition-0/push", "POST"),
+        ("POST", "/moves", "GET"),
         ("POST", "/kv/a", "PUT"),
         ("OPTIONS", "/health", "GET"),
     ] {

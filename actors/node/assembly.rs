@@ -104,8 +104,15 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
     let hub = Hub::new(topics::Config::default(), id.clone(), transport.clone(), clock);
     let ports = Ports::default();
     let table = ReadTable::new(belief);
-    let replication =
-        Replication::new(id.node.clone(), &kinds, config, clock, gate.clone(), transport.clone(), copies);
+    let replication = Replication::new(
+        id.node.clone(),
+        &kinds,
+        (config, settings.pace),
+        clock,
+        gate.clone(),
+        transport.clone(),
+        copies,
+    );
     let router = Router::new(id.clone(), table.clone(), kinds.clone(), gate.clone(), transport.clone());
     let reads = ReplicaReads::new(replication.clone(), plans.clone(), transport.clone());
     let parts = Arc::new(Parts {

@@ -15,6 +15,7 @@ use tumen_core::ids::{GroupId, NodeName};
 
 use crate::clock::Clock;
 use crate::cluster::consensus;
+use crate::partitions::replication::Pace;
 use crate::transport::{Greet, Transport};
 
 pub use crate::cluster::membership::Discover;
@@ -61,6 +62,8 @@ pub struct Settings {
     pub rejoin_grace: Duration,
     /// How long a stop may take before it is cut short.
     pub stop_within: Duration,
+    /// How many copies are made at once, and how fast.
+    pub pace: Pace,
     /// The user's own strategies.
     pub strategies: MakeStrategies,
     /// Time.

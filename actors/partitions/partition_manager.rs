@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tumen_core::cluster::lease::Release;
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::ids::{Epoch, NodeBoot, PartitionId, Version};
@@ -29,12 +29,24 @@ use super::replication::Replication;
 
 /// How long a worker that was told to stop may take to end its present message, before it is cut off.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
+/// How long workers may take for their last words before a planned move, the message that they are in the middle of
+/// included. More than [`HAND_OVER_WITHIN`](super::partition_worker::HAND_OVER_WITHIN).
+const LAST_WORD_WITHIN: Duration = Duration::from_secs(1);
 /// The first wait before a failed worker is started again; it doubles up to [`RESTART_WAIT_MAX`].
 const RESTART_WAIT: Duration = Duration::from_millis(20);
 /// The longest wait before a failed worker is started again.
 const RESTART_WAIT_MAX: Duration = Duration::from_secs(10);
 /// A worker that ran for so long before it failed begins again with the shortest wait.
 const RAN_WELL: Duration = Duration::from_secs(30);
+
+/// Why something is to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// The leader asks for it back: until it is released, this node may still write.
+    Asked,
+    /// A plan, or the cluster that was left, took it away.
+    Taken,
+}
 
 /// What the manager reports to whoever keeps the lease. Called on the manager's own time: be quick.
 pub trait Reports: Send + Sync + 'static {
@@ -171,11 +183,12 @@ impl PartitionManager {
         myself: &ActorRef<PartitionManagerMsg>,
         state: &mut PartitionManagerState,
         effects: Vec<Effect>,
+        why: Why,
     ) {
         let mut releases = Vec::new();
         for effect in effects {
             match effect {
-                Effect::Stop { partition, epoch } => self.stop(myself, state, partition, epoch),
+                Effect::Stop { partition, epoch } => self.stop(myself, state, partition, epoch, why),
                 Effect::Start { partition, epoch } => self.start(myself, state, partition, epoch),
                 Effect::Release { partition, epoch } => releases.push(Release { partition, epoch }),
             }
@@ -244,6 +257,7 @@ impl PartitionManager {
         state: &mut PartitionManagerState,
         partition: PartitionId,
         epoch: Epoch,
+        why: Why,
     ) {
         // Nothing leaves from here on, whatever the worker is in the middle of.
         let seat = self.table.close(partition, epoch);
@@ -259,6 +273,9 @@ impl PartitionManager {
         tally.handle_handover_begun(epoch);
         tokio::spawn(async move {
             if let Some(seat) = seat {
+                if why == Why::Asked {
+                    hand_over(&seat).await;
+                }
                 end_workers(&seat).await;
             }
             // What was taken surely holds, and was answered, before another node goes on.
@@ -327,6 +344,22 @@ impl PartitionManager {
     }
 }
 
+/// Has a seat's workers say their last words, all at once. One that hangs is cut off soon after.
+async fn hand_over(seat: &Seat) {
+    let said = seat.workers().iter().map(|worker| {
+        let (done, said) = oneshot::channel();
+        // One that just stopped has nothing to say.
+        drop(worker.actor().cast(PartitionWorkerMsg::HandOver(done)));
+        said
+    });
+    let all = futures_util::future::join_all(said);
+    if tokio::time::timeout(LAST_WORD_WITHIN, all).await.is_err() {
+        for worker in seat.workers() {
+            worker.actor().kill();
+        }
+    }
+}
+
 /// Ends a seat's workers: each may finish its present message, and is cut off if it takes too long.
 async fn end_workers(seat: &Seat) {
     for worker in seat.workers() {
@@ -374,25 +407,25 @@ impl Actor for PartitionManager {
                 if state.plan.as_ref().is_none_or(|known| known.version < plan.version) {
                     state.plan = Some(Arc::clone(&plan));
                 }
-                self.run(&myself, state, effects);
+                self.run(&myself, state, effects, Why::Taken);
                 self.reports.acted_on(&plan);
             }
             PartitionManagerMsg::Left => {
                 self.replication.handle_left();
                 let effects = state.law.handle_left();
                 state.plan = None;
-                self.run(&myself, state, effects);
+                self.run(&myself, state, effects, Why::Taken);
             }
             PartitionManagerMsg::AskRelease(releases) => {
                 let effects = releases.into_iter().flat_map(|Release { partition, epoch }| {
                     state.law.handle_release_asked(partition, epoch)
                 });
                 let effects = effects.collect();
-                self.run(&myself, state, effects);
+                self.run(&myself, state, effects, Why::Asked);
             }
             PartitionManagerMsg::Stopped { partition, epoch } => {
                 let effects = state.law.handle_stopped(partition, epoch);
-                self.run(&myself, state, effects);
+                self.run(&myself, state, effects, Why::Taken);
             }
             PartitionManagerMsg::Restart { partition, epoch } => {
                 let wanted = state.law.serves(partition, epoch);

@@ -7,9 +7,11 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tumen_core::Moment;
 use tumen_core::ids::{Kind, PartitionId};
@@ -26,6 +28,10 @@ use super::machine::Journal;
 use super::read_table::Seat;
 use super::replication::{Handling, Led, Replication};
 
+/// How long a worker's last word before a planned move may take: it is part of the pause in which nobody serves. Less
+/// than half of what a leader waits for a release (2 s), so that the rest has its time too.
+pub const HAND_OVER_WITHIN: Duration = Duration::from_millis(750);
+
 /// What a worker's mailbox takes.
 #[derive(Debug)]
 pub enum PartitionWorkerMsg {
@@ -33,6 +39,9 @@ pub enum PartitionWorkerMsg {
     Deliver(Vec<Delivery>),
     /// The seat that the worker answers from. The first message of all.
     Sit(Arc<Seat>),
+    /// The partition is about to move to another node, as planned. Answered, by whatever is dropped or sent, once the
+    /// worker had its last word.
+    HandOver(oneshot::Sender<()>),
 }
 
 impl ractor::Message for PartitionWorkerMsg {}
@@ -74,6 +83,21 @@ impl PartitionWorker {
     /// The name that its actor is known by in logs.
     pub fn label(kind: &Kind, partition: PartitionId) -> String {
         format!("{kind}/{partition}")
+    }
+
+    /// Has the worker say its last word, and logs what it commits. Whatever becomes of it, the partition moves.
+    async fn hand_over(&self, state: &mut PartitionWorkerState) -> Result<(), String> {
+        let hook = AssertUnwindSafe(state.host.hand_over()).catch_unwind();
+        let ended = tokio::time::timeout(HAND_OVER_WITHIN, hook).await;
+        let changes = state.host.journal().map(Journal::take).unwrap_or_default();
+        if let Some(led) = state.led.as_ref().filter(|_| !changes.is_empty()) {
+            led.log(changes).map_err(|why| format!("what it committed at the end is not logged: {why}"))?;
+        }
+        match ended {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(panic)) => Err(format!("it panicked at the end: {}", panic_text(&*panic))),
+            Err(_) => Err(format!("it did not come to an end within {HAND_OVER_WITHIN:?}")),
+        }
     }
 
     async fn handle_delivery(
@@ -228,6 +252,13 @@ impl Actor for PartitionWorker {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             PartitionWorkerMsg::Sit(seat) => state.seat = Some(seat),
+            PartitionWorkerMsg::HandOver(done) => {
+                if let Err(why) = self.hand_over(state).await {
+                    tracing::warn!(kind = %self.hosted.kind, %why, "a worker was handed over all the same");
+                }
+                // Whoever waits may have given up.
+                let _: Result<(), ()> = done.send(());
+            }
             PartitionWorkerMsg::Deliver(batch) => {
                 // The first message of all was the seat.
                 let Some(seat) = &state.seat else {

@@ -10,9 +10,11 @@
 //! to their lives.
 
 mod answers;
+mod asks;
 mod belonging;
 mod cell;
 mod disk;
+mod equality;
 mod frames;
 mod held;
 mod keeping;
@@ -21,16 +23,17 @@ mod loading;
 mod records;
 mod snapshots;
 mod state;
+mod transfers;
 mod worker;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 use tumen_core::cluster::control::Step;
 use tumen_core::cluster::member;
@@ -43,11 +46,14 @@ use tumen_core::partitions::replication::{Config, Phase};
 use tumen_core::partitions::request::{Failure, MessageId, Reply};
 use tumen_core::time::Moment;
 
+use self::asks::Answering;
 use self::cell::{Cell, Heard, Out};
 use self::disk::Disk;
 use self::lane::Lane;
 pub use self::loading::{Copies, LoadError};
 use self::state::Makers;
+use self::transfers::Transfers;
+pub use self::transfers::{News, Pace};
 pub use self::worker::{Handling, Led};
 use super::gate::Gate;
 use super::host::Kinds;
@@ -93,6 +99,14 @@ struct Shared {
     lanes: Mutex<BTreeMap<NodeName, Arc<Lane>>>,
     steps: Mutex<BTreeMap<PartitionId, Step>>,
     stepped: Notify,
+    /// States on their way.
+    transfers: Transfers,
+    /// Turns of states that new primaries ask for, which wait for no others.
+    urgent: Arc<Semaphore>,
+    /// Held by whoever compares copies.
+    comparing: tokio::sync::Mutex<()>,
+    /// How many do, or wait for it.
+    reports: AtomicU32,
     stopping: CancellationToken,
 }
 
@@ -127,13 +141,15 @@ impl Replication {
     pub fn new(
         me: NodeName,
         kinds: &Kinds,
-        config: Config,
+        (config, pace): (Config, Pace),
         clock: Clock,
         gate: Gate,
         transport: Transport,
         copies: Copies,
     ) -> Self {
         let Copies { disk, cells, cluster, rebuilt } = copies;
+        let transfers = Transfers::new(clock.now(), me.clone(), pace);
+        let urgent = Arc::new(Semaphore::new(pace.limits.from_node_max.max(1) as usize));
         let shared = Shared {
             me,
             clock,
@@ -151,12 +167,17 @@ impl Replication {
             lanes: Mutex::default(),
             steps: Mutex::default(),
             stepped: Notify::new(),
+            transfers,
+            urgent,
+            comparing: tokio::sync::Mutex::default(),
+            reports: AtomicU32::new(0),
             stopping: CancellationToken::new(),
         };
         let replication = Self { shared: Arc::new(shared) };
         let transport = &replication.shared.transport;
         transport.serve(Service::Replication, Arc::new(replication.clone()));
         transport.serve_bulk(Service::Handover, Arc::new(replication.clone()));
+        transport.serve(Service::Handover, Arc::new(Answering::new(replication.clone())));
         replication
     }
 
@@ -240,6 +261,9 @@ impl Replication {
             cell.handle_plan(now, wanted, gone, &mut out);
             self.perform(&cell, out);
         }
+        let nodes = u32::try_from(plan.members.len()).unwrap_or(u32::MAX);
+        self.begin_transfers(self.shared.transfers.handle_members(now, nodes));
+        self.forget_transfers();
         self.handle_modes(plan);
         unneeded.retain(|partition| self.cell(*partition).is_some());
         *self.shared.unneeded.lock().unwrap_or_else(PoisonError::into_inner) = unneeded;
@@ -347,6 +371,11 @@ impl Replication {
         }
     }
 
+    /// What becomes of states on their way from this node and to it, from now on.
+    pub fn transfers(&self) -> broadcast::Receiver<News> {
+        self.shared.transfers.news()
+    }
+
     /// Does what followed from something that happened to a copy.
     fn perform(&self, cell: &Arc<Cell>, out: Out) {
         let Out { sends, snapshots, steps, ready, replies, woken, writes, writes_state, answers } = out;
@@ -421,6 +450,7 @@ impl Replication {
             }
             self.forget_unneeded();
             if expires {
+                self.forget_transfers();
                 expired = now;
             }
         }

@@ -9,6 +9,8 @@
 //! [`Handovers`] says which copies may run, [`Bucket`] how many bytes may leave now. Both are plain numbers: the same
 //! questions at the same moments have the same answers.
 
+pub mod asks;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -26,6 +28,16 @@ pub struct Limits {
     pub to_node_max: u32,
     /// Copies in the whole cluster. Default 16; at least 1.
     pub total_max: u32,
+}
+
+impl Limits {
+    /// The limits of one node among so many. Nobody counts the copies of the whole cluster: each node takes its share of
+    /// `total_max`, and at least one, so that together they keep to it as long as there are no more nodes than that.
+    #[must_use]
+    pub fn share_of(self, nodes: u32) -> Self {
+        let share = (self.total_max / nodes.max(1)).max(1);
+        Self { from_node_max: self.from_node_max.min(share), ..self }
+    }
 }
 
 impl Default for Limits {
@@ -137,6 +149,11 @@ impl Handovers {
     pub fn handle_limits(&mut self, now: Moment, limits: Limits) -> Vec<Handover> {
         self.limits = Self::new(limits).limits;
         self.start(now)
+    }
+
+    /// Whether this copy runs.
+    pub fn is_running(&self, handover: &Handover) -> bool {
+        self.running.contains_key(handover)
     }
 
     /// How many copies run.

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
-use crate::bench::{assign, calls, failover, route};
+use crate::bench::{assign, calls, failover, handover, route};
 use crate::config::Value;
 
 /// What `tumen bench` is told.
@@ -27,6 +27,12 @@ pub(super) struct BenchArgs {
     /// For `calls`: worker threads of each process. Default: half of the cores, for two processes are at work.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_024))]
     pub(super) threads: Option<u32>,
+    /// For `handover`: how many partitions there are.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(3..=4_096))]
+    pub(super) partitions: u32,
+    /// For `handover`: how many MB each of them holds. Three times the product is in memory.
+    #[arg(long, value_name = "MB", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(super) partition_mb: u32,
 }
 
 /// What a child process of `bench calls` is told.
@@ -55,6 +61,8 @@ pub(super) enum Bench {
     Calls,
     /// From a node's death to the first answer for each of its keys; boot, memory, elections.
     Failover,
+    /// Write pauses while primaries move, and how fast whole copies are made beside a bare socket.
+    Handover,
 }
 
 /// Runs one benchmark. `allocations` tells how often the present thread has allocated.
@@ -98,6 +106,16 @@ pub(super) fn run_bench(args: &BenchArgs, allocations: fn() -> u64) -> ExitCode 
                 ExitCode::FAILURE
             }
         },
+        Bench::Handover => {
+            let partition_bytes = u64::from(args.partition_mb) << 20;
+            match handover::measure(handover::Size { partitions: args.partitions, partition_bytes }) {
+                Ok(figures) => tell(args.json, &figures, || moves(&figures)),
+                Err(error) => {
+                    super::complain(&error.to_string());
+                    ExitCode::FAILURE
+                }
+            }
+        }
     }
 }
 
@@ -183,6 +201,26 @@ fn outages(figures: &failover::Figures) -> String {
         figures.load_seconds,
         figures.load_requests,
         figures.load_failed
+    )
+}
+
+fn moves(figures: &handover::Figures) -> String {
+    format!(
+        "{} primaries moved; writes paused for {:.1} ms (median), {:.1} ms (p99), {:.1} ms (longest); where nothing moves p99 is {:.1} ms\nwhole copies: {:.0} MB/s beside {:.0} MB/s of a bare socket ({:.3} of it), {:.0} ms for {} partitions of {:.1} MB\n{} nodes, {} writes, {} failed",
+        figures.moves,
+        figures.pause_p50_ms,
+        figures.pause_p99_ms,
+        figures.pause_worst_ms,
+        figures.quiet_p99_ms,
+        figures.bytes_per_s / 1e6,
+        figures.raw_bytes_per_s / 1e6,
+        figures.ratio,
+        figures.copies_ms,
+        figures.partitions,
+        figures.partition_mb,
+        figures.nodes,
+        figures.writes,
+        figures.writes_failed
     )
 }
 

@@ -8,7 +8,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::client::{Answer, Ask, Client, Failure, encoded};
-use super::{doctor, say, watch};
+use super::{doctor, handovers, say, watch};
 use crate::http::shapes::{
     Cluster, Drain, Draining, Node, Partition, PartitionStats, Partitions, Plan, Ready, Rebalanced,
 };
@@ -25,6 +25,13 @@ pub(super) enum Command {
         /// Only those of which this node holds a copy.
         #[arg(long, value_name = "NAME")]
         node: Option<String>,
+        /// Instead: the whole copies that are being made, and those that wait for their turn.
+        #[arg(long, conflicts_with = "node")]
+        moves: bool,
+        /// Instead: bring every copy up to date and compare them all. Exit code 1 if one was not found equal. It may take
+        /// longer than --timeout: give it more where there is much to copy.
+        #[arg(long, conflicts_with_all = ["node", "moves"])]
+        verify: bool,
         #[command(flatten)]
         ask: Ask,
     },
@@ -87,6 +94,10 @@ impl Command {
         let done = match self {
             Self::Status(_) => status(&client, ask.json),
             Self::Nodes(_) => nodes(&client, ask.json),
+            Self::Partitions { moves: true, .. } => show(&client.get("/moves")?, ask.json, handovers::moves),
+            Self::Partitions { verify: true, .. } => {
+                return quiet_at_the_end(handovers::verify(&client, ask.json));
+            }
             Self::Partitions { node, .. } => partitions(&client, ask.json, node.as_deref()),
             Self::Stats(_) => show(&client.get("/partitions/stats")?, ask.json, stats_table),
             Self::Route { key, .. } => {
@@ -134,7 +145,11 @@ fn quiet_at_the_end(done: Result<ExitCode, Failure>) -> Result<ExitCode, Failure
 }
 
 /// Shows an answer: for programs as the node wrote it.
-fn show<T>(answer: &Answer<T>, json: bool, for_people: impl FnOnce(&T) -> String) -> Result<(), Failure> {
+pub(super) fn show<T>(
+    answer: &Answer<T>,
+    json: bool,
+    for_people: impl FnOnce(&T) -> String,
+) -> Result<(), Failure> {
     let shown = if json { answer.raw.trim_end().to_owned() } else { for_people(&answer.value) };
     Ok(say(shown)?)
 }

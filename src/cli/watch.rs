@@ -73,6 +73,13 @@ fn sentence(event: &Event) -> String {
             let (from, to) = (node(from), node(to));
             format!("partition moved   {partition} from {from} to {to} (epoch {epoch}, version {version})")
         }
+        Event::HandoverStarted { partition, from, to, bytes } => {
+            format!("handover started  {partition} from {from} to {to} ({bytes} bytes)")
+        }
+        Event::HandoverFinished { partition, from, to, bytes, took_ms, failed } => {
+            let how = failed.as_ref().map_or_else(String::new, |why| format!(": it failed, {why}"));
+            format!("handover finished {partition} from {from} to {to} ({bytes} bytes in {took_ms} ms){how}")
+        }
         Event::Leader { leader, term } => format!("leader            {} in term {term}", node(leader)),
         Event::Missed { count } => format!("missed            {count} events: this listener was too slow"),
     }

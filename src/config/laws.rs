@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use tumen_actors::partitions::replication::Pace;
 use tumen_core::cluster::coordinator::{self, WindowConfig};
 use tumen_core::cluster::snapshot::GroupSpec;
 use tumen_core::cluster::{lease, membership};
+use tumen_core::partitions::handover::Limits;
 
 use super::Config;
 
@@ -39,6 +41,13 @@ impl Config {
             lease: self.lease(),
             ..unsaid
         }
+    }
+
+    /// How much is copied at once, and how fast.
+    pub fn pace(&self) -> Pace {
+        let at_once = self.handover_max;
+        let limits = Limits { from_node_max: at_once, to_node_max: at_once, total_max: self.handover_total };
+        Pace { limits, bytes_per_second: self.handover_bytes_per_second }
     }
 
     /// How long leases last.

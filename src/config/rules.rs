@@ -236,6 +236,8 @@ impl Check {
         self.must(c, probe >= twice(c.probe_rtt), "probe_interval", "must be at least twice", "probe_rtt");
         self.must(c, c.suspicion >= probe, "suspicion", "must be at least", "probe_interval");
         self.must(c, c.suspicion >= news, "suspicion", "must be at least three times", "gossip_interval");
+        let (node, all) = (c.handover_max, c.handover_total);
+        self.must(c, all >= node, "handover_total", "must be at least", "handover_max");
         let (first, busy, most) = (c.join_window, c.join_window_busy, c.join_window_max);
         self.must(c, busy >= first, "join_window_busy", "must be at least", "join_window");
         self.must(c, most >= busy, "join_window_max", "must be at least", "join_window_busy");

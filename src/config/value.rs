@@ -134,6 +134,31 @@ impl Value for u32 {
     }
 }
 
+impl Value for u64 {
+    const SHAPE: &'static str = "NUMBER";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        if !digits {
+            return Err("is no whole number".into());
+        }
+        text.parse().map_err(|_| "is too large a number".into())
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+
+    fn json(&self) -> Json {
+        Json::from(*self)
+    }
+
+    fn within(&self, low: &str, high: &str) -> bool {
+        let bound = |text| <Self as Value>::parse(text).expect("the bounds in the table are numbers");
+        (bound(low)..=bound(high)).contains(self)
+    }
+}
+
 /// Implements [`Value`] for a type by its `FromStr` and its `Display`.
 macro_rules! text_values {
     ($($type:ty, $shape:literal;)*) => {$(

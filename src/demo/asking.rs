@@ -61,6 +61,18 @@ impl Asker {
         serde_json::from_str(&body).map_err(|error| format!("{url}: {error}"))
     }
 
+    /// `POST path`, with nothing to say beside it.
+    ///
+    /// # Errors
+    /// Why it was not carried out, for people.
+    pub(crate) fn order(&self, node: &str, path: &str) -> Result<(), String> {
+        let url = format!("http://{node}{path}");
+        let mut response = self.agent.post(&url).send_empty().map_err(|error| format!("{url}: {error}"))?;
+        let (status, body) = (response.status(), response.body_mut().read_to_string());
+        let body = body.map_err(|error| format!("{url}: {error}"))?;
+        if status.is_success() { Ok(()) } else { Err(format!("{url}: {status} {body}")) }
+    }
+
     /// Reads a key. That there is nothing under it is an answer too.
     pub(crate) fn get(&self, node: &str, key: &str) -> Answer {
         match self.agent.get(format!("http://{node}/kv/{key}")).call() {

@@ -15,10 +15,13 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tumen_actors::node::Event as NodeEvent;
+use tumen_actors::partitions::replication::News as TransferNews;
 use tumen_core::cluster::member::Member;
 use tumen_core::cluster::snapshot::Snapshot;
+use tumen_core::partitions::handover::Handover;
 use tumen_core::{NodeBoot, NodeName, Term};
 
+use super::handovers;
 use super::shapes::Event;
 use crate::node::{Node, Partition};
 
@@ -56,13 +59,22 @@ impl News {
     /// The news of a node, until it stops.
     pub(super) fn follow(node: &Node, stopping: CancellationToken) -> Self {
         let (news, node, mut events) = (Self::new(), node.clone(), node.runtime().events());
+        let mut transfers = node.runtime().replication().transfers();
         let writer = news.clone();
         tokio::spawn(stopping.run_until_cancelled_owned(async move {
             if let Some(plan) = node.snapshot() {
                 writer.handle_plan(plan);
             }
             loop {
-                match events.recv().await {
+                let event = tokio::select! {
+                    event = events.recv() => event,
+                    transfer = transfers.recv() => {
+                        // Those that were missed are shown by what follows them.
+                        transfer.into_iter().for_each(|news| writer.handle_transfer(&node, news));
+                        continue;
+                    }
+                };
+                match event {
                     Ok(NodeEvent::Plan { plan, .. }) => writer.handle_plan(plan),
                     Ok(NodeEvent::Leader { leader, term }) => writer.handle_leader(leader, term),
                     Ok(_) => {}
@@ -98,6 +110,26 @@ impl News {
         told.leader = Some((leader.clone(), term));
         let event = Event::Leader { leader: leader.map(|name| name.to_string()), term: term.0 };
         self.tell(told, vec![event], KEPT_MIN);
+    }
+
+    fn handle_transfer(&self, node: &Node, news: TransferNews) {
+        let plan = node.snapshot();
+        let of = |handover: Handover| {
+            let name = handovers::name_of(plan.as_deref(), handover.partition);
+            (name, handover.from.to_string(), handover.to.to_string())
+        };
+        let event = match news {
+            TransferNews::Started { handover, bytes } => {
+                let (partition, from, to) = of(handover);
+                Event::HandoverStarted { partition, from, to, bytes }
+            }
+            TransferNews::Finished { handover, bytes, took, failed } => {
+                let (partition, from, to) = of(handover);
+                let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+                Event::HandoverFinished { partition, from, to, bytes, took_ms, failed }
+            }
+        };
+        self.tell(self.told(), vec![event], KEPT_MIN);
     }
 
     fn tell(&self, mut told: MutexGuard<'_, Told>, events: Vec<Event>, kept_max: usize) {

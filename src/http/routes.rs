@@ -17,6 +17,7 @@ use tumen_core::{NodeName, Term};
 use super::answers::{self, Known, by_contents, by_plan, count};
 use super::events::{self, LISTENERS_MAX};
 use super::guard::{Guard, guard};
+use super::handovers;
 use super::kv;
 use super::news::News;
 use super::refusal::Refusal;
@@ -57,6 +58,9 @@ pub(super) fn routes(node: Node, news: News, stopping: CancellationToken) -> Rou
         .route("/partitions/stats", get(stats))
         .route("/partitions/key", get(partition_for_key))
         .route("/partitions/rebalance", post(rebalance))
+        .route("/partitions/full-sync", post(handovers::full_sync))
+        .route("/partitions/{id}/push", post(handovers::push))
+        .route("/moves", get(handovers::moves))
         .route("/partitions/{id}", get(partition))
         .route("/nodes/{name}/partitions", get(partitions_for_node))
         .route("/nodes/{name}/drain", post(drain))
@@ -213,7 +217,7 @@ fn no_member(name: &str) -> Refusal {
     Error::NotFound(format!("no member is named {name:?}")).into()
 }
 
-fn no_plan() -> Refusal {
+pub(super) fn no_plan() -> Refusal {
     Error::Route(tumen_core::partitions::routing::RouteError::NoPlan).into()
 }
 

@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 /// at rest nothing is open.
 pub use tumen_core::partitions::ledger::Ledger;
 
+/// How a copy compares with its primary's.
+pub use tumen_core::partitions::equality::Verdict;
+
 /// One partition: `GET /partitions/{id}`, `GET /partitions/key?key=K`, and an element of [`Partitions`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Partition {
@@ -174,6 +177,84 @@ pub struct Draining {
     pub version: u64,
 }
 
+/// `GET /moves`: the whole copies that are being made in the cluster, and those that wait for their turn.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moves {
+    /// By partition.
+    pub moves: Vec<Copying>,
+    /// How many there are in the list.
+    pub count: usize,
+    /// Members that did not say what they copy.
+    pub unreachable: Vec<String>,
+}
+
+/// One whole copy that is being made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copying {
+    /// The partition's id.
+    pub partition: String,
+    /// Who sends it.
+    pub from: String,
+    /// Who is to have it.
+    pub to: String,
+    /// `waiting` for its turn, or `copying`.
+    pub state: String,
+    /// Bytes that have been sent.
+    pub bytes_done: u64,
+    /// Bytes in all; `null` while it waits.
+    pub bytes_total: Option<u64>,
+    /// Milliseconds since it was asked for.
+    pub age_ms: u64,
+}
+
+/// The answer to `POST /partitions/full-sync`, and to `POST /partitions/{id}/push` for one partition: every copy was brought
+/// up to date, and compared with its primary's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FullSync {
+    /// Whether every copy was compared and holds the same.
+    pub equal: bool,
+    /// Whether a copy holds something else than the primary at the same position: one of them is wrong.
+    pub differs: bool,
+    /// By partition; one that nobody serves is missing.
+    pub partitions: Vec<Compared>,
+    /// Members that did not answer: what they lead was not looked at.
+    pub unreachable: Vec<String>,
+}
+
+/// One partition of [`FullSync`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compared {
+    /// Its id.
+    pub id: String,
+    /// Who leads it, and compared.
+    pub primary_node: String,
+    /// Where in its log all copies were looked at: the epoch.
+    pub epoch: u64,
+    /// The same: the sequence.
+    pub sequence: u64,
+    /// XXH3-64 of the primary's state there, 16 hexadecimal digits; `null` if it could not be taken.
+    pub hash: Option<String>,
+    /// Whether every copy was compared and holds the same.
+    pub equal: bool,
+    /// The other copies, by node.
+    pub copies: Vec<ComparedCopy>,
+}
+
+/// One copy of [`Compared`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComparedCopy {
+    /// Whose.
+    pub node: String,
+    /// `equal`, `differs`, `behind` (not there in time, which says nothing of what it holds), `missing` or `unreachable`.
+    pub state: Verdict,
+    /// How far it is: the epoch; `null` if that is not known.
+    pub epoch: Option<u64>,
+    /// The same: the sequence.
+    pub sequence: Option<u64>,
+    /// The hash of its state, if it was taken.
+    pub hash: Option<String>,
+}
+
 /// `GET /health`: the process is there. It says nothing about the cluster; see [`Ready`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
@@ -268,6 +349,32 @@ pub enum Event {
         /// The plan that moved it.
         version: u64,
     },
+    /// A whole copy begins to leave the answering node, or to come to it.
+    HandoverStarted {
+        /// The partition's id.
+        partition: String,
+        /// Who sends it.
+        from: String,
+        /// Who is to have it.
+        to: String,
+        /// Its length in bytes.
+        bytes: u64,
+    },
+    /// It is over. Where it failed it is tried again for as long as it is wanted.
+    HandoverFinished {
+        /// The partition's id.
+        partition: String,
+        /// Who sent it.
+        from: String,
+        /// Who was to have it.
+        to: String,
+        /// How many bytes were sent, or came.
+        bytes: u64,
+        /// How many milliseconds it took.
+        took_ms: u64,
+        /// Why it came to nothing; `null` if it is there.
+        failed: Option<String>,
+    },
     /// There is another leader.
     Leader {
         /// Its name; `null` while there is none.
@@ -290,6 +397,8 @@ impl Event {
             Self::NodeDown { .. } => "node_down",
             Self::Snapshot { .. } => "snapshot",
             Self::PartitionMoved { .. } => "partition_moved",
+            Self::HandoverStarted { .. } => "handover_started",
+            Self::HandoverFinished { .. } => "handover_finished",
             Self::Leader { .. } => "leader",
             Self::Missed { .. } => "missed",
         }

@@ -63,6 +63,7 @@ pub(super) fn settings(
         data_dir: config.data_dir.clone(),
         rejoin_grace: config.rejoin_grace,
         stop_within: config.stop_deadline,
+        pace: config.pace(),
         strategies: Arc::new(move || {
             strategies.iter().map(|own| Box::new(Shared(Arc::clone(own))) as Box<dyn Strategy>).collect()
         }),

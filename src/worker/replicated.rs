@@ -66,6 +66,9 @@ pub trait Replicated: Worker + Default + Serialize + DeserializeOwned + Sync {
 
     /// The state as bytes, for a copy that begins. Default: as serde writes it.
     ///
+    /// Equal states should be written the same, whichever copy writes: copies are compared by the hash of these bytes
+    /// ([`Node::full_sync`](crate::Node::full_sync)). What is kept in a `BTreeMap` is, what is kept in a `HashMap` is not.
+    ///
     /// # Errors
     /// What cannot be written. The copies that there are go on; no new one can be made.
     fn snapshot(&self) -> Result<Bytes> {
@@ -100,8 +103,10 @@ pub trait Replicated: Worker + Default + Serialize + DeserializeOwned + Sync {
         async { Ok(()) }
     }
 
-    /// The partition moves to another node, as planned; this is the last thing that happens here. What it commits goes
-    /// along.
+    /// The partition moves to another node, as planned, or this one stops in good order; nothing is handled here any more.
+    /// What it commits goes along. Nobody serves the partition meanwhile, so it is given 750 ms, after which it is dropped
+    /// where it waits; what it committed until then goes along all the same. Not called where the node dies, or a plan takes
+    /// the partition away after its lease ran out.
     fn on_handover(&mut self, cx: &mut Context<Self>) -> impl Future<Output = ()> + Send {
         let _ = cx;
         async {}

@@ -9,6 +9,7 @@
 //! All of it is behind one lock, which nobody holds while waiting for anything. What is to be done outside gathers in
 //! [`Out`], and is done after.
 
+mod holding;
 mod inner;
 mod leading;
 mod saving;
@@ -30,6 +31,7 @@ use tumen_core::partitions::session::desk::Desk;
 use tumen_core::partitions::session::{Limits, Sessions};
 use tumen_core::time::Moment;
 
+use self::holding::Hold;
 use super::answers::Slot;
 use super::held::{Held, HeldReplies};
 use super::keeping::Keeping;
@@ -93,6 +95,8 @@ struct Inner {
     counts: Option<Life>,
     /// Why the state is of no use, if it is not.
     broken: Option<Broken>,
+    /// Where the state stops, if it is to be looked at.
+    hold: Option<Hold>,
 }
 
 enum Role {
@@ -155,7 +159,8 @@ impl Cell {
     ) -> Self {
         let (applied, role) = (state.applied(), Role::Copy(Box::new(copy)));
         let state = Arc::new(Mutex::new(state));
-        let inner = Inner { role, state, applied, keeping, config, makers, counts: None, broken: None };
+        let inner =
+            Inner { role, state, applied, keeping, config, makers, counts: None, broken: None, hold: None };
         Self { partition, inner: Mutex::new(inner), standing: watch::Sender::default() }
     }
 
@@ -298,10 +303,12 @@ impl Cell {
         })
     }
 
-    /// A snapshot that was sent to this node came to nothing.
-    pub(super) fn handle_snapshot_failed(&self, now: Moment, node: &NodeName, out: &mut Out) {
+    /// A snapshot that was to be sent to this node, under this fence, came to nothing.
+    pub(super) fn handle_snapshot_failed(&self, now: Moment, fence: &Fence, node: &NodeName, out: &mut Out) {
         self.with(out, |inner, effects, _| {
-            if let Role::Primary(lead) = &mut inner.role {
+            if let Role::Primary(lead) = &mut inner.role
+                && lead.law.fence() == fence
+            {
                 effects.extend(lead.law.handle_snapshot_failed(now, node));
             }
         });
@@ -338,6 +345,7 @@ impl Cell {
     /// Some time has passed.
     pub(super) fn handle_wake(&self, now: Moment, out: &mut Out) {
         self.with(out, |inner, effects, _| {
+            inner.hold.take_if(|hold| hold.expires <= now);
             if let Role::Primary(lead) = &mut inner.role {
                 effects.extend(lead.law.handle_wake(now));
                 let nodes: Vec<NodeName> = lead.law.progress().map(|(node, _)| node.clone()).collect();
@@ -426,6 +434,12 @@ impl Cell {
                 inner.copy().heard().map_or(Heard::Never, |at| Heard::At(at.min(now)))
             }
             Role::Changing => Heard::Never,
+        };
+        // What is held for a look may lag behind since then.
+        let heard = match (inner.hold, heard) {
+            (Some(hold), Heard::Leads) => Heard::At(hold.since),
+            (Some(hold), Heard::At(at)) => Heard::At(at.min(hold.since)),
+            (_, heard) => heard,
         };
         if let Some(why) = &inner.broken {
             return (Err(Failure::WorkerFailed(why.to_string())), inner.applied, heard);

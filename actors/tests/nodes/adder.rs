@@ -12,6 +12,11 @@ use tumen_actors::partitions::{Begin, Host, Hosted, Kinds, Place};
 use tumen_core::ids::Kind;
 use tumen_core::partitions::request::{Failure, MessageId, Reply};
 
+/// What is added by a primary that is about to hand over.
+pub const HANDED_OVER: &str = "handed over";
+/// Where this was added, handing over never ends.
+pub const HANGS: &str = "hangs at the end";
+
 /// How often each name was added.
 type Counts = BTreeMap<String, u64>;
 
@@ -124,5 +129,14 @@ impl Host for Primary {
 
     fn journal(&mut self) -> Option<&mut Journal> {
         Some(&mut self.journal)
+    }
+
+    fn hand_over(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.add(&Bytes::from_static(HANDED_OVER.as_bytes()));
+            if self.adder.0.contains_key(HANGS) {
+                std::future::pending::<()>().await;
+            }
+        })
     }
 }

@@ -13,6 +13,7 @@ use futures_util::future::BoxFuture;
 use tumen_actors::clock::Clock;
 use tumen_actors::cluster::consensus;
 use tumen_actors::node::{Runtime, Settings};
+use tumen_actors::partitions::replication::Pace;
 use tumen_actors::partitions::router::CallOptions;
 use tumen_actors::partitions::{Begin, Host, Hosted, Kinds, Place};
 use tumen_actors::transport::simulated::World;
@@ -87,6 +88,7 @@ pub fn settings(world: &World, n: usize, seeds: &[usize], min_nodes: usize) -> S
         data_dir: None,
         rejoin_grace: Duration::from_secs(60),
         stop_within: Duration::from_secs(5),
+        pace: Pace::default(),
         strategies: Arc::new(Vec::new),
         clock: Clock::tokio(),
         connect: Box::new(move |greet| {
@@ -132,10 +134,15 @@ pub async fn start_replicated(
     mode: Mode,
 ) -> Runtime {
     let mut settings = settings(world, n, seeds, min_nodes);
+    replicate(&mut settings, mode);
+    Runtime::start(settings, adder::kinds()).await.expect("valid")
+}
+
+/// Three copies of each partition.
+pub fn replicate(settings: &mut Settings, mode: Mode) {
     for (_, spec) in &mut settings.groups {
         (spec.replication, spec.mode, spec.replicated) = (3, mode, true);
     }
-    Runtime::start(settings, adder::kinds()).await.expect("valid")
 }
 
 /// Waits until something is so; a minute of virtual time is plenty.

@@ -79,6 +79,14 @@ fn people_see_how_far_it_is() {
 }
 
 #[test]
+fn nodes_share_out_what_the_cluster_may_do_at_once() {
+    let limits = Limits { from_node_max: 4, to_node_max: 4, total_max: 12 };
+    let from = |nodes| limits.share_of(nodes).from_node_max;
+    assert_eq!([0, 1, 3, 4, 5, 12, 13, 200].map(from), [4, 4, 4, 3, 2, 1, 1, 1]);
+    assert_eq!(limits.share_of(100).to_node_max, 4, "who receives is counted where it receives");
+}
+
+#[test]
 fn a_bucket_says_when_to_come_back_and_means_it() {
     let mut bucket = Bucket::new(at(0), Some(1000), 100);
     assert_eq!(bucket.take(at(0), 80), Allowance::Now(80));

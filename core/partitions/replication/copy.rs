@@ -216,6 +216,11 @@ impl<E: Payload> LocalCopy<E> {
         }
     }
 
+    /// Whether a snapshot that is announced would be looked at: it is meant for this life, and nobody newer was here.
+    pub fn would_look_at(&self, header: &SnapshotHeader) -> bool {
+        header.to == self.id.life && !self.sealed.supersedes(&header.fence)
+    }
+
     /// All bytes of a snapshot have come. Says whether they are the copy's state from now on, and what to answer: they
     /// have to be kept no later than with the write that the answer waits for.
     pub fn handle_snapshot(&mut self, header: SnapshotHeader) -> (bool, Answer<E>) {
@@ -533,9 +538,12 @@ impl<E> LocalCopy<E> {
         self.heard
     }
 
-    /// Whether a snapshot is due.
-    pub const fn wants_snapshot(&self, config: &Config) -> bool {
-        self.mark.saturating_sub(self.snapshot.sequence) >= config.snapshot_every_entries
+    /// Whether a snapshot is due: so many entries surely hold since the last one, or the log weighs twice what is kept of it
+    /// and a good part of that is new. (A part, so that cutting it is no work that grows with what waits for other copies.)
+    pub fn wants_snapshot(&self, config: &Config) -> bool {
+        let new = self.mark.saturating_sub(self.snapshot.sequence);
+        let heavy = self.log.weight() >= 2 * KEEP_LEN_MAX && new > 0 && 4 * new >= self.log.len() as u64;
+        new >= config.snapshot_every_entries || heavy
     }
 
     /// Up to which sequence the copy may be counted on: what it has, on disk where that is promised.
@@ -626,6 +634,22 @@ mod tests {
         copy.set_acks(Acks::AfterDisk);
         copy.handle_written(relaxed.ticket);
         assert_eq!((copy.acks(), write(&mut copy).acks), (Acks::AfterDisk, Acks::AfterDisk));
+    }
+
+    #[test]
+    fn a_log_of_large_entries_is_cut_early() {
+        let mut copy = new(Acks::WithoutDisk);
+        let due = |copy: &LocalCopy<Bytes>| copy.wants_snapshot(&Config::default());
+        for _ in 0..7 {
+            append(&mut copy, 1 << 20);
+        }
+        assert!(!due(&copy));
+        append(&mut copy, 1 << 20);
+        assert!(due(&copy));
+        assert!(copy.handle_snapshot_saved(copy.last(), 4096));
+        assert!(!due(&copy));
+        append(&mut copy, 6 << 20);
+        assert!(due(&copy), "one of three entries, and most of the bytes");
     }
 
     #[test]

@@ -59,30 +59,13 @@ pub(super) struct Log<E> {
     /// The last entry that was cut off. [`Position::ZERO`]: none was.
     start: Position,
     entries: VecDeque<Entry<E>>,
+    /// What all entries weigh.
+    weight: usize,
 }
 
 impl<E> Log<E> {
     pub(super) const fn new(start: Position) -> Self {
-        Self { start, entries: VecDeque::new() }
-    }
-
-    pub(super) fn push(&mut self, entry: Entry<E>) {
-        self.entries.push_back(entry);
-    }
-
-    /// Cuts off what stands behind `sequence`.
-    pub(super) fn truncate_after(&mut self, sequence: u64) {
-        let kept = sequence.saturating_sub(self.start.sequence);
-        self.entries.truncate(usize::try_from(kept).unwrap_or(usize::MAX));
-    }
-
-    /// Forgets what stands up to `sequence`, as far as it is here.
-    pub(super) fn trim_to(&mut self, sequence: u64) {
-        while self.start.sequence < sequence
-            && let Some(entry) = self.entries.pop_front()
-        {
-            self.start = Position::new(entry.epoch, self.start.sequence + 1);
-        }
+        Self { start, entries: VecDeque::new(), weight: 0 }
     }
 
     /// Where it was cut.
@@ -118,6 +101,11 @@ impl<E> Log<E> {
         self.position_at(position.sequence) == Some(position)
     }
 
+    /// What all entries weigh, in bytes on the wire, about.
+    pub(super) const fn weight(&self) -> usize {
+        self.weight
+    }
+
     /// How many entries are there.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
@@ -129,6 +117,32 @@ impl<E> Log<E> {
 }
 
 impl<E: Payload> Log<E> {
+    pub(super) fn push(&mut self, entry: Entry<E>) {
+        self.weight += entry.weight();
+        self.entries.push_back(entry);
+    }
+
+    /// Cuts off what stands behind `sequence`.
+    pub(super) fn truncate_after(&mut self, sequence: u64) {
+        let kept = sequence.saturating_sub(self.start.sequence);
+        let kept = usize::try_from(kept).unwrap_or(usize::MAX);
+        while self.entries.len() > kept
+            && let Some(entry) = self.entries.pop_back()
+        {
+            self.weight -= entry.weight();
+        }
+    }
+
+    /// Forgets what stands up to `sequence`, as far as it is here.
+    pub(super) fn trim_to(&mut self, sequence: u64) {
+        while self.start.sequence < sequence
+            && let Some(entry) = self.entries.pop_front()
+        {
+            self.weight -= entry.weight();
+            self.start = Position::new(entry.epoch, self.start.sequence + 1);
+        }
+    }
+
     /// Behind which sequence the entries up to `position` have at most so many bytes.
     pub(super) fn reach_back(&self, position: Position, bytes_max: usize) -> u64 {
         let len = position.sequence.saturating_sub(self.start.sequence);

@@ -336,6 +336,13 @@ impl<E: Payload> Primary<E> {
         effects
     }
 
+    /// Whether a snapshot is to go, or is on its way, to the copy on this node: a sender that waited for its turn asks once
+    /// more.
+    pub fn sends_snapshot_to(&self, node: &NodeName) -> bool {
+        let sends = |peer: &Peer| peer.node == *node && matches!(peer.stage, Stage::Snapshot(_));
+        !self.is_over() && self.peers.iter().any(sends)
+    }
+
     /// What has to go to disk of the own copy, if anything has: all appends since the last time as one.
     pub fn take_write(&mut self) -> Option<Write<E>> {
         self.own.take_write()

@@ -135,6 +135,43 @@ fn an_error_says_whether_anything_changed() {
 }
 
 #[test]
+fn copies_that_are_made_and_compared() {
+    let copying = Copying {
+        partition: "partition-3".into(),
+        from: "node-1".into(),
+        to: "node-2".into(),
+        state: "copying".into(),
+        bytes_done: 10,
+        bytes_total: Some(40),
+        age_ms: 7,
+    };
+    golden(
+        &Moves { moves: vec![copying], count: 1, unreachable: vec!["node-3".into()] },
+        r#"{"moves":[{"partition":"partition-3","from":"node-1","to":"node-2","state":"copying","bytes_done":10,"bytes_total":40,"age_ms":7}],"count":1,"unreachable":["node-3"]}"#,
+    );
+    let copy = ComparedCopy {
+        node: "node-2".into(),
+        state: Verdict::Unreachable,
+        epoch: None,
+        sequence: None,
+        hash: None,
+    };
+    let one = Compared {
+        id: "partition-3".into(),
+        primary_node: "node-1".into(),
+        epoch: 2,
+        sequence: 17,
+        hash: Some("00000000000000ff".into()),
+        equal: false,
+        copies: vec![copy],
+    };
+    golden(
+        &FullSync { equal: false, differs: false, partitions: vec![one], unreachable: vec![] },
+        r#"{"equal":false,"differs":false,"partitions":[{"id":"partition-3","primary_node":"node-1","epoch":2,"sequence":17,"hash":"00000000000000ff","equal":false,"copies":[{"node":"node-2","state":"unreachable","epoch":null,"sequence":null,"hash":null}]}],"unreachable":[]}"#,
+    );
+}
+
+#[test]
 fn events_carry_their_name_twice() {
     let all = [
         (
@@ -158,6 +195,26 @@ fn events_carry_their_name_twice() {
                 version: 2,
             },
             r#"{"event":"partition_moved","partition":"partition-0","from":null,"to":"node-1","epoch":1,"version":2}"#,
+        ),
+        (
+            Event::HandoverStarted {
+                partition: "partition-0".into(),
+                from: "node-1".into(),
+                to: "node-2".into(),
+                bytes: 5,
+            },
+            r#"{"event":"handover_started","partition":"partition-0","from":"node-1","to":"node-2","bytes":5}"#,
+        ),
+        (
+            Event::HandoverFinished {
+                partition: "partition-0".into(),
+                from: "node-1".into(),
+                to: "node-2".into(),
+                bytes: 5,
+                took_ms: 7,
+                failed: None,
+            },
+            r#"{"event":"handover_finished","partition":"partition-0","from":"node-1","to":"node-2","bytes":5,"took_ms":7,"failed":null}"#,
         ),
         (Event::Leader { leader: None, term: 4 }, r#"{"event":"leader","leader":null,"term":4}"#),
         (Event::Missed { count: 9 }, r#"{"event":"missed","count":9}"#),

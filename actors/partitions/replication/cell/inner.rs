@@ -128,7 +128,8 @@ impl Inner {
             Role::Primary(lead) => lead.law.copy(),
             Role::Changing => return,
         };
-        let mark = copy.mark_position().sequence;
+        let held = self.hold.map_or(u64::MAX, |hold| hold.until);
+        let mark = copy.mark_position().sequence.min(held);
         if self.applied.sequence >= mark {
             return;
         }
