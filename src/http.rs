@@ -12,6 +12,7 @@ mod answers;
 mod events;
 mod guard;
 mod kv;
+mod metrics;
 mod news;
 mod refusal;
 mod routes;

@@ -61,14 +61,15 @@ pub mod worker;
 
 pub use error::{Error, Result};
 pub use node::{
-    AssignmentsUpdated, Builder, Created, Heard, Node, Partition, PartitionStats, Rebalanced, ReplicaRead,
-    Replicas, Subscription, Topic, TopicSubscription,
+    AssignmentsUpdated, Builder, Created, Heard, Node, Partition, PartitionStats, Placed, Rebalanced,
+    ReplicaRead, Replicas, Subscription, Topic, TopicSubscription,
 };
 pub use tumen_actors::partitions::router::{CallOptions, IdempotencyKey};
 pub use tumen_core::assignment;
 pub use tumen_core::cluster::coordinator::{CrashProof, Create, Rebalance};
 pub use tumen_core::cluster::snapshot::{Mode, Snapshot};
 pub use tumen_core::partitioner::Partitioner;
+pub use tumen_core::partitions::invariants::{Report as InvariantReport, Violation};
 pub use tumen_core::partitions::ledger::Ledger;
 pub use tumen_core::partitions::request::Failure;
 pub use tumen_core::{Epoch, NodeName, PartitionId, Version};

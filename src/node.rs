@@ -41,7 +41,7 @@ mod topic;
 pub use builder::{Builder, Knobs};
 pub use orders::{Created, Rebalanced};
 pub use partitions::{Partition, PartitionStats, Replicas};
-pub use reading::ReplicaRead;
+pub use reading::{Placed, ReplicaRead};
 pub use subscription::{AssignmentsUpdated, News, Subscription};
 pub use topic::{Heard, TOPIC_NAME_LEN_MAX, Topic, TopicSubscription};
 

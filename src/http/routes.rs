@@ -18,6 +18,7 @@ use super::answers::{self, Known, by_contents, by_plan, count};
 use super::events::{self, LISTENERS_MAX};
 use super::guard::{Guard, guard};
 use super::kv;
+use super::metrics;
 use super::news::News;
 use super::refusal::Refusal;
 use super::shapes;
@@ -61,6 +62,8 @@ pub(super) fn routes(node: Node, news: News, stopping: CancellationToken) -> Rou
         .route("/nodes/{name}/partitions", get(partitions_for_node))
         .route("/nodes/{name}/drain", post(drain))
         .route("/ledger", get(ledger))
+        .route("/invariants", get(invariants))
+        .route("/metrics", get(metrics::metrics))
         .route("/events", get(events::events))
         .route("/kv", kv())
         .route("/kv/", kv())
@@ -119,6 +122,10 @@ async fn plan(
 
 async fn ledger(State(app): State<App>) -> Json<shapes::Ledger> {
     Json(app.node.ledger())
+}
+
+async fn invariants(State(app): State<App>) -> Json<shapes::Invariants> {
+    Json(app.node.invariants())
 }
 
 async fn partitions(State(app): State<App>, headers: HeaderMap) -> Response {

@@ -13,6 +13,10 @@ use serde::{Deserialize, Serialize};
 /// at rest nothing is open.
 pub use tumen_core::partitions::ledger::Ledger;
 
+/// `GET /invariants`: what the answering node saw, since it was started, of the promises that must hold at every moment.
+/// `violations` is 0, or there is a fault in tumen; each promise is named, and the first violations are told in words.
+pub use tumen_core::partitions::invariants::Report as Invariants;
+
 /// One partition: `GET /partitions/{id}`, `GET /partitions/key?key=K`, and an element of [`Partitions`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Partition {

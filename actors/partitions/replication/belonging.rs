@@ -58,6 +58,8 @@ impl Replication {
     fn forget(&self, partition: PartitionId) {
         let mut cells = self.shared.cells.write().unwrap_or_else(PoisonError::into_inner);
         let Some(cell) = cells.remove(&partition) else { return };
+        let (mode, phases) = cell.take_count();
+        self.keep_count(mode, &phases);
         cell.end_writes();
         if let Some(disk) = &self.shared.disk {
             // Before anybody can make another one.

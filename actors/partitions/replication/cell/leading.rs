@@ -82,6 +82,7 @@ impl Cell {
     ) -> Result<(), Box<(Delivery, Failure)>> {
         self.with(out, |inner, effects, _| {
             let changed = !changes.is_empty();
+            inner.now = now;
             let lead = match inner.serving_mut(fence) {
                 Ok(lead) => lead,
                 Err(why) => return Err(Box::new((delivery, why))),
@@ -96,8 +97,9 @@ impl Cell {
                     Some(identity) => Entry::Record { identity, changes, reply: reply.clone() },
                     None => Entry::Changes(changes),
                 };
-                if let Err(why) = lead.append(fence, &entry) {
-                    return Err(Box::new((delivery, why)));
+                match lead.append(fence, &entry) {
+                    Ok(position) => lead.note_appended(now, position),
+                    Err(why) => return Err(Box::new((delivery, why))),
                 }
                 effects.extend(lead.law.handle_appended(now));
                 if let Some(identity) = &identity {
@@ -106,7 +108,7 @@ impl Cell {
             } else if let Some(identity) = &identity {
                 lead.desk.handle_unchanged(lead.law.copy().last(), identity, &reply);
             }
-            let rests_on = lead.law.copy().last().sequence;
+            let rests_on = lead.law.copy().last();
             lead.held.push(Held { rests_on, delivery, reply, changed: logged || stepped });
             Ok(())
         })
@@ -165,7 +167,7 @@ impl Cell {
             if changed {
                 effects.extend(lead.law.handle_appended(now));
             }
-            let rests_on = lead.law.copy().last().sequence;
+            let rests_on = lead.law.copy().last();
             lead.held.push(Held { rests_on, delivery, reply: encode(position), changed });
         });
     }
@@ -214,6 +216,13 @@ impl Cell {
 }
 
 impl Lead {
+    /// An entry's way through the phases begins.
+    fn note_appended(&mut self, now: Moment, position: Position) {
+        if let Some(reached) = &mut self.reached {
+            reached.handle_appended(now, position.sequence);
+        }
+    }
+
     /// Appends an entry, and has the requests that were carried out know of it.
     fn append(&mut self, fence: &Fence, entry: &Entry) -> Result<Position, Failure> {
         if self.is_closed {
