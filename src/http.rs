@@ -19,6 +19,7 @@ mod routes;
 mod server;
 pub mod shapes;
 mod socket;
+mod state;
 #[cfg(test)]
 pub(crate) mod testing;
 

@@ -194,6 +194,27 @@ impl Router {
         self.carry_out(Call { target: Target::Partition(partition), message, body, options, place: None })
     }
 
+    /// The same of the worker of a partition.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub fn call_partition_placed<'a>(
+        &'a self,
+        partition: PartitionId,
+        message: MessageId,
+        body: Bytes,
+        options: CallOptions,
+        place: &'a Mutex<Position>,
+    ) -> impl Future<Output = Reply> + Send + use<'a> {
+        self.carry_out(Call {
+            target: Target::Partition(partition),
+            message,
+            body,
+            options,
+            place: Some(place),
+        })
+    }
+
     /// Carries a call out. Its future is kept small, which is why it is no `async fn` (one would keep its arguments twice)
     /// and why what is rare has a place of its own: a thousand calls under way are to fit into a core's cache.
     #[expect(clippy::manual_async_fn, reason = "see above: it makes the future smaller")]

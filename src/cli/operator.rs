@@ -8,7 +8,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::client::{Answer, Ask, Client, Failure, encoded};
-use super::{doctor, say, watch};
+use super::{doctor, say, state, watch};
 use crate::http::shapes::{
     Cluster, Drain, Draining, Invariants, Node, Partition, PartitionStats, Partitions, Plan, Ready,
     Rebalanced,
@@ -69,6 +69,9 @@ pub(super) enum Command {
         #[command(flatten)]
         ask: Ask,
     },
+    /// Carry the cluster's state away as a file, or put one into it.
+    #[command(subcommand)]
+    State(state::Command),
     /// Look for what is wrong, and say what to do. Exit code 1 if anything was found.
     Doctor(AskOnly),
 }
@@ -104,6 +107,7 @@ impl Command {
                 let answer = client.post(&path, &Drain { leave: *leave })?;
                 show(&answer, ask.json, |draining| drained(draining, node, *leave))
             }
+            Self::State(command) => command.run(&client),
             Self::Watch { count, .. } => return quiet_at_the_end(watch::run(&client, ask.json, *count)),
             Self::Doctor(_) => return quiet_at_the_end(doctor::run(&client, ask.json)),
         };
@@ -122,6 +126,7 @@ impl Command {
             | Self::Plan { ask, .. }
             | Self::Drain { ask, .. }
             | Self::Watch { ask, .. } => ask,
+            Self::State(command) => command.ask(),
         }
     }
 }

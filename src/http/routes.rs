@@ -22,6 +22,7 @@ use super::metrics;
 use super::news::News;
 use super::refusal::Refusal;
 use super::shapes;
+use super::state;
 use crate::error::Error;
 use crate::node::{Node, Partition, PartitionStats};
 
@@ -64,6 +65,8 @@ pub(super) fn routes(node: Node, news: News, stopping: CancellationToken) -> Rou
         .route("/ledger", get(ledger))
         .route("/invariants", get(invariants))
         .route("/metrics", get(metrics::metrics))
+        .route("/state", get(state::state).post(state::import))
+        .route("/state/kv/{partition}", get(state::page))
         .route("/events", get(events::events))
         .route("/kv", kv())
         .route("/kv/", kv())

@@ -4,8 +4,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tumen_core::Epoch;
 use tumen_core::partitions::identity::Position;
+use tumen_core::{Epoch, PartitionId};
 
 use super::{CallOptions, Node, allowing, envelope, opened};
 use crate::error::Result;
@@ -56,6 +56,26 @@ impl Node {
         let place = Mutex::new(Position::ZERO);
         let options = allowing::<M>(options);
         let reply = self.runtime().router().call_placed(key, id, body, options, &place).await;
+        let Position { epoch, sequence } = *place.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Placed { value: opened::<M>(reply)?, epoch, sequence })
+    }
+
+    /// The same of the worker of one partition: see [`Node::call_partition`].
+    ///
+    /// # Errors
+    /// As [`Node::call`]; a partition that does not exist is [`Error::NotFound`](crate::Error::NotFound).
+    pub async fn call_partition_placed<M: Message>(
+        &self,
+        partition: PartitionId,
+        message: M,
+        options: CallOptions,
+    ) -> Result<Placed<M::Reply>> {
+        self.check_partition(partition)?;
+        let (id, body) = envelope(&message)?;
+        drop(message);
+        let place = Mutex::new(Position::ZERO);
+        let options = allowing::<M>(options);
+        let reply = self.runtime().router().call_partition_placed(partition, id, body, options, &place).await;
         let Position { epoch, sequence } = *place.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Placed { value: opened::<M>(reply)?, epoch, sequence })
     }
