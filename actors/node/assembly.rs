@@ -82,6 +82,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         info: info.clone(),
         cluster: settings.cluster.clone(),
         groups: settings.groups.clone(),
+        modes: kinds.modes(),
         lease: settings.coordinator.lease,
         plans: plans.clone(),
         gate: gate.clone(),

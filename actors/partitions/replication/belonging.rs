@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
-use tumen_core::cluster::snapshot::Snapshot;
+use tumen_core::cluster::snapshot::{Mode, Snapshot};
 use tumen_core::ids::{GroupId, PartitionId};
 use tumen_core::partitions::replication::Acks;
 
@@ -17,7 +17,8 @@ impl Replication {
             return Acks::WithoutDisk;
         }
         let modes = self.shared.modes.read().unwrap_or_else(PoisonError::into_inner);
-        modes.get(&group).map_or(Acks::AfterDisk, |mode| cell::acks_of(*mode))
+        let of_log = |mode: &Mode| cell::acks_of(self.shared.makers.mode_of_log(*mode));
+        modes.get(&group).map_or(Acks::AfterDisk, of_log)
     }
 
     /// Whether the copies that were read back are of the cluster that this node is in.

@@ -119,6 +119,8 @@ enum Role {
 
 struct Lead {
     law: Primary<Bytes>,
+    /// The group's. A kind may have another one, and the log is as sure as any of them wants it.
+    mode: Mode,
     /// Since it is open: which requests were carried out, up to the log's end.
     sessions: Option<Sessions>,
     desk: Desk,
@@ -367,7 +369,7 @@ impl Cell {
         // A primary keeps to the mode that it began its epoch with.
         self.with(out, |inner, _, out| {
             if matches!(inner.role, Role::Copy(_)) {
-                inner.set_mode(mode, out);
+                inner.set_mode(inner.makers.mode_of_log(mode), out);
             }
         });
     }
@@ -402,7 +404,7 @@ impl Cell {
                 return;
             }
             inner.step_down();
-            inner.set_mode(mode, out);
+            inner.set_mode(inner.makers.mode_of_log(mode), out);
             let Role::Copy(copy) = std::mem::replace(&mut inner.role, Role::Changing) else { return };
             let (law, more) = Primary::new(now, inner.config.clone(), fence, *copy, record, wanted, gone);
             let (desk, held) = (Desk::new(Limits::default()), HeldReplies::default());
@@ -411,6 +413,7 @@ impl Cell {
                 sessions: None,
                 desk,
                 held,
+                mode,
                 reached: None,
                 is_closed: inner.keeping.as_ref().is_some_and(Keeping::is_over),
                 waits: Vec::new(),
