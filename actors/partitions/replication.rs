@@ -12,6 +12,7 @@
 mod answers;
 mod belonging;
 mod cell;
+pub mod compress;
 mod disk;
 mod frames;
 mod held;
@@ -45,6 +46,7 @@ use tumen_core::partitions::request::{Failure, MessageId, Reply};
 use tumen_core::time::Moment;
 
 use self::cell::{Cell, Heard, Out};
+use self::compress::{Packed, Packing};
 use self::disk::Disk;
 use self::lane::Lane;
 pub use self::loading::{Copies, LoadError};
@@ -98,6 +100,7 @@ struct Shared {
     /// What copies that are no more here have counted, and those that promise something else now.
     counted: Mutex<BTreeMap<Mode, Phases>>,
     took: [Meter; MODES.len()],
+    packed: Packed,
     lanes: Mutex<BTreeMap<NodeName, Arc<Lane>>>,
     steps: Mutex<BTreeMap<PartitionId, Step>>,
     stepped: Notify,
@@ -161,6 +164,7 @@ impl Replication {
             rebuilt,
             counted: Mutex::default(),
             took: Default::default(),
+            packed: Packed::default(),
             lanes: Mutex::default(),
             steps: Mutex::default(),
             stepped: Notify::new(),
@@ -374,6 +378,11 @@ impl Replication {
             figures.took = meter.read();
         }
         figures
+    }
+
+    /// How many bytes the states had that were sent from here, and how many were sent for them.
+    pub fn packing(&self) -> Packing {
+        self.shared.packed.read()
     }
 
     /// Does what followed from something that happened to a copy.

@@ -180,10 +180,32 @@ fn put_copies(page: &mut Page, node: &Node) {
         page.family(name, Kind::Gauge, help);
         figures.iter().for_each(|(mode, one)| page.sample(&[("mode", mode)], value(one)));
     }
+    let packing = replication.packing();
+    page.counter("tumen_states_sent_total", "Whole states that this node sent to copies.", packing.states);
+    page.family(
+        "tumen_state_bytes_total",
+        Kind::Counter,
+        "Bytes of these states, and bytes that were sent for them.",
+    );
+    page.sample(&[("form", "plain")], packing.plain);
+    page.sample(&[("form", "sent")], packing.sent);
+    page.family(
+        "tumen_state_compression_ratio",
+        Kind::Gauge,
+        "Bytes of states for each byte sent, since the start.",
+    );
+    page.sample(&[], ratio(packing.plain, packing.sent));
     let help = "Copies that the disk had lost when the node started.";
     page.gauge("tumen_copies_rebuilt", help, status.copies_rebuilt);
     let failed = u64::from(status.disk_failed.is_some());
     page.gauge("tumen_disk_failed", "1 if nothing is written to disk any more.", failed);
+}
+
+/// One number for each of another, in thousandths.
+fn ratio(plain: u64, sent: u64) -> String {
+    let thousandths = u128::from(plain) * 1000 / u128::from(sent.max(1));
+    let thousandths = if sent == 0 { 1000 } else { thousandths };
+    format!("{}.{:03}", thousandths / 1000, thousandths % 1000)
 }
 
 fn len(count: usize) -> u64 {
@@ -283,6 +305,7 @@ mod tests {
             # HELP b How long.\n# TYPE b histogram\nb_bucket{mode=\"sync\",le=\"+Inf\"} 1\n\
             b_sum{mode=\"a\\\"b\\\\c\\nd\"} 1.05\n";
         assert_eq!(page.text, expected);
+        assert_eq!([ratio(0, 0), ratio(7, 2), ratio(1, 3)], ["1.000", "3.500", "0.333"]);
         let shown = [0, 50, 1_000_000, 1_000_001].map(|us| Seconds(us).to_string());
         assert_eq!(shown, ["0", "0.00005", "1", "1.000001"]);
     }

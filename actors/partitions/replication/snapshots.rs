@@ -16,12 +16,14 @@ use tumen_core::partitions::replication::wire::{Reply as CopyReply, SnapshotHead
 use super::Replication;
 use super::answers::Slot;
 use super::cell::{Cell, Out};
+use super::compress;
 use super::state::Broken;
 use crate::codec::{self, STATE_LEN_MAX};
 use crate::transport::{BulkStream, CHUNK_LEN_MAX, LaneError, ServeBulk, Service};
 
-/// What stands before a state's first byte: where it belongs, and how many bytes follow.
-type Head = (SnapshotHeader, u64);
+/// What stands before a state's first byte: where it belongs, how many bytes follow, and, if they are packed, how many the
+/// state has.
+type Head = (SnapshotHeader, u64, Option<u64>);
 
 impl Replication {
     /// A copy's whole state, and its position. The copy's log goes on meanwhile.
@@ -71,9 +73,10 @@ impl Replication {
         &self,
         to: &NodeName,
         header: SnapshotHeader,
-        mut bytes: Bytes,
+        bytes: Bytes,
     ) -> Result<Option<CopyReply<Bytes>>, LaneError> {
-        let head: Head = (header, bytes.len() as u64);
+        let (mut bytes, unpacked) = compress::pack(bytes, &self.shared.packed).await;
+        let head: Head = (header, bytes.len() as u64, unpacked);
         let mut sink = self.shared.transport.open_bulk(to, Service::Handover, codec::encode(&head)).await?;
         while !bytes.is_empty() {
             sink.send(bytes.split_to(bytes.len().min(CHUNK_LEN_MAX))).await?;
@@ -84,7 +87,7 @@ impl Replication {
 
     /// Takes in a whole state, and answers its sender.
     async fn receive(&self, mut stream: BulkStream) -> Result<(), String> {
-        let (header, len): Head =
+        let (header, len, unpacked): Head =
             codec::decode(stream.header(), CHUNK_LEN_MAX).map_err(|error| error.to_string())?;
         if len > STATE_LEN_MAX as u64 {
             return Err(format!("{len} bytes are announced; {STATE_LEN_MAX} are the most"));
@@ -100,7 +103,8 @@ impl Replication {
         if bytes.len() as u64 != len {
             return Err(format!("{} of {len} bytes came", bytes.len()));
         }
-        let answer = self.take_in(header, bytes.freeze()).await?;
+        let state = compress::unpack(bytes.freeze(), unpacked).await?;
+        let answer = self.take_in(header, state).await?;
         let mut reply = BytesMut::new();
         codec::encode_body_into(&answer, &mut reply).map_err(|error| error.to_string())?;
         stream.answer(reply.freeze());
