@@ -23,6 +23,7 @@ mod stepping;
 mod stopping;
 mod supervision;
 mod surroundings;
+mod watching;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -35,6 +36,7 @@ use tumen_core::cluster::member::NodeInfo;
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::cluster::voters;
 use tumen_core::ids::{NodeBoot, NodeName, Term};
+use tumen_core::partitions::invariants::Report;
 use tumen_core::partitions::ledger::Ledger;
 
 pub use self::asking::AskFailure;
@@ -183,6 +185,11 @@ impl Runtime {
     /// What became of the requests that came to this node's partitions since it was started.
     pub fn ledger(&self) -> Ledger {
         self.parts.table.books().ledger()
+    }
+
+    /// What this node saw of the promises that must hold at every moment, since it was started.
+    pub fn invariants(&self) -> Report {
+        self.parts.witness.report()
     }
 
     /// Whether this node may answer.

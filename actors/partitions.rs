@@ -20,6 +20,7 @@ pub mod read_table;
 pub mod replica_reads;
 pub mod replication;
 pub mod router;
+pub mod witness;
 
 pub use belief::Belief;
 pub use books::Books;
@@ -31,3 +32,4 @@ pub use read_table::ReadTable;
 pub use replica_reads::{ReplicaReads, ReplicaReply};
 pub use replication::Replication;
 pub use router::Router;
+pub use witness::Witness;

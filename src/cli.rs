@@ -21,6 +21,7 @@ mod doctor;
 mod handovers;
 mod node;
 mod operator;
+mod state;
 mod watch;
 
 /// Horde/OTP for Rust: an actor-cluster runtime that keeps a cluster's partitions, singletons and names alive.

@@ -13,12 +13,14 @@ mod events;
 mod guard;
 mod handovers;
 mod kv;
+mod metrics;
 mod news;
 mod refusal;
 mod routes;
 mod server;
 pub mod shapes;
 mod socket;
+mod state;
 #[cfg(test)]
 pub(crate) mod testing;
 

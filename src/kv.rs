@@ -9,6 +9,7 @@
 //! A node hosts it if its builder says [`kv()`](crate::Builder::kv); the command `tumen node` does.
 
 use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,8 @@ use crate::worker::{Context, Handle, Handlers, Message, Query, Replicated, Worke
 pub const VALUE_LEN_MAX: usize = 4 << 20;
 /// The longest content type, in bytes.
 pub const CONTENT_TYPE_LEN_MAX: usize = 256;
+/// About how many bytes of keys and values one [`Page`] has at most, if it has more than one key.
+pub const PAGE_LEN_MAX: usize = 1 << 20;
 /// What a value is where nobody said what it is.
 pub const CONTENT_TYPE_DEFAULT: &str = "application/octet-stream";
 
@@ -107,6 +110,22 @@ pub struct Delete {
     pub key: Bytes,
 }
 
+/// What is kept in a partition, in the order of its keys? Asked of the partition, not of a key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scan {
+    /// Only what comes after this key. `None`: from the first on.
+    pub after: Option<Bytes>,
+}
+
+/// Some of what is kept in a partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Page {
+    /// Keys in their order, with their values: about [`PAGE_LEN_MAX`] bytes at most, but one of them at least.
+    pub entries: Vec<(Bytes, Value)>,
+    /// Whether there are more.
+    pub more: bool,
+}
+
 impl Message for Put {
     type Reply = Stored;
     // As an HTTP client may send a PUT again. The second one finds the first one's value, and answers so.
@@ -123,6 +142,15 @@ impl Message for Get {
 
     fn name() -> &'static str {
         "tumen.kv.get"
+    }
+}
+
+impl Message for Scan {
+    type Reply = Page;
+    const IDEMPOTENT: bool = true;
+
+    fn name() -> &'static str {
+        "tumen.kv.scan"
     }
 }
 
@@ -155,7 +183,12 @@ pub struct Kv {
 impl Kv {
     /// What it handles.
     pub(crate) fn handlers(handlers: Handlers<Self>) -> Handlers<Self> {
-        handlers.handles::<Put>().handles::<CompareAndSet>().queries::<Get>().handles::<Delete>()
+        handlers
+            .handles::<Put>()
+            .handles::<CompareAndSet>()
+            .queries::<Get>()
+            .queries::<Scan>()
+            .handles::<Delete>()
     }
 }
 
@@ -238,6 +271,23 @@ impl Query<Get> for Kv {
     fn query(&self, get: Get) -> Result<Option<Kept>> {
         check_key(&get.key)?;
         Ok(self.values.get(&get.key).cloned())
+    }
+}
+
+impl Query<Scan> for Kv {
+    fn query(&self, Scan { after }: Scan) -> Result<Page> {
+        let mut page = Page::default();
+        let mut room = PAGE_LEN_MAX;
+        for (key, Kept { value, .. }) in self.values.range((after.map_or(Unbounded, Excluded), Unbounded)) {
+            let len = key.len() + value.bytes.len() + value.content_type.len();
+            if len > room && !page.entries.is_empty() {
+                page.more = true;
+                break;
+            }
+            room = room.saturating_sub(len);
+            page.entries.push((key.clone(), value.clone()));
+        }
+        Ok(page)
     }
 }
 
@@ -334,6 +384,28 @@ mod tests {
         assert_eq!(kv.call(&set(Expected::Nothing, "")).await, Ok(Compared::Removed));
         // It comes back as something else than it ever was.
         assert_eq!(kv.call(&set(Expected::Nothing, "1")).await, stored(true, 4));
+    }
+
+    #[tokio::test]
+    async fn a_partition_is_read_page_by_page_in_order() {
+        let mut kv = lone().await;
+        let value = Value { bytes: vec![7; 400 << 10].into(), content_type: "t".into() };
+        for text in ["c", "a", "d", "b", "e"] {
+            kv.call(&Put { key: key(text), value: value.clone() }).await.unwrap();
+        }
+        let (mut after, mut keys, mut pages) = (None, Vec::new(), 0);
+        loop {
+            let page = kv.call(&Scan { after: after.clone() }).await.unwrap();
+            keys.extend(page.entries.iter().map(|(key, _)| key.clone()));
+            pages += 1;
+            after = keys.last().cloned();
+            if !page.more {
+                break;
+            }
+        }
+        assert_eq!((keys, pages), (["a", "b", "c", "d", "e"].map(key).to_vec(), 3));
+        let beyond = kv.call(&Scan { after: Some(key("e")) }).await.unwrap();
+        assert_eq!(beyond, Page::default());
     }
 
     #[tokio::test]

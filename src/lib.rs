@@ -44,6 +44,7 @@
 //! worker   what you write: messages, workers, handlers        node     a running node: calls, partitions, orders, news
 //! error    the one error, and what to do next                 config   everything that can be set, from five sources
 //! kv       a worker in the box: bytes by key                  http     what people and other programs ask a node
+//! state    a cluster's state, carried from one to another
 //! ```
 
 mod bench;
@@ -57,19 +58,22 @@ pub mod http;
 pub mod kv;
 pub mod node;
 pub mod prelude;
+pub mod state;
 pub mod worker;
 
 pub use error::{Error, Result};
 pub use node::{
     AssignmentsUpdated, Builder, Comparison, Created, FullSync, Heard, Node, Partition, PartitionStats,
-    Rebalanced, ReplicaRead, Replicas, Subscription, Topic, TopicSubscription,
+    Placed, Rebalanced, ReplicaRead, Replicas, Subscription, Topic, TopicSubscription,
 };
+pub use state::ClusterState;
 pub use tumen_actors::partitions::router::{CallOptions, IdempotencyKey};
 pub use tumen_core::assignment;
 pub use tumen_core::cluster::coordinator::{CrashProof, Create, Rebalance};
 pub use tumen_core::cluster::snapshot::{Mode, Snapshot};
 pub use tumen_core::partitioner::Partitioner;
 pub use tumen_core::partitions::equality;
+pub use tumen_core::partitions::invariants::{Report as InvariantReport, Violation};
 pub use tumen_core::partitions::ledger::Ledger;
 pub use tumen_core::partitions::request::Failure;
 pub use tumen_core::{Epoch, NodeName, PartitionId, Version};

@@ -43,7 +43,7 @@ pub use builder::{Builder, Knobs};
 pub use comparing::{Comparison, FullSync};
 pub use orders::{Created, Rebalanced};
 pub use partitions::{Partition, PartitionStats, Replicas};
-pub use reading::ReplicaRead;
+pub use reading::{Placed, ReplicaRead};
 pub use subscription::{AssignmentsUpdated, News, Subscription};
 pub use topic::{Heard, TOPIC_NAME_LEN_MAX, Topic, TopicSubscription};
 
@@ -213,12 +213,18 @@ impl Node {
     /// # Errors
     /// As [`Node::call`]; a partition that does not exist is [`Error::NotFound`].
     pub async fn call_partition<M: Message>(&self, partition: PartitionId, message: M) -> Result<M::Reply> {
-        if self.snapshot().is_some_and(|plan| plan.assignment(partition).is_none()) {
-            return Err(Error::NotFound(format!("there is no partition {partition}")));
-        }
+        self.check_partition(partition)?;
         let (id, body) = envelope(&message)?;
         let options = allowing::<M>(self.call_options());
         opened::<M>(self.runtime().router().call_partition(partition, id, body, options).await)
+    }
+
+    /// Whether there may be such a partition.
+    fn check_partition(&self, partition: PartitionId) -> Result<()> {
+        if self.snapshot().is_some_and(|plan| plan.assignment(partition).is_none()) {
+            return Err(Error::NotFound(format!("there is no partition {partition}")));
+        }
+        Ok(())
     }
 
     /// What [`Node::call`] uses: the configured deadline.

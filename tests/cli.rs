@@ -35,6 +35,7 @@ fn healthy() -> Router<Arc<AtomicU32>> {
     Router::new()
         .route("/cluster", get(async || Json(cluster())))
         .route("/ready", get(async || Json(Ready { ready: true })))
+        .route("/invariants", get(async || Json(Invariants::default())))
         .route(
             "/config",
             get(async || {

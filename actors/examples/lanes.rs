@@ -44,6 +44,7 @@ async fn node(name: &str) -> Result<(Transport, String, TcpListener), Failed> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?.to_string();
     let greeting = Greeting {
+        modes: Vec::new(),
         protocol: PROTOCOL,
         cluster: ClusterName::new("bench")?,
         belongs: None,

@@ -30,7 +30,10 @@ impl Parts {
     /// A plan came from another node.
     pub(super) fn take_plan(&self, plan: Arc<Snapshot>) {
         match plan.validate() {
-            Ok(()) => drop(self.plans.take(plan)),
+            Ok(()) => {
+                self.witness.told_of(&plan);
+                self.plans.take(plan);
+            }
             Err(error) => tracing::warn!(version = %plan.version, %error, "a plan is dropped"),
         }
     }
@@ -69,6 +72,7 @@ impl Parts {
             if let Ok(Ok(Answer::Newer(Some(plan)))) =
                 asking::ask_there(&self.transport, &node, &ask, deadline).await
             {
+                self.witness.told_of(&plan);
                 self.plans.take(plan);
             }
             if self.plans.version() >= version {
@@ -132,6 +136,7 @@ pub(super) async fn follow_plans(parts: Arc<Parts>) {
             continue;
         }
         tracing::info!(version = %plan.version, leader = %plan.leader, members = plan.members.len(), "a plan is in force");
+        parts.witness.acts_on(&plan);
         parts.ports.router.cast(RouterMsg::Plan(Arc::clone(&plan)));
         parts.ports.manager.cast(PartitionManagerMsg::Plan(Arc::clone(&plan)));
         for member in plan.members.iter().filter(|member| *member.name() != parts.id.node) {

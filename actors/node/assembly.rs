@@ -24,12 +24,13 @@ use super::sessions;
 use super::settings::Settings;
 use super::stepping;
 use super::supervision;
+use super::watching;
 use crate::cluster::lease_keeper::Lease;
 use crate::cluster::membership::{Members, Seeds};
 use crate::cluster::plans::Plans;
 use crate::cluster::pubsub::Hub;
 use crate::partitions::replication::Copies;
-use crate::partitions::{Belief, Gate, Kinds, ReadTable, ReplicaReads, Replication, Router};
+use crate::partitions::{Belief, Gate, Kinds, ReadTable, ReplicaReads, Replication, Router, Witness};
 
 /// After how many entries a copy's log is cut: early, for where the state is in memory that costs nothing.
 const CUT_EVERY: u64 = 1024;
@@ -84,6 +85,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         info: info.clone(),
         cluster: settings.cluster.clone(),
         groups: settings.groups.clone(),
+        modes: kinds.modes(),
         lease: settings.coordinator.lease,
         plans: plans.clone(),
         gate: gate.clone(),
@@ -103,13 +105,14 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
     let members = Members::new(info.clone(), &clock, seeds);
     let hub = Hub::new(topics::Config::default(), id.clone(), transport.clone(), clock);
     let ports = Ports::default();
-    let table = ReadTable::new(belief);
+    let witness = Witness::start(id.clone());
+    let table = ReadTable::new(belief, witness.clone());
     let replication = Replication::new(
         id.node.clone(),
         &kinds,
         (config, settings.pace),
         clock,
-        gate.clone(),
+        (gate.clone(), witness.clone()),
         transport.clone(),
         copies,
     );
@@ -125,6 +128,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         plans,
         gate,
         table,
+        witness,
         replication,
         reads,
         router,
@@ -152,6 +156,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         behind: AtomicU64::new(0),
         greeter,
     });
+    let rebalance = settings.coordinator.rebalance;
     sessions::wire(&parts);
     let spec = supervision::Actors {
         coordinator: settings.coordinator,
@@ -169,6 +174,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
     // It was not set before.
     drop(parts.supervisor.set(supervisor));
     follow(&parts);
+    parts.tasks.spawn(until_stopping(&parts, watching::watch(Arc::clone(&parts), rebalance)));
     parts.transport.start();
     if settings.founds {
         let founder =

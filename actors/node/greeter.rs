@@ -6,8 +6,8 @@ use tumen_core::UnixMillis;
 use tumen_core::cluster::greeting::{Belonging, Greeting};
 use tumen_core::cluster::lease;
 use tumen_core::cluster::member::NodeInfo;
-use tumen_core::cluster::snapshot::GroupSpec;
-use tumen_core::ids::{ClusterId, ClusterName, GroupId, Version};
+use tumen_core::cluster::snapshot::{GroupSpec, Mode};
+use tumen_core::ids::{ClusterId, ClusterName, GroupId, Kind, Version};
 use tumen_core::wire::PROTOCOL;
 
 use crate::cluster::plans::Plans;
@@ -18,6 +18,8 @@ pub(super) struct Greeter {
     pub(super) info: NodeInfo,
     pub(super) cluster: ClusterName,
     pub(super) groups: Vec<(GroupId, GroupSpec)>,
+    /// The replicated kinds that are hosted here, with their modes.
+    pub(super) modes: Vec<(Kind, Option<Mode>)>,
     pub(super) lease: lease::Config,
     pub(super) plans: Plans,
     pub(super) gate: Gate,
@@ -32,6 +34,7 @@ impl Greeter {
             belongs: self.belonging(),
             info: self.info.clone(),
             groups: self.groups.clone(),
+            modes: self.modes.clone(),
             lease: self.lease,
         }
     }

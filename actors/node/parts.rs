@@ -33,7 +33,7 @@ use crate::codec;
 use crate::node_supervisor::{Ended, NodeSupervisor};
 use crate::partitions::partition_manager::{PartitionManagerMsg, Progress};
 use crate::partitions::router::RouterMsg;
-use crate::partitions::{Gate, ReadTable, ReplicaReads, Replication, Router};
+use crate::partitions::{Gate, ReadTable, ReplicaReads, Replication, Router, Witness};
 use crate::port::Port;
 use crate::transport::{Channel, Transport};
 
@@ -59,6 +59,7 @@ pub(super) struct Parts {
     pub(super) gate: Gate,
     pub(super) lease: Lease,
     pub(super) table: ReadTable,
+    pub(super) witness: Witness,
     pub(super) replication: Replication,
     pub(super) reads: ReplicaReads,
     pub(super) router: Router,
@@ -134,6 +135,7 @@ impl Parts {
     pub(super) fn forget_cluster(&self) {
         *self.greeter.founded.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.plans.clear();
+        self.witness.left();
         self.leader.send_replace((Term::ZERO, None));
         self.voting.send_replace((Term::ZERO, BTreeSet::new()));
     }

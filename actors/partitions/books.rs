@@ -44,6 +44,13 @@ impl Books {
         }
         ledger
     }
+
+    /// What became of the requests of each partition so far, by partition.
+    pub fn counts(&self) -> Vec<(PartitionId, Counts)> {
+        let mut counts: Vec<_> = self.tallies.iter().map(|tally| (*tally.key(), tally.counts())).collect();
+        counts.sort_unstable_by_key(|(partition, _)| *partition);
+        counts
+    }
 }
 
 impl Tally {
@@ -59,7 +66,8 @@ impl Tally {
         self.end(Ending::Expired);
     }
 
-    fn counts(&self) -> Counts {
+    /// How many came so far, and what became of them.
+    pub fn counts(&self) -> Counts {
         let ended = self.ended.each_ref().map(|count| count.load(Ordering::Acquire));
         Counts::counted(self.sent.load(Ordering::Relaxed), ended, self.unknown.load(Ordering::Relaxed))
     }

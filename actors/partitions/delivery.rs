@@ -8,10 +8,11 @@
 
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes};
+use bytes::{Buf, BufMut, Bytes};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tumen_core::partitions::identity::Identity;
+use tumen_core::ids::Epoch;
+use tumen_core::partitions::identity::{Identity, Position};
 use tumen_core::partitions::ledger::Ending;
 use tumen_core::partitions::request::{Failure, MessageId, Reply};
 use tumen_core::partitions::session::Verdict;
@@ -25,6 +26,13 @@ use crate::transport::Responder;
 pub enum Told {
     /// The worker's reply, or why it was not asked.
     Reply(Reply),
+    /// A replicated worker's reply, and the last entry of its partition's log that it rests on.
+    Placed {
+        /// The reply.
+        body: Bytes,
+        /// Where that entry stands.
+        at: Position,
+    },
     /// An earlier try is being carried out, or its answer does not surely hold yet. Asked again, it will be there.
     Running,
     /// What became of the call is known, or never will be: asking again brings nothing else.
@@ -34,6 +42,14 @@ pub enum Told {
 }
 
 impl Told {
+    /// The reply of a replicated worker that rests on the log up to here.
+    pub fn resting(reply: Reply, at: Position) -> Self {
+        match reply {
+            Ok(body) => Self::Placed { body, at },
+            Err(failure) => Self::Reply(Err(failure)),
+        }
+    }
+
     /// What is told of a request that is not to be run; `None` if it is.
     pub fn of(verdict: Verdict) -> Option<Self> {
         Some(match verdict {
@@ -41,6 +57,7 @@ impl Told {
             Verdict::Running => Self::Running,
             Verdict::Expired => Self::Expired,
             Verdict::Overloaded => Self::Reply(Err(Failure::Overloaded)),
+            Verdict::Answered { at, reply: Ok(body) } => Self::Placed { body, at },
             verdict => match verdict.into_reply()? {
                 Ok(reply) => Self::Reply(Ok(reply)),
                 Err(failure) => Self::Settled(failure),
@@ -52,9 +69,18 @@ impl Told {
     pub const fn ending(&self) -> Ending {
         match self {
             Self::Reply(reply) => Ending::of(reply),
+            Self::Placed { .. } => Ending::Answered,
             Self::Running => Ending::of_failure(&Failure::NotReady),
             Self::Settled(failure) => Ending::of_failure(failure),
             Self::Expired => Ending::Expired,
+        }
+    }
+
+    /// What the reply rests on, if it is one that rests on a log.
+    pub const fn place(&self) -> Option<Position> {
+        match self {
+            Self::Placed { at, .. } => Some(*at),
+            Self::Reply(_) | Self::Running | Self::Settled(_) | Self::Expired => None,
         }
     }
 
@@ -62,6 +88,7 @@ impl Told {
     pub fn into_reply(self) -> Reply {
         match self {
             Self::Reply(reply) => reply,
+            Self::Placed { body, .. } => Ok(body),
             Self::Running => Err(Failure::NotReady),
             Self::Settled(failure) => Err(failure),
             Self::Expired => Err(Failure::Timeout { maybe_applied: true }),
@@ -176,6 +203,7 @@ const FAILED: u8 = 1;
 const RUNNING: u8 = 2;
 const SETTLED: u8 = 3;
 const EXPIRED: u8 = 4;
+const PLACED: u8 = 5;
 
 /// Writes what became of a call straight into the connection's buffer.
 pub(super) fn send(to: Responder, told: &Told) {
@@ -191,6 +219,12 @@ pub(super) fn send(to: Responder, told: &Told) {
             }
             Told::Reply(Err(failure)) => failed(FAILED, failure),
             Told::Settled(failure) => failed(SETTLED, failure),
+            Told::Placed { body, at } => {
+                buffer.put_u8(PLACED);
+                buffer.put_u64_le(at.epoch.0);
+                buffer.put_u64_le(at.sequence);
+                buffer.put_slice(body);
+            }
             Told::Running => buffer.put_u8(RUNNING),
             Told::Expired => buffer.put_u8(EXPIRED),
         }
@@ -204,6 +238,7 @@ pub(super) fn read(mut bytes: Bytes) -> Told {
         Some(&REPLIED) => Some(Told::Reply(Ok(bytes.split_off(1)))),
         Some(&FAILED) => failure(&bytes[1..]).map(|failure| Told::Reply(Err(failure))),
         Some(&SETTLED) => failure(&bytes[1..]).map(Told::Settled),
+        Some(&PLACED) => placed(bytes.split_off(1)),
         Some(&RUNNING) => Some(Told::Running),
         Some(&EXPIRED) => Some(Told::Expired),
         _ => None,
@@ -211,4 +246,9 @@ pub(super) fn read(mut bytes: Bytes) -> Told {
     told.unwrap_or_else(|| {
         Told::Settled(Failure::WorkerFailed("the other node sent a reply that cannot be read".into()))
     })
+}
+
+fn placed(mut body: Bytes) -> Option<Told> {
+    let (epoch, sequence) = (body.try_get_u64_le().ok()?, body.try_get_u64_le().ok()?);
+    Some(Told::Placed { body, at: Position::new(Epoch(epoch), sequence) })
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use tumen_core::cluster::snapshot::Mode;
 use tumen_core::ids::{Kind, NodeName, PartitionId};
 use tumen_core::partitions::fence::Fence;
 use tumen_core::partitions::request::{MessageId, Reply};
@@ -69,6 +70,8 @@ pub struct Hosted {
     pub messages: Vec<(MessageId, &'static str)>,
     /// Those of its messages that only read.
     pub queries: Vec<MessageId>,
+    /// What an acknowledgement of its promises, if it is replicated. `None`: what the cluster's mode does.
+    pub mode: Option<Mode>,
     /// How one begins.
     pub begin: Begin,
 }
@@ -177,6 +180,12 @@ impl Kinds {
     /// The kinds, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = &Hosted> {
         self.kinds.iter()
+    }
+
+    /// The replicated kinds, and what an acknowledgement of each promises where it says so itself.
+    pub fn modes(&self) -> Vec<(Kind, Option<Mode>)> {
+        let replicated = self.kinds.iter().filter(|hosted| hosted.is_replicated());
+        replicated.map(|hosted| (hosted.kind.clone(), hosted.mode)).collect()
     }
 
     /// Which of the kinds, in the order of [`Self::iter`], handles a message.

@@ -268,20 +268,26 @@ impl PartitionManager {
         }
         state.failing.remove(&partition);
         self.replication.stop_opening(partition, epoch);
-        let (myself, replication) = (myself.clone(), self.replication.clone());
+        let (myself, replication, table) = (myself.clone(), self.replication.clone(), self.table.clone());
         let tally = self.table.books().tally(partition);
         tally.handle_handover_begun(epoch);
         tokio::spawn(async move {
-            if let Some(seat) = seat {
-                if why == Why::Asked {
-                    hand_over(&seat).await;
+            let all_ended = match seat {
+                Some(seat) => {
+                    if why == Why::Asked {
+                        hand_over(&seat).await;
+                    }
+                    end_workers(&seat).await
                 }
-                end_workers(&seat).await;
-            }
+                None => false,
+            };
             // What was taken surely holds, and was answered, before another node goes on.
             replication.release(partition, epoch).await;
             tally.handle_handover_ended();
             drop(myself.cast(PartitionManagerMsg::Stopped { partition, epoch }));
+            if all_ended {
+                table.note_ended(partition, &tally).await;
+            }
         });
     }
 
@@ -360,14 +366,17 @@ async fn hand_over(seat: &Seat) {
     }
 }
 
-/// Ends a seat's workers: each may finish its present message, and is cut off if it takes too long.
-async fn end_workers(seat: &Seat) {
+/// Ends a seat's workers: each may finish its present message, and is cut off if it takes too long. Says whether all of
+/// them surely ended.
+async fn end_workers(seat: &Seat) -> bool {
+    let mut all_ended = true;
     for worker in seat.workers() {
         if worker.actor().stop_and_wait(None, Some(STOP_WITHIN)).await.is_err() {
             // It stopped already, or it hangs in a message.
-            drop(worker.actor().kill_and_wait(Some(STOP_WITHIN)).await);
+            all_ended &= worker.actor().kill_and_wait(Some(STOP_WITHIN)).await.is_ok();
         }
     }
+    all_ended
 }
 
 impl Actor for PartitionManager {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use dashmap::DashMap;
 use ractor::ActorRef;
@@ -12,9 +13,13 @@ use super::belief::Belief;
 use super::books::{Books, Tally};
 use super::delivery::Delivery;
 use super::partition_worker::PartitionWorkerMsg;
+use super::witness::Witness;
 
 /// The most messages that wait for one worker. More are answered `Overloaded`.
 pub const MAILBOX_LEN_MAX: usize = 16_384;
+
+/// How long after the end of a partition's workers an answer may be on its way that nothing holds back any more.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// One partition's place on this node under one epoch, with a worker of each kind.
 #[derive(Debug)]
@@ -101,12 +106,13 @@ pub struct ReadTable {
     seats: Arc<DashMap<PartitionId, Arc<Seat>>>,
     belief: Belief,
     books: Books,
+    witness: Witness,
 }
 
 impl ReadTable {
     /// A table without seats.
-    pub fn new(belief: Belief) -> Self {
-        Self { seats: Arc::default(), belief, books: Books::default() }
+    pub fn new(belief: Belief, witness: Witness) -> Self {
+        Self { seats: Arc::default(), belief, books: Books::default(), witness }
     }
 
     /// What became of the messages of all seats, those that are gone included.
@@ -141,6 +147,7 @@ impl ReadTable {
     /// Puts a seat in place.
     pub(super) fn open(&self, seat: Arc<Seat>) {
         self.belief.serving(seat.fence);
+        self.witness.serves(seat.fence);
         if let Some(former) = self.seats.insert(seat.fence.partition, seat) {
             former.close();
             self.belief.stopped(former.fence);
@@ -153,6 +160,19 @@ impl ReadTable {
         seat.close();
         self.belief.stopped(seat.fence);
         Some(seat)
+    }
+
+    /// A partition's workers ended, all of them, and nothing of it waits. An answer that was taken from the log just before
+    /// may be on its way, and is waited for.
+    pub(super) async fn note_ended(&self, partition: PartitionId, tally: &Tally) {
+        let counts = tally.counts();
+        if counts.open() > 0 {
+            tokio::time::sleep(ANSWERS_WITHIN).await;
+        }
+        let now = tally.counts();
+        if now.sent() == counts.sent() && !self.seats.contains_key(&partition) {
+            self.witness.ended(partition, now);
+        }
     }
 
     /// Closes every seat: the node's last act before it gives its lease back.

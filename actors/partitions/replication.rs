@@ -13,6 +13,7 @@ mod answers;
 mod asks;
 mod belonging;
 mod cell;
+pub mod compress;
 mod disk;
 mod equality;
 mod frames;
@@ -20,6 +21,7 @@ mod held;
 mod keeping;
 mod lane;
 mod loading;
+pub mod phases;
 mod records;
 mod snapshots;
 mod state;
@@ -48,15 +50,19 @@ use tumen_core::time::Moment;
 
 use self::asks::Answering;
 use self::cell::{Cell, Heard, Out};
+use self::compress::{Packed, Packing};
 use self::disk::Disk;
 use self::lane::Lane;
 pub use self::loading::{Copies, LoadError};
+use self::phases::{Figures, MODES, Meter, Phases};
 use self::state::Makers;
 use self::transfers::Transfers;
 pub use self::transfers::{News, Pace};
 pub use self::worker::{Handling, Led};
+use super::delivery::Told;
 use super::gate::Gate;
 use super::host::Kinds;
+use super::witness::Witness;
 use crate::clock::{self, Clock};
 use crate::transport::{Service, Transport};
 
@@ -82,6 +88,7 @@ struct Shared {
     clock: Clock,
     gate: Gate,
     transport: Transport,
+    witness: Witness,
     config: Config,
     makers: Makers,
     cells: RwLock<BTreeMap<PartitionId, Arc<Cell>>>,
@@ -96,6 +103,10 @@ struct Shared {
     unneeded: Mutex<Vec<PartitionId>>,
     /// Copies that were not what was written on disk.
     rebuilt: u64,
+    /// What copies that are no more here have counted, and those that promise something else now.
+    counted: Mutex<BTreeMap<Mode, Phases>>,
+    took: [Meter; MODES.len()],
+    packed: Packed,
     lanes: Mutex<BTreeMap<NodeName, Arc<Lane>>>,
     steps: Mutex<BTreeMap<PartitionId, Step>>,
     stepped: Notify,
@@ -138,12 +149,13 @@ pub struct CopyStatus {
 
 impl Replication {
     /// Goes on with these copies. Other nodes are served from now on.
+    #[allow(clippy::too_many_arguments, reason = "each is another part of the node, and they are given once")]
     pub fn new(
         me: NodeName,
         kinds: &Kinds,
         (config, pace): (Config, Pace),
         clock: Clock,
-        gate: Gate,
+        (gate, witness): (Gate, Witness),
         transport: Transport,
         copies: Copies,
     ) -> Self {
@@ -155,6 +167,7 @@ impl Replication {
             clock,
             gate,
             transport,
+            witness,
             config,
             makers: Makers::of(kinds),
             cells: RwLock::new(cells),
@@ -164,6 +177,9 @@ impl Replication {
             modes: RwLock::default(),
             unneeded: Mutex::default(),
             rebuilt,
+            counted: Mutex::default(),
+            took: Default::default(),
+            packed: Packed::default(),
             lanes: Mutex::default(),
             steps: Mutex::default(),
             stepped: Notify::new(),
@@ -376,9 +392,43 @@ impl Replication {
         self.shared.transfers.news()
     }
 
+    /// What the copies here come to, by mode, in the order of [`MODES`].
+    pub fn figures(&self) -> [Figures; MODES.len()] {
+        let mut figures = [Figures::default(); MODES.len()];
+        for cell in self.cells() {
+            cell.count(&mut figures);
+        }
+        let counted = self.shared.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        for (mode, phases) in &*counted {
+            figures[*mode as usize].phases.add(phases);
+        }
+        for (figures, meter) in figures.iter_mut().zip(&self.shared.took) {
+            figures.took = meter.read();
+        }
+        figures
+    }
+
+    /// How many bytes the states had that were sent from here, and how many were sent for them.
+    pub fn packing(&self) -> Packing {
+        self.shared.packed.read()
+    }
+
     /// Does what followed from something that happened to a copy.
     fn perform(&self, cell: &Arc<Cell>, out: Out) {
-        let Out { sends, snapshots, steps, ready, replies, woken, writes, writes_state, answers } = out;
+        let Out {
+            sends,
+            snapshots,
+            steps,
+            ready,
+            replies,
+            woken,
+            writes,
+            writes_state,
+            answers,
+            heard,
+            took,
+            counted,
+        } = out;
         if let Some(disk) = &self.shared.disk {
             if let Some(hurried) = writes {
                 disk.write(cell, hurried);
@@ -386,6 +436,15 @@ impl Replication {
             if writes_state {
                 disk.write_state_of(cell);
             }
+        }
+        if let Some((mode, took)) = took {
+            self.shared.took[mode as usize].note(took);
+        }
+        if let Some((mode, phases)) = counted {
+            self.keep_count(mode, &phases);
+        }
+        if let Some((fence, boot)) = heard {
+            self.shared.witness.heard(fence, &boot);
         }
         for (slot, reply) in answers {
             slot.fill(reply);
@@ -413,11 +472,17 @@ impl Replication {
             // The value first, the right to let it out after.
             if self.shared.gate.is_open() {
                 self.shared.gate.note_answer();
-                held.delivery.answer(held.reply);
+                held.delivery.tell(Told::resting(held.reply, held.rests_on));
             } else {
                 held.delivery.answer(Err(Failure::Timeout { maybe_applied: held.changed }));
             }
         }
+    }
+
+    /// What a copy counted is kept that counts for another mode from now on, or is no more.
+    fn keep_count(&self, mode: Mode, phases: &Phases) {
+        let mut counted = self.shared.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        counted.entry(mode).or_default().add(phases);
     }
 
     fn lane(&self, node: &NodeName) -> Arc<Lane> {

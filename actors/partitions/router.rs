@@ -16,7 +16,7 @@ mod conversation;
 mod once;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::ids::{GroupId, NodeBoot, NodeName, PartitionId, Version};
 use tumen_core::partitions::fence::Fence;
-use tumen_core::partitions::identity::{Identity, KeyDigest, KeyLenError};
+use tumen_core::partitions::identity::{Identity, KeyDigest, KeyLenError, Position};
 use tumen_core::partitions::request::{BODY_LEN_MAX, Failure, Header, MessageId, Reply};
 use tumen_core::partitions::routing::{RouteError, RoutingTable};
 
@@ -162,7 +162,22 @@ impl Router {
         body: Bytes,
         options: CallOptions,
     ) -> impl Future<Output = Reply> + Send + use<'a> {
-        self.carry_out(Call { target: Target::Key(key), message, body, options })
+        self.carry_out(Call { target: Target::Key(key), message, body, options, place: None })
+    }
+
+    /// The same, and notes in `place` where the last entry stands that the reply rests on, if its worker is replicated.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub fn call_placed<'a>(
+        &'a self,
+        key: &'a [u8],
+        message: MessageId,
+        body: Bytes,
+        options: CallOptions,
+        place: &'a Mutex<Position>,
+    ) -> impl Future<Output = Reply> + Send + use<'a> {
+        self.carry_out(Call { target: Target::Key(key), message, body, options, place: Some(place) })
     }
 
     /// Calls the worker of a partition.
@@ -176,7 +191,28 @@ impl Router {
         body: Bytes,
         options: CallOptions,
     ) -> impl Future<Output = Reply> + Send + use<'_> {
-        self.carry_out(Call { target: Target::Partition(partition), message, body, options })
+        self.carry_out(Call { target: Target::Partition(partition), message, body, options, place: None })
+    }
+
+    /// The same of the worker of a partition.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub fn call_partition_placed<'a>(
+        &'a self,
+        partition: PartitionId,
+        message: MessageId,
+        body: Bytes,
+        options: CallOptions,
+        place: &'a Mutex<Position>,
+    ) -> impl Future<Output = Reply> + Send + use<'a> {
+        self.carry_out(Call {
+            target: Target::Partition(partition),
+            message,
+            body,
+            options,
+            place: Some(place),
+        })
     }
 
     /// Carries a call out. Its future is kept small, which is why it is no `async fn` (one would keep its arguments twice)
@@ -199,7 +235,7 @@ impl Router {
             let deadline = Deadline::after(call.options.within);
             let (version, asked) = self.ask(&call, None, deadline);
             let failure = match asked {
-                Ok(asked) => match asked.told(deadline).await.into_reply() {
+                Ok(asked) => match call.reply(asked.told(deadline).await) {
                     Ok(reply) => return Ok(reply),
                     Err(failure) => failure,
                 },
@@ -243,7 +279,7 @@ impl Router {
             let (known, asked) = self.ask(call, None, left);
             version = known;
             failure = match asked {
-                Ok(asked) => match asked.told(left).await.into_reply() {
+                Ok(asked) => match call.reply(asked.told(left).await) {
                     Ok(reply) => return Ok(reply),
                     Err(failure) => failure,
                 },
@@ -350,6 +386,21 @@ struct Call<'a> {
     message: MessageId,
     body: Bytes,
     options: CallOptions,
+    /// Where to note what the reply rests on, if anybody wants to know.
+    place: Option<&'a Mutex<Position>>,
+}
+
+impl Call<'_> {
+    fn note(&self, told: &Told) {
+        if let Some((place, at)) = self.place.zip(told.place()) {
+            *place.lock().unwrap_or_else(PoisonError::into_inner) = at;
+        }
+    }
+
+    fn reply(&self, told: Told) -> Reply {
+        self.note(&told);
+        told.into_reply()
+    }
 }
 
 enum Target<'a> {

@@ -7,7 +7,7 @@ mod nodes;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
-use nodes::adder::{add, count, number};
+use nodes::adder::{add, add_loosely, count, number};
 use nodes::{replicated, three_of_them_vote};
 use tumen_actors::node::Runtime;
 use tumen_actors::partitions::router::{CallOptions, IdempotencyKey};
@@ -229,4 +229,22 @@ async fn a_key_for_a_worker_that_remembers_nothing_is_refused() {
     let keyed = CallOptions { idempotency_key: Some(IdempotencyKey::new("once").unwrap()), ..options() };
     let reply: Reply = nodes[0].router().call(b"a", nodes::message(), Bytes::new(), keyed).await;
     assert!(matches!(reply, Err(Failure::Rejected(_))), "{reply:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_promises_less_than_the_others_waits_for_no_copy() {
+    let world = World::new(16, Weather::default());
+    let nodes = replicated(&world, 3, Mode::Sync).await;
+    let name = name_on(&nodes, &nodes[0], "mode");
+    assert_eq!(send(&nodes[0], add_loosely(), &name, options()).await, Ok(1));
+    assert_eq!(send(&nodes[0], add(), &name, options()).await, Ok(1));
+    world.crash(nodes[1].id());
+    world.crash(nodes[2].id());
+    // Nobody is left to hold anything, and the lease has not run out yet.
+    let soon = CallOptions { within: Duration::from_millis(300), ..CallOptions::default() };
+    let strict = send(&nodes[0], add(), &name, soon);
+    let loose = send(&nodes[0], add_loosely(), &name, soon);
+    let (strict, loose) = tokio::join!(strict, loose);
+    assert_eq!(loose, Ok(2));
+    assert!(strict.is_err_and(|why| why.maybe_changed()), "what it changed is held by too few");
 }

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::lease;
 use crate::cluster::member::NodeInfo;
-use crate::cluster::snapshot::GroupSpec;
-use crate::ids::{ClusterId, ClusterName, NodeName, Version};
+use crate::cluster::snapshot::{GroupSpec, Mode};
+use crate::ids::{ClusterId, ClusterName, Kind, NodeName, Version};
 use crate::time::UnixMillis;
 
 /// The first words of each side of a new connection.
@@ -23,6 +23,9 @@ pub struct Greeting {
     pub info: NodeInfo,
     /// What the speaker holds to be agreed on about each group; empty where it takes what the others have.
     pub groups: Vec<(crate::ids::GroupId, GroupSpec)>,
+    /// The kinds of replicated worker that the speaker hosts, each with what an acknowledgement of its promises; `None`:
+    /// what the cluster's do.
+    pub modes: Vec<(Kind, Option<Mode>)>,
     /// How long leases last with the speaker: a new leader waits out what any other may have granted.
     pub lease: lease::Config,
 }
@@ -187,6 +190,12 @@ impl Greeting {
             compare("strategy", a.strategy.clone(), b.strategy.clone());
             compare("mode", a.mode.to_string(), b.mode.to_string());
             compare("partitioner", a.partitioner.to_string(), b.partitioner.to_string());
+        }
+        for (kind, ours) in &self.modes {
+            let Some((_, theirs)) = theirs.modes.iter().find(|(other, _)| other == kind) else { continue };
+            let shown =
+                |mode: &Option<Mode>| mode.map_or_else(|| "the cluster's".into(), |mode| mode.to_string());
+            compare(&format!("mode of {kind}"), shown(ours), shown(theirs));
         }
         found
     }

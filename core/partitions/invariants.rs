@@ -16,11 +16,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
-use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::cluster::member::{Member, Status, Zone};
-use crate::cluster::snapshot::Snapshot;
+use crate::cluster::snapshot::{Assignment, Snapshot};
 use crate::ids::{Epoch, Generation, NodeBoot, NodeName, PartitionId, Revision, Version};
 use crate::partitions::fence::Fence;
 use crate::partitions::ledger::Counts;
@@ -29,7 +28,7 @@ use crate::time::Moment;
 /// The violations that are kept in words; all are counted.
 pub const VIOLATIONS_KEPT: usize = 64;
 
-/// How many epochs of a partition, and times of serving, are remembered.
+/// How many epochs of a partition, times of serving, and plans are remembered.
 const REMEMBERED: usize = 16;
 
 /// One of the promises.
@@ -149,10 +148,24 @@ pub struct Copies<'a> {
     pub at_rest: bool,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Tally {
-    observations: u64,
-    violations: u64,
+/// How often a promise was looked at, and how often it did not hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// How often it was looked at.
+    pub observations: u64,
+    /// How often it did not hold.
+    pub violations: u64,
+}
+
+/// What was seen so far, for people and programs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// How many violations there were. Zero, or there is a fault in this program.
+    pub violations: u64,
+    /// By name of the promise. A name that a reader does not know is a newer one's.
+    pub invariants: BTreeMap<String, Tally>,
+    /// The first [`VIOLATIONS_KEPT`] violations, in words.
+    pub seen: Vec<Violation>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -205,6 +218,11 @@ impl Invariants {
     pub fn handle_plan(&mut self, node: &NodeName, plan: &Snapshot, at_rest: bool) {
         self.look_at_version(node, plan);
         self.look_at_epochs(node, plan);
+        self.handle_assignments(plan, at_rest);
+    }
+
+    /// Somebody looked where a plan has the copies of all partitions. `at_rest` as with [`Self::handle_plan`].
+    pub fn handle_assignments(&mut self, plan: &Snapshot, at_rest: bool) {
         let at_rest = at_rest && plan.members.iter().all(|member| member.status == Status::Up);
         let may_hold = |member: &&Member| member.info.weight > 0 && member.status.may_lead();
         let holders: Vec<_> = plan.members.iter().filter(may_hold).map(Place::of).collect();
@@ -225,6 +243,30 @@ impl Invariants {
                 });
             }
         }
+    }
+
+    /// Somebody was told of a plan, whether it acts on it or not: all plans of one number are one plan.
+    pub fn handle_told(&mut self, node: &NodeName, plan: &Snapshot) {
+        let wrong = self.other_of_its_number(node, plan);
+        self.note(Invariant::VersionMonotone, wrong);
+    }
+
+    /// By this plan its primaries serve, each its partition: nobody else may under the same epoch.
+    pub fn handle_primaries(&mut self, plan: &Snapshot) {
+        let (generation, primaries) = (plan.generation, plan.partitions());
+        for (partition, Assignment { epoch, .. }) in primaries {
+            if let Some((boot, _)) = plan.primary_of(partition) {
+                self.handle_serving(Fence { generation, partition, epoch: *epoch }, boot, None);
+            }
+        }
+    }
+
+    /// Whoever observes is of another cluster from now on: what it saw there is no measure for what it will see. What was
+    /// wrong stays counted.
+    pub fn handle_moved(&mut self) {
+        self.served.clear();
+        self.acted.clear();
+        self.hashes.clear();
     }
 
     /// Somebody looked where the copies of a partition are.
@@ -297,19 +339,22 @@ impl Invariants {
         let order = (plan.generation, plan.version, plan.steps);
         let acted = self.acted.entry(node.clone()).or_default();
         let former = std::mem::replace(&mut acted.plan, order);
+        let wrong = if order < former {
+            Some(format!("{node} acts on {} after {}", numbered(order), numbered(former)))
+        } else {
+            self.other_of_its_number(node, plan)
+        };
+        self.note(Invariant::VersionMonotone, wrong);
+    }
+
+    fn other_of_its_number(&mut self, node: &NodeName, plan: &Snapshot) -> Option<String> {
+        let order = (plan.generation, plan.version, plan.steps);
         let hash = *self.hashes.entry(order).or_insert(plan.hash);
         while self.hashes.len() > REMEMBERED {
             self.hashes.pop_first();
         }
-        let show = |(generation, version, steps): Order| format!("plan {generation}.{version} step {steps}");
-        let wrong = if order < former {
-            Some(format!("{node} acts on {} after {}", show(order), show(former)))
-        } else if hash != plan.hash {
-            Some(format!("{} is {hash:016x}, and {:016x} for {node}", show(order), plan.hash))
-        } else {
-            None
-        };
-        self.note(Invariant::VersionMonotone, wrong);
+        let other = hash != plan.hash;
+        other.then(|| format!("{} is {hash:016x}, and {:016x} for {node}", numbered(order), plan.hash))
     }
 
     fn look_at_epochs(&mut self, node: &NodeName, plan: &Snapshot) {
@@ -326,6 +371,16 @@ impl Invariants {
             }));
         }
         wrong.into_iter().for_each(|wrong| self.note(Invariant::EpochMonotone, wrong));
+    }
+
+    /// What was seen so far, without what it is compared with.
+    pub fn report(&self) -> Report {
+        let tallies = Invariant::ALL.map(|one| (one.name().to_owned(), self.tallies[one as usize]));
+        Report {
+            violations: self.violations(),
+            invariants: tallies.into_iter().collect(),
+            seen: self.violations.clone(),
+        }
     }
 
     fn note(&mut self, invariant: Invariant, wrong: Option<String>) {
@@ -370,6 +425,19 @@ impl Served {
     }
 }
 
+/// Whether by this plan no copy is on its way: those that count are those that are wanted.
+pub fn is_at_rest(plan: &Snapshot) -> bool {
+    plan.groups.iter().filter(|group| group.spec.replicated).all(|group| {
+        group.assignments.iter().all(|assignment| {
+            let wanted = |node: &NodeName| {
+                assignment.copies.iter().any(|at| plan.members[*at as usize].name() == node)
+            };
+            assignment.members.len() == assignment.copies.len()
+                && assignment.members.iter().all(|copy| wanted(&copy.node))
+        })
+    })
+}
+
 fn zone_sizes(places: &[Place<'_>]) -> Vec<usize> {
     let mut sizes = BTreeMap::new();
     places.iter().for_each(|place| *sizes.entry(place.zone()).or_insert(0) += 1);
@@ -387,26 +455,14 @@ fn least_in_one_zone(holders: &[Place<'_>], copies: usize) -> usize {
     (0..copies).find(|most| room(*most) >= copies).unwrap_or(copies)
 }
 
+fn numbered((generation, version, steps): Order) -> String {
+    format!("plan {generation}.{version} step {steps}")
+}
+
 impl Serialize for Invariants {
     /// `{"violations": 0, "invariants": {"one_primary": {"observations": 7, "violations": 0}, …}, "seen": []}`
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Shown {
-            observations: u64,
-            violations: u64,
-        }
-        let shown = |invariant: Invariant| {
-            let Tally { observations, violations } = self.tallies[invariant as usize];
-            (invariant.name(), Shown { observations, violations })
-        };
-        let mut map = serializer.serialize_struct("Invariants", 3)?;
-        map.serialize_field("violations", &self.violations())?;
-        map.serialize_field(
-            "invariants",
-            &Invariant::ALL.map(shown).into_iter().collect::<BTreeMap<_, _>>(),
-        )?;
-        map.serialize_field("seen", &self.violations)?;
-        map.end()
+        self.report().serialize(serializer)
     }
 }
 

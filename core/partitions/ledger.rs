@@ -370,6 +370,11 @@ impl Ledger {
         self.accounts.get(&partition)
     }
 
+    /// All accounts, by partition.
+    pub fn accounts(&self) -> impl Iterator<Item = (PartitionId, &Account)> {
+        self.accounts.iter().map(|(partition, account)| (*partition, account))
+    }
+
     /// A partition's worker crashed, or its node: what it held is written off.
     pub fn handle_crash(&mut self, partition: PartitionId) {
         if let Some(account) = self.accounts.get_mut(&partition) {

@@ -68,7 +68,12 @@ pub enum Verdict {
     /// It is new: run it.
     Run,
     /// It was carried out: this was the answer. It may leave at once.
-    Answered(Reply),
+    Answered {
+        /// What it rests on: the entry that holds it, or the last one that its handler saw.
+        at: Position,
+        /// The answer.
+        reply: Reply,
+    },
     /// It is being handled, or its answer is not past the mark yet: join that answer, do not run it twice.
     Running,
     /// It was begun, and its handler never returned: what it changed until its last step is there to stay.
@@ -90,7 +95,7 @@ impl Verdict {
     pub fn into_reply(self) -> Option<Reply> {
         match self {
             Self::Run | Self::Running => None,
-            Self::Answered(reply) => Some(reply),
+            Self::Answered { reply, .. } => Some(reply),
             Self::InDoubt | Self::Expired | Self::Forgotten => {
                 Some(Err(Failure::Timeout { maybe_applied: true }))
             }
@@ -134,7 +139,7 @@ impl Answer {
         match self {
             Self::InDoubt => Verdict::InDoubt,
             Self::Given { at, .. } if *at > mark => Verdict::Running,
-            Self::Given { reply, .. } => Verdict::Answered(reply.clone()),
+            Self::Given { at, reply } => Verdict::Answered { at: *at, reply: reply.clone() },
         }
     }
 }

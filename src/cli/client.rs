@@ -75,9 +75,22 @@ pub(super) enum Failure {
     /// The token could not be read.
     #[error("--http-token-file {}: {why}", path.display())]
     Token { path: PathBuf, why: String },
+    /// A file cannot be read or written.
+    #[error("{}: {why}", path.display())]
+    File { path: PathBuf, why: String },
     /// The answer could not be written to stdout.
     #[error("the answer cannot be written: {0}")]
     Output(#[from] io::Error),
+}
+
+impl Failure {
+    /// The same, where an earlier request of the same order has changed something already.
+    pub(super) fn after_part(self) -> Self {
+        match self {
+            Self::Refused(why) => Self::Refused(shapes::Error { changed: Some(true), ..why }),
+            other => other,
+        }
+    }
 }
 
 /// An answer as it came, and as it is meant.
@@ -233,7 +246,7 @@ impl Client {
         }
     }
 
-    fn strange(&self, why: String) -> Failure {
+    pub(super) fn strange(&self, why: String) -> Failure {
         Failure::Strange { url: self.base.clone(), why }
     }
 }
@@ -293,10 +306,15 @@ impl<R: io::Read, F: Fn(String) -> Failure> Iterator for Data<R, F> {
 
 /// Percent-encodes a key or a name for a path or a query.
 pub(super) fn encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
+    encoded_bytes(text.as_bytes())
+}
+
+/// The same of any bytes.
+pub(super) fn encoded_bytes(bytes: &[u8]) -> String {
+    let mut encoded = String::with_capacity(bytes.len());
+    for byte in bytes {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            encoded.push(byte.into());
+            encoded.push((*byte).into());
         } else {
             encoded.push_str(&format!("%{byte:02X}"));
         }

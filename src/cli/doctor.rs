@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use serde::{Deserialize, Serialize};
 
 use super::client::{Client, Failure};
-use super::operator::unready;
+use super::operator::{unready, violations};
 use super::say;
-use crate::http::shapes::{Cluster, PartitionStats};
+use crate::http::shapes::{Cluster, Invariants, PartitionStats};
 
 /// What the doctor reads of `GET /config`.
 #[derive(Debug, Deserialize)]
@@ -34,7 +34,8 @@ pub(super) fn run(client: &Client, json: bool) -> Result<ExitCode, Failure> {
     let cluster = client.get::<Cluster>("/cluster")?.value;
     let stats = client.get::<PartitionStats>("/partitions/stats")?.value;
     let told = client.get::<Told>("/config")?.value;
-    let found = findings(&cluster, &stats, &told, unready(client)?);
+    let mut found = findings(&cluster, &stats, &told, unready(client)?);
+    found.extend(broken(&violations(client)?));
     if json {
         say(serde_json::json!({ "findings": found }))?;
     } else if found.is_empty() {
@@ -106,6 +107,17 @@ fn findings(cluster: &Cluster, stats: &PartitionStats, told: &Told, unready: Opt
     found
 }
 
+/// A promise that must hold at every moment did not, by what the asked node saw.
+fn broken(seen: &Invariants) -> Option<Finding> {
+    let first = seen.seen.first().filter(|_| seen.violations > 0)?;
+    let what = format!(
+        "{} violations of what must always hold, the first of them {}: {}.",
+        seen.violations, first.invariant, first.seen
+    );
+    let advice = "This is a fault of tumen: keep GET /invariants and the nodes' logs, and report it.";
+    Some(Finding { code: "violations", what, advice })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,6 +165,16 @@ mod tests {
     #[test]
     fn a_healthy_cluster_has_nothing_wrong() {
         assert_eq!(findings(&cluster(&["up"; 3]), &stats(&[5, 6, 5]), &told(), None), []);
+    }
+
+    #[test]
+    fn what_must_always_hold_and_does_not_is_said() {
+        use tumen_core::partitions::invariants::{Invariant, Violation};
+        assert_eq!(broken(&Invariants::default()), None);
+        let violation = Violation { invariant: Invariant::OnePrimary, seen: "two of them".into() };
+        let seen = Invariants { violations: 3, seen: vec![violation], ..Invariants::default() };
+        let found = broken(&seen).unwrap();
+        assert_eq!((found.code, found.what.contains("one_primary: two of them")), ("violations", true));
     }
 
     #[test]

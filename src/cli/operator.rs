@@ -8,9 +8,10 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::client::{Answer, Ask, Client, Failure, encoded};
-use super::{doctor, handovers, say, watch};
+use super::{doctor, handovers, say, state, watch};
 use crate::http::shapes::{
-    Cluster, Drain, Draining, Node, Partition, PartitionStats, Partitions, Plan, Ready, Rebalanced,
+    Cluster, Drain, Draining, Invariants, Node, Partition, PartitionStats, Partitions, Plan, Ready,
+    Rebalanced,
 };
 
 /// What an operator may ask or order.
@@ -75,6 +76,9 @@ pub(super) enum Command {
         #[command(flatten)]
         ask: Ask,
     },
+    /// Carry the cluster's state away as a file, or put one into it.
+    #[command(subcommand)]
+    State(state::Command),
     /// Look for what is wrong, and say what to do. Exit code 1 if anything was found.
     Doctor(AskOnly),
 }
@@ -114,6 +118,7 @@ impl Command {
                 let answer = client.post(&path, &Drain { leave: *leave })?;
                 show(&answer, ask.json, |draining| drained(draining, node, *leave))
             }
+            Self::State(command) => command.run(&client),
             Self::Watch { count, .. } => return quiet_at_the_end(watch::run(&client, ask.json, *count)),
             Self::Doctor(_) => return quiet_at_the_end(doctor::run(&client, ask.json)),
         };
@@ -132,6 +137,7 @@ impl Command {
             | Self::Plan { ask, .. }
             | Self::Drain { ask, .. }
             | Self::Watch { ask, .. } => ask,
+            Self::State(command) => command.ask(),
         }
     }
 }
@@ -180,19 +186,32 @@ pub(super) fn unready(client: &Client) -> Result<Option<String>, Failure> {
     }
 }
 
+/// What the asked node saw of what must hold at every moment. A node of an older version does not say.
+pub(super) fn violations(client: &Client) -> Result<Invariants, Failure> {
+    match client.get::<Invariants>("/invariants") {
+        Ok(seen) => Ok(seen.value),
+        Err(Failure::Refused(why)) if why.code == "not_found" => Ok(Invariants::default()),
+        Err(Failure::Strange { .. }) => Ok(Invariants::default()),
+        Err(why) => Err(why),
+    }
+}
+
 fn status(client: &Client, json: bool) -> Result<(), Failure> {
     #[derive(Serialize)]
     struct Status<'a> {
         #[serde(flatten)]
         cluster: &'a Cluster,
+        violations: u64,
         ready: bool,
         not_ready_because: Option<&'a str>,
     }
     let cluster = client.get::<Cluster>("/cluster")?.value;
     let unready = unready(client)?;
+    let violations = violations(client)?.violations;
     if json {
         let because = unready.as_deref();
-        let status = Status { cluster: &cluster, ready: because.is_none(), not_ready_because: because };
+        let status =
+            Status { cluster: &cluster, violations, ready: because.is_none(), not_ready_because: because };
         return Ok(say(serde_json::to_string(&status).map_err(io::Error::from)?)?);
     }
     let stats = client.get::<PartitionStats>("/partitions/stats")?.value;
@@ -210,6 +229,9 @@ fn status(client: &Client, json: bool) -> Result<(), Failure> {
     ];
     for [what, is] in lines {
         say(format_args!("{what:<12}{is}"))?;
+    }
+    if violations > 0 {
+        say(format_args!("{:<12}{violations} seen by this node, see `tumen doctor`", "violations"))?;
     }
     Ok(())
 }

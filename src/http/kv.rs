@@ -2,6 +2,10 @@
 //!
 //! Each value has a tag of its own (`ETag`), which no other value of its key ever has. `PUT` and `DELETE` with `If-Match`,
 //! and `PUT` with `If-None-Match: *`, change only what is still as the caller knows it; else they answer 412.
+//!
+//! Every success says where in its partition's log it stands (`x-tumen-epoch`, `x-tumen-sequence`): a write at its own
+//! entry or a later one, a read behind the last entry that it saw. A write that is sent again with its `Idempotency-Key`
+//! stands where it stood the first time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +26,7 @@ use super::routes::App;
 use crate::kv::{CONTENT_TYPE_DEFAULT, CONTENT_TYPE_LEN_MAX, VALUE_LEN_MAX, check_key};
 use crate::kv::{CompareAndSet, Compared, Delete, Expected, Get, Kept, Kv, Put, Stored, Value};
 use crate::worker::Worker;
-use crate::{CallOptions, IdempotencyKey};
+use crate::{CallOptions, Epoch, IdempotencyKey, Placed};
 
 /// What stands before the key.
 const PREFIX: &str = "/kv/";
@@ -47,33 +51,35 @@ pub(super) async fn put(State(app): State<App>, request: Request) -> Result<Resp
     let expected = expected(request.headers())?;
     let (bytes, room) = read(&app, request.into_body(), VALUE_LEN_MAX, "a value").await?;
     let value = Value { bytes, content_type };
-    let Stored { new, version } = match expected {
-        None => app.node.call_with(key.clone(), Put { key, value }, options).await?,
+    let (Stored { new, version }, place) = match expected {
+        None => placed(app.node.call_placed(key.clone(), Put { key, value }, options).await?),
         Some(expected) => {
             let asked = CompareAndSet { key: key.clone(), expected, value: Some(value) };
-            match app.node.call_with(key, asked, options).await? {
-                Compared::Stored(stored) => stored,
-                Compared::Differs(version) => return Err(differs(version)),
-                Compared::Removed => return Err(nothing()),
+            match placed(app.node.call_placed(key, asked, options).await?) {
+                (Compared::Stored(stored), place) => (stored, place),
+                (Compared::Differs(version), _) => return Err(differs(version)),
+                (Compared::Removed, _) => return Err(nothing()),
             }
         }
     };
     drop(room);
     let status = if new { StatusCode::CREATED } else { StatusCode::NO_CONTENT };
-    Ok((status, [(ETAG, tag(version))]).into_response())
+    Ok((status, place, [(ETAG, tag(version))]).into_response())
 }
 
 pub(super) async fn get(State(app): State<App>, headers: HeaderMap, uri: Uri) -> Result<Response, Refusal> {
     let key = key(&app, &uri)?;
-    let mut place = HeaderMap::new();
-    let found = match max_age(&uri)? {
-        None => app.node.call(key.clone(), Get { key }).await?,
+    let (found, place) = match max_age(&uri)? {
+        None => {
+            let options = app.node.call_options();
+            placed(app.node.call_placed(key.clone(), Get { key }, options).await?)
+        }
         Some(max_age) => {
             let read = app.node.read_replica(key.clone(), Get { key }, max_age).await?;
-            place.insert(EPOCH, HeaderValue::from(read.epoch.0));
-            place.insert(SEQUENCE, HeaderValue::from(read.sequence));
-            place.insert(AGE_MS, HeaderValue::from(u64::try_from(read.age.as_millis()).unwrap_or(u64::MAX)));
-            read.value
+            let mut place = place(read.epoch, read.sequence);
+            let age = u64::try_from(read.age.as_millis()).unwrap_or(u64::MAX);
+            place.insert(AGE_MS, HeaderValue::from(age));
+            (read.value, place)
         }
     };
     let Some(Kept { value, version }) = found else { return Err(nothing()) };
@@ -98,11 +104,11 @@ pub(super) async fn delete(
     State(app): State<App>,
     headers: HeaderMap,
     uri: Uri,
-) -> Result<StatusCode, Refusal> {
+) -> Result<Response, Refusal> {
     let key = key(&app, &uri)?;
     let options = options(&app, &headers)?;
-    let existed = match expected(&headers)? {
-        None => app.node.call_with(key.clone(), Delete { key }, options).await?,
+    let (existed, place) = match expected(&headers)? {
+        None => placed(app.node.call_placed(key.clone(), Delete { key }, options).await?),
         Some(Expected::Nothing) => {
             return Err(Refusal::bad_request(
                 "what is not there cannot be deleted: if-none-match makes no sense",
@@ -110,13 +116,24 @@ pub(super) async fn delete(
         }
         Some(expected) => {
             let asked = CompareAndSet { key: key.clone(), expected, value: None };
-            match app.node.call_with(key, asked, options).await? {
-                Compared::Differs(version) => return Err(differs(version)),
-                Compared::Stored(_) | Compared::Removed => true,
+            match placed(app.node.call_placed(key, asked, options).await?) {
+                (Compared::Differs(version), _) => return Err(differs(version)),
+                (Compared::Stored(_) | Compared::Removed, place) => (true, place),
             }
         }
     };
-    if existed { Ok(StatusCode::NO_CONTENT) } else { Err(nothing()) }
+    if existed { Ok((StatusCode::NO_CONTENT, place).into_response()) } else { Err(nothing()) }
+}
+
+/// A reply, and the headers that say where it stands.
+fn placed<R>(told: Placed<R>) -> (R, HeaderMap) {
+    let Placed { value, epoch, sequence } = told;
+    (value, place(epoch, sequence))
+}
+
+fn place(epoch: Epoch, sequence: u64) -> HeaderMap {
+    let place = [(EPOCH, HeaderValue::from(epoch.0)), (SEQUENCE, HeaderValue::from(sequence))];
+    place.into_iter().collect()
 }
 
 /// How old the answer may be, if any copy may give it: `?read=replica&max_age_ms=200`, without an age as old as it is.

@@ -24,6 +24,12 @@ impl Refusal {
         Self { status, body: ErrorBody::unchanged(code, message) }
     }
 
+    /// The same, where another part of the request has changed something.
+    pub(super) fn after_part(mut self) -> Self {
+        self.body.error.changed = Some(true);
+        self
+    }
+
     /// What was asked for does not exist.
     pub(super) fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", message)

@@ -19,9 +19,11 @@ use super::events::{self, LISTENERS_MAX};
 use super::guard::{Guard, guard};
 use super::handovers;
 use super::kv;
+use super::metrics;
 use super::news::News;
 use super::refusal::Refusal;
 use super::shapes;
+use super::state;
 use crate::error::Error;
 use crate::node::{Node, Partition, PartitionStats};
 
@@ -65,6 +67,10 @@ pub(super) fn routes(node: Node, news: News, stopping: CancellationToken) -> Rou
         .route("/nodes/{name}/partitions", get(partitions_for_node))
         .route("/nodes/{name}/drain", post(drain))
         .route("/ledger", get(ledger))
+        .route("/invariants", get(invariants))
+        .route("/metrics", get(metrics::metrics))
+        .route("/state", get(state::state).post(state::import))
+        .route("/state/kv/{partition}", get(state::page))
         .route("/events", get(events::events))
         .route("/kv", kv())
         .route("/kv/", kv())
@@ -123,6 +129,10 @@ async fn plan(
 
 async fn ledger(State(app): State<App>) -> Json<shapes::Ledger> {
     Json(app.node.ledger())
+}
+
+async fn invariants(State(app): State<App>) -> Json<shapes::Invariants> {
+    Json(app.node.invariants())
 }
 
 async fn partitions(State(app): State<App>, headers: HeaderMap) -> Response {

@@ -8,6 +8,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::state::KvEntry;
+
 /// `GET /ledger`: what became of the requests that came to the answering node's partitions since it was started, those of
 /// sessions included. `sent = answered + rejected + expired + open`, in total and for each partition that it has served;
 /// at rest nothing is open.
@@ -15,6 +17,9 @@ pub use tumen_core::partitions::ledger::Ledger;
 
 /// How a copy compares with its primary's.
 pub use tumen_core::partitions::equality::Verdict;
+/// `GET /invariants`: what the answering node saw, since it was started, of the promises that must hold at every moment.
+/// `violations` is 0, or there is a fault in tumen; each promise is named, and the first violations are told in words.
+pub use tumen_core::partitions::invariants::Report as Invariants;
 
 /// One partition: `GET /partitions/{id}`, `GET /partitions/key?key=K`, and an element of [`Partitions`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,6 +173,23 @@ pub struct Drain {
     /// Whether the node shall leave once its copies have moved away.
     #[serde(default)]
     pub leave: bool,
+}
+
+/// The body of `POST /state`: a piece of a state, of at most 12 MiB. The answer is an [`Imported`](crate::state::Imported).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Import {
+    /// The form of the state that it is a piece of.
+    #[serde(default)]
+    pub format: u32,
+    /// What to put into the cluster.
+    pub entries: Vec<KvEntry>,
+    /// Whether to replace keys that are there already. Else nothing of the piece is written if any is, and the answer is
+    /// 409 with the code `exists`.
+    #[serde(default)]
+    pub overwrite: bool,
+    /// Only look whether any is there.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 /// The answer to `POST /nodes/{name}/drain`.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tumen_core::cluster::member::NodeInfo;
 use tumen_core::cluster::snapshot::{Mode, Snapshot};
+use tumen_core::partitions::invariants::Report as InvariantReport;
 use tumen_core::partitions::ledger::Ledger;
 use tumen_core::partitions::routing::RouteError;
 use tumen_core::{Epoch, GroupId, NodeName, PartitionId, Version};
@@ -203,6 +204,12 @@ impl Node {
     /// ends once. Other nodes' are merged into it with [`Ledger::merge`].
     pub fn ledger(&self) -> Ledger {
         self.runtime().ledger()
+    }
+
+    /// What this node saw, since it was started, of the promises that must hold at every moment. Violations are faults of
+    /// this program: please report them, with what was [`seen`](InvariantReport::seen).
+    pub fn invariants(&self) -> InvariantReport {
+        self.runtime().invariants()
     }
 
     /// What a write's acknowledgement promises in this cluster.

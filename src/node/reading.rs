@@ -1,10 +1,13 @@
-//! Reads from any copy: what was a moment ago, without asking the primary, and also where nobody can write.
+//! Replies that say where in their partition's log they stand; and reads from any copy: what was a moment ago, without
+//! asking the primary, and also where nobody can write.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tumen_core::Epoch;
+use tumen_core::partitions::identity::Position;
+use tumen_core::{Epoch, PartitionId};
 
-use super::{Node, envelope, opened};
+use super::{CallOptions, Node, allowing, envelope, opened};
 use crate::error::Result;
 use crate::kv::check_key;
 use crate::worker::Message;
@@ -22,7 +25,61 @@ pub struct ReplicaRead<R> {
     pub age: Duration,
 }
 
+/// A primary's reply, and where in its partition's log that stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed<R> {
+    /// The reply.
+    pub value: R,
+    /// The epoch of the last change that it rests on: of a write, of its own one or a later one. With [`Self::sequence`] it
+    /// orders the replies of one partition.
+    pub epoch: Epoch,
+    /// That change's place in the partition's log. Zero where the worker is not replicated and so has no log.
+    pub sequence: u64,
+}
+
 impl Node {
+    /// As [`Node::call_with`], and tells where in the partition's log the reply stands: whoever reads a copy that is as far
+    /// sees what was written. A call that is known again and was carried out before is told where that was.
+    ///
+    /// # Errors
+    /// As [`Node::call`].
+    pub async fn call_placed<M: Message>(
+        &self,
+        key: impl AsRef<[u8]>,
+        message: M,
+        options: CallOptions,
+    ) -> Result<Placed<M::Reply>> {
+        let key = key.as_ref();
+        check_key(key)?;
+        let (id, body) = envelope(&message)?;
+        drop(message);
+        let place = Mutex::new(Position::ZERO);
+        let options = allowing::<M>(options);
+        let reply = self.runtime().router().call_placed(key, id, body, options, &place).await;
+        let Position { epoch, sequence } = *place.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Placed { value: opened::<M>(reply)?, epoch, sequence })
+    }
+
+    /// The same of the worker of one partition: see [`Node::call_partition`].
+    ///
+    /// # Errors
+    /// As [`Node::call`]; a partition that does not exist is [`Error::NotFound`](crate::Error::NotFound).
+    pub async fn call_partition_placed<M: Message>(
+        &self,
+        partition: PartitionId,
+        message: M,
+        options: CallOptions,
+    ) -> Result<Placed<M::Reply>> {
+        self.check_partition(partition)?;
+        let (id, body) = envelope(&message)?;
+        drop(message);
+        let place = Mutex::new(Position::ZERO);
+        let options = allowing::<M>(options);
+        let reply = self.runtime().router().call_partition_placed(partition, id, body, options, &place).await;
+        let Position { epoch, sequence } = *place.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Placed { value: opened::<M>(reply)?, epoch, sequence })
+    }
+
     /// Asks a copy of the key's partition, this node's before others, that is at most `max_age` old. The message is one of
     /// those that the worker [`queries`](crate::Handlers::queries).
     ///

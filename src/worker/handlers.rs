@@ -152,7 +152,7 @@ where
             Ok(Box::new(Running { worker, cx, table }) as Box<dyn Host>)
         })
     };
-    Ok(Hosted { kind, messages, queries, begin: Begin::Start(Arc::new(start)) })
+    Ok(Hosted { kind, messages, queries, mode: None, begin: Begin::Start(Arc::new(start)) })
 }
 
 /// What is common to all kinds.

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use tumen_actors::codec;
 use tumen_actors::partitions::machine::{Journal, Machine};
 use tumen_actors::partitions::{Begin, Host, Hosted, Place};
+use tumen_core::cluster::snapshot::Mode;
 use tumen_core::partitions::request::{Failure, MessageId, Reply};
 
 use super::handlers::{Handlers, Hosting, Prepared, Running, Table, encode, prepared};
@@ -59,6 +60,14 @@ use crate::error::{Error, Result};
 pub trait Replicated: Worker + Default + Serialize + DeserializeOwned + Sync {
     /// What changes the state. It goes over the wire as messages do.
     type Change: Serialize + DeserializeOwned + Send + 'static;
+
+    /// What an acknowledgement of this kind promises, where that is not what the cluster's mode does. All nodes must say
+    /// the same: one that joins and does not is refused.
+    ///
+    /// All kinds of a partition share one log, which is kept as surely as the strictest of them wants. So a kind that is
+    /// [`Mode::Async`](crate::Mode) among stricter ones saves itself the wait for other copies, and nothing else; and one that is
+    /// stricter than the others has them wait for the disk too where it does.
+    const MODE: Option<Mode> = None;
 
     /// Changes the state. Called on every copy with the same changes in the same order, so it must come to the same: no
     /// clock, no chance, no iteration over a `HashMap`, nothing from outside.
@@ -161,7 +170,7 @@ pub(crate) fn replicating<W: Replicated>(handlers: impl FnOnce(Handlers<W>) -> H
     let Prepared { kind, messages, queries, table } = prepared(handlers)?;
     let make =
         move || -> Box<dyn Machine> { Box::new(State { worker: W::default(), table: Arc::clone(&table) }) };
-    Ok(Hosted { kind, messages, queries, begin: Begin::Replicated(Arc::new(make)) })
+    Ok(Hosted { kind, messages, queries, mode: W::MODE, begin: Begin::Replicated(Arc::new(make)) })
 }
 
 /// The worker on any copy.

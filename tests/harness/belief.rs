@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
 
-use super::Cluster;
 use super::node::boot_time;
+use super::{Cluster, PATIENCE, wait_until};
 
 /// One boot's belief in one partition: from the first moment to the last, the last excluded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +45,19 @@ pub fn spans(cluster: &Cluster) -> BTreeMap<String, Vec<Span>> {
 /// If they did, or nobody ever believed in anything.
 pub fn check(cluster: &Cluster) {
     check_spans(&spans(cluster));
+    check_invariants(cluster);
+}
+
+/// Checks that no node that is awake saw a promise broken that must hold at every moment.
+///
+/// # Panics
+/// If one did, with what it saw.
+pub fn check_invariants(cluster: &Cluster) {
+    for number in cluster.awake() {
+        let shown =
+            wait_until("a node tells what it saw", PATIENCE, || cluster.try_get(number, "/invariants"));
+        assert_eq!(shown["violations"], 0, "{}: {shown}", cluster.node(number).name);
+    }
 }
 
 /// The same of what was read already.

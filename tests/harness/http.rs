@@ -77,6 +77,12 @@ impl Http {
         answer(self.agent.put(format!("http://{node}{path}")).send(body.as_ref()))
     }
 
+    /// The same with an `Idempotency-Key`.
+    pub fn put_keyed(&self, node: &str, path: &str, body: &str, key: &str) -> Result<Answer, String> {
+        let request = self.agent.put(format!("http://{node}{path}")).header("idempotency-key", key);
+        answer(request.send(body))
+    }
+
     /// `POST` of JSON.
     pub fn post(&self, node: &str, path: &str, body: &Json) -> Result<Answer, String> {
         answer(self.agent.post(format!("http://{node}{path}")).send_json(body))

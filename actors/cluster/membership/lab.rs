@@ -57,6 +57,7 @@ impl Lab {
     pub(crate) async fn start(&mut self, node: &'static str, boot: u64, seeds: Seeds) {
         let info = info(node, boot);
         let greeting = Greeting {
+            modes: Vec::new(),
             protocol: PROTOCOL,
             cluster: ClusterName::new("lab").unwrap(),
             belongs: None,

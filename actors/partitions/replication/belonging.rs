@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
-use tumen_core::cluster::snapshot::Snapshot;
+use tumen_core::cluster::snapshot::{Mode, Snapshot};
 use tumen_core::ids::{GroupId, PartitionId};
 use tumen_core::partitions::replication::Acks;
 
@@ -17,7 +17,8 @@ impl Replication {
             return Acks::WithoutDisk;
         }
         let modes = self.shared.modes.read().unwrap_or_else(PoisonError::into_inner);
-        modes.get(&group).map_or(Acks::AfterDisk, |mode| cell::acks_of(*mode))
+        let of_log = |mode: &Mode| cell::acks_of(self.shared.makers.mode_of_log(*mode));
+        modes.get(&group).map_or(Acks::AfterDisk, of_log)
     }
 
     /// Whether the copies that were read back are of the cluster that this node is in.
@@ -58,6 +59,8 @@ impl Replication {
     fn forget(&self, partition: PartitionId) {
         let mut cells = self.shared.cells.write().unwrap_or_else(PoisonError::into_inner);
         let Some(cell) = cells.remove(&partition) else { return };
+        let (mode, phases) = cell.take_count();
+        self.keep_count(mode, &phases);
         cell.end_writes();
         if let Some(disk) = &self.shared.disk {
             // Before anybody can make another one.

@@ -9,18 +9,20 @@
 //! All of it is behind one lock, which nobody holds while waiting for anything. What is to be done outside gathers in
 //! [`Out`], and is done after.
 
+mod counting;
 mod holding;
 mod inner;
 mod leading;
 mod saving;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 use tumen_core::cluster::control::Step;
 use tumen_core::cluster::snapshot::Mode;
-use tumen_core::ids::{Life, NodeName, PartitionId};
+use tumen_core::ids::{Life, NodeBoot, NodeName, PartitionId};
 use tumen_core::partitions::fence::Fence;
 use tumen_core::partitions::identity::Position;
 use tumen_core::partitions::record::Record;
@@ -35,6 +37,7 @@ use self::holding::Hold;
 use super::answers::Slot;
 use super::held::{Held, HeldReplies};
 use super::keeping::Keeping;
+use super::phases::{Phases, Reached};
 use super::records::{Kept, StateRecord};
 use super::state::{Broken, Makers, State};
 
@@ -56,6 +59,12 @@ pub(super) struct Out {
     pub(super) writes_state: bool,
     /// What this copy says is on disk.
     pub(super) answers: Vec<(Slot, CopyReply<Bytes>)>,
+    /// Somebody speaks as the primary who was not heard last.
+    pub(super) heard: Option<(Fence, NodeBoot)>,
+    /// How long the first phase of an entry took.
+    pub(super) took: Option<(Mode, Duration)>,
+    /// What was counted before the mode changed.
+    pub(super) counted: Option<(Mode, Phases)>,
 }
 
 /// When it was known that what surely holds here is all that does.
@@ -93,10 +102,16 @@ struct Inner {
     makers: Makers,
     /// Which life of this node's copy counts, as a primary said last.
     counts: Option<Life>,
+    /// Who spoke as the primary last, and under which fence.
+    heard: Option<(Fence, NodeBoot)>,
     /// Why the state is of no use, if it is not.
     broken: Option<Broken>,
     /// Where the state stops, if it is to be looked at.
     hold: Option<Hold>,
+    /// How many entries went through each phase here.
+    phases: Phases,
+    /// When somebody last said something that entries may have waited for.
+    now: Moment,
 }
 
 enum Role {
@@ -108,12 +123,16 @@ enum Role {
 
 struct Lead {
     law: Primary<Bytes>,
+    /// The group's. A kind may have another one, and the log is as sure as any of them wants it.
+    mode: Mode,
     /// Since it is open: which requests were carried out, up to the log's end.
     sessions: Option<Sessions>,
     desk: Desk,
     held: HeldReplies,
     /// The disk failed: nothing is logged any more.
     is_closed: bool,
+    /// Since it is open: up to where entries have come in each phase.
+    reached: Option<Reached>,
     /// Who waits until the log holds up to somewhere.
     waits: Vec<(u64, oneshot::Sender<()>)>,
 }
@@ -159,8 +178,20 @@ impl Cell {
     ) -> Self {
         let (applied, role) = (state.applied(), Role::Copy(Box::new(copy)));
         let state = Arc::new(Mutex::new(state));
-        let inner =
-            Inner { role, state, applied, keeping, config, makers, counts: None, broken: None, hold: None };
+        let inner = Inner {
+            role,
+            state,
+            applied,
+            keeping,
+            config,
+            makers,
+            counts: None,
+            heard: None,
+            broken: None,
+            hold: None,
+            phases: Phases::default(),
+            now: Moment::ZERO,
+        };
         Self { partition, inner: Mutex::new(inner), standing: watch::Sender::default() }
     }
 
@@ -205,6 +236,7 @@ impl Cell {
         let result = act(&mut inner, &mut effects, out);
         inner.run(self.partition, effects, out);
         inner.settle(out);
+        inner.count_phases(self.partition, out);
         self.show(&inner);
         result
     }
@@ -213,11 +245,17 @@ impl Cell {
     pub(super) fn handle_request(
         &self,
         now: Moment,
-        from: &NodeName,
+        from: &NodeBoot,
         request: Request<Bytes>,
         out: &mut Out,
     ) -> Answer<Bytes> {
         self.with(out, |inner, effects, out| {
+            let known = |(fence, boot): &(Fence, NodeBoot)| fence == request.fence() && boot == from;
+            if !inner.heard.as_ref().is_some_and(known) {
+                let heard = (*request.fence(), from.clone());
+                inner.heard = Some(heard.clone());
+                out.heard = Some(heard);
+            }
             let config = inner.config.clone();
             let said = match &request {
                 Request::Seal { counts, .. } | Request::Append { counts, .. } => Some(*counts),
@@ -239,7 +277,7 @@ impl Cell {
                 // What is here is newer than the last that was saved, and holds as surely.
                 inner.apply_up_to_mark();
                 header.position = inner.applied;
-                out.snapshots.push((from.clone(), *header));
+                out.snapshots.push((from.node.clone(), *header));
             }
             if answer.after.is_some() {
                 out.writes = Some(true);
@@ -251,6 +289,7 @@ impl Cell {
     /// A copy answers the primary here.
     pub(super) fn handle_reply(&self, now: Moment, reply: CopyReply<Bytes>, out: &mut Out) {
         self.with(out, |inner, effects, _| {
+            inner.now = now;
             if let Role::Primary(lead) = &mut inner.role {
                 effects.extend(lead.law.handle_reply(now, reply));
             }
@@ -335,9 +374,9 @@ impl Cell {
     /// The plan says what an acknowledgement promises.
     pub(super) fn set_mode(&self, mode: Mode, out: &mut Out) {
         // A primary keeps to the mode that it began its epoch with.
-        self.with(out, |inner, _, _| {
+        self.with(out, |inner, _, out| {
             if matches!(inner.role, Role::Copy(_)) {
-                inner.set_mode(mode);
+                inner.set_mode(inner.makers.mode_of_log(mode), out);
             }
         });
     }
@@ -367,13 +406,13 @@ impl Cell {
         gone: Vec<NodeName>,
         out: &mut Out,
     ) {
-        self.with(out, |inner, effects, _| {
+        self.with(out, |inner, effects, out| {
             // Twice under one fence never: the second would write other entries at the same places.
             if matches!(&inner.role, Role::Primary(lead) if *lead.law.fence() == fence) {
                 return;
             }
             inner.step_down();
-            inner.set_mode(mode);
+            inner.set_mode(inner.makers.mode_of_log(mode), out);
             let Role::Copy(copy) = std::mem::replace(&mut inner.role, Role::Changing) else { return };
             let (law, more) = Primary::new(now, inner.config.clone(), fence, *copy, record, wanted, gone);
             let (desk, held) = (Desk::new(Limits::default()), HeldReplies::default());
@@ -382,6 +421,8 @@ impl Cell {
                 sessions: None,
                 desk,
                 held,
+                mode,
+                reached: None,
                 is_closed: inner.keeping.as_ref().is_some_and(Keeping::is_over),
                 waits: Vec::new(),
             }));

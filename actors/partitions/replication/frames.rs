@@ -117,7 +117,7 @@ impl Serve for Replication {
                 // It is asked again.
                 continue;
             }
-            let (now, from) = (self.now(), incoming.from().node.clone());
+            let (now, from) = (self.now(), incoming.from().clone());
             let mut replies = Vec::with_capacity(requests.len());
             let mut late = Vec::new();
             for request in requests {

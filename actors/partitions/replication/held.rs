@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use tumen_core::partitions::identity::Position;
 use tumen_core::partitions::request::{Failure, Reply};
 
 use crate::partitions::delivery::Delivery;
@@ -9,7 +10,7 @@ use crate::partitions::delivery::Delivery;
 /// A reply, and the last entry of the log that its handler saw.
 #[derive(Debug)]
 pub(super) struct Held {
-    pub(super) rests_on: u64,
+    pub(super) rests_on: Position,
     pub(super) delivery: Delivery,
     pub(super) reply: Reply,
     /// Whether the handler changed something.
@@ -31,7 +32,7 @@ impl HeldReplies {
 
     /// Takes out those that rest on nothing beyond the mark.
     pub(super) fn take_up_to(&mut self, mark: u64, into: &mut Vec<Held>) {
-        while let Some(held) = self.0.pop_front_if(|held| held.rests_on <= mark) {
+        while let Some(held) = self.0.pop_front_if(|held| held.rests_on.sequence <= mark) {
             into.push(held);
         }
     }

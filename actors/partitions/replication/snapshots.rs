@@ -23,13 +23,15 @@ use tumen_core::partitions::replication::wire::{Reply as CopyReply, SnapshotHead
 use super::Replication;
 use super::answers::Slot;
 use super::cell::{Cell, Out};
+use super::compress;
 use super::state::Broken;
 use super::transfers::News;
 use crate::codec::{self, STATE_LEN_MAX};
 use crate::transport::{BulkStream, CHUNK_LEN_MAX, LaneError, ServeBulk, Service};
 
-/// What stands before a state's first byte: where it belongs, and how many bytes follow.
-type Head = (SnapshotHeader, u64);
+/// What stands before a state's first byte: where it belongs, how many bytes follow, and, if they are packed, how many the
+/// state has.
+type Head = (SnapshotHeader, u64, Option<u64>);
 
 /// How long a receiver may take to say whether a state may come.
 const ADMIT_WITHIN: Duration = Duration::from_secs(2);
@@ -133,12 +135,13 @@ impl Replication {
         cell: &Arc<Cell>,
         handover: &Handover,
         header: SnapshotHeader,
-        mut bytes: Bytes,
+        bytes: Bytes,
         paced: bool,
         done: &mut u64,
     ) -> Result<Option<CopyReply<Bytes>>, Unsent> {
+        let (mut bytes, unpacked) = compress::pack(bytes, &self.shared.packed).await;
         let len = bytes.len() as u64;
-        let head: Head = (header, len);
+        let head: Head = (header, len, unpacked);
         let opening = self.shared.transport.open_bulk(&handover.to, Service::Handover, codec::encode(&head));
         let mut sink = opening.await?;
         self.shared.transfers.handle_sent(handover, 0, len);
@@ -171,7 +174,7 @@ impl Replication {
 
     /// Takes in a whole state, and answers its sender.
     async fn receive(&self, mut stream: BulkStream) -> Result<(), String> {
-        let (header, len): Head =
+        let (header, len, unpacked): Head =
             codec::decode(stream.header(), CHUNK_LEN_MAX).map_err(|error| error.to_string())?;
         if len > STATE_LEN_MAX as u64 {
             return Err(format!("{len} bytes are announced; {STATE_LEN_MAX} are the most"));
@@ -191,7 +194,8 @@ impl Replication {
         if bytes.len() as u64 != len {
             return Err(format!("{} of {len} bytes came", bytes.len()));
         }
-        let answer = self.take_in(header, bytes.freeze()).await?;
+        let state = compress::unpack(bytes.freeze(), unpacked).await?;
+        let answer = self.take_in(header, state).await?;
         coming.failed = None;
         let mut reply = BytesMut::new();
         codec::encode_body_into(&answer, &mut reply).map_err(|error| error.to_string())?;

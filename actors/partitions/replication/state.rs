@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tumen_core::cluster::snapshot::Mode;
 use tumen_core::partitions::entry::{Entry, KindIndex};
 use tumen_core::partitions::identity::Position;
 use tumen_core::partitions::request::{Failure, MessageId, Reply};
@@ -20,14 +21,20 @@ use crate::partitions::machine::{Machine, MakeMachine};
 
 /// The replicated kinds of a node, sorted by name: the same list on every node of a group.
 #[derive(Clone, Default)]
-pub(super) struct Makers(Arc<[(MakeMachine, Arc<[MessageId]>)]>);
+pub(super) struct Makers(Arc<[Maker]>);
+
+struct Maker {
+    make: MakeMachine,
+    messages: Box<[MessageId]>,
+    mode: Option<Mode>,
+}
 
 impl Makers {
     pub(super) fn of(kinds: &Kinds) -> Self {
         let makers = kinds.iter().filter_map(|hosted| match &hosted.begin {
             Begin::Replicated(make) => {
                 let messages = hosted.messages.iter().map(|(id, _)| *id).collect();
-                Some((Arc::clone(make), messages))
+                Some(Maker { make: Arc::clone(make), messages, mode: hosted.mode })
             }
             Begin::Start(_) => None,
         });
@@ -40,7 +47,17 @@ impl Makers {
 
     /// Which kind handles a message.
     fn kind_of(&self, message: MessageId) -> Option<usize> {
-        self.0.iter().position(|(_, messages)| messages.contains(&message))
+        self.0.iter().position(|maker| maker.messages.contains(&message))
+    }
+
+    /// What an acknowledgement of this kind promises, in a group of this mode.
+    pub(super) fn mode_of(&self, kind: KindIndex, group: Mode) -> Mode {
+        self.0.get(usize::from(kind.0)).and_then(|maker| maker.mode).unwrap_or(group)
+    }
+
+    /// What the log promises that all kinds share: as much as any of them does.
+    pub(super) fn mode_of_log(&self, group: Mode) -> Mode {
+        self.0.iter().map(|maker| maker.mode.unwrap_or(group)).max().unwrap_or(group)
     }
 }
 
@@ -74,7 +91,7 @@ pub(super) struct State {
 impl State {
     /// Before the first entry.
     pub(super) fn new(makers: Makers) -> Self {
-        let machines = makers.0.iter().map(|(make, _)| make()).collect();
+        let machines = makers.0.iter().map(|maker| (maker.make)()).collect();
         Self { makers, machines, sessions: Sessions::default(), applied: Position::ZERO }
     }
 

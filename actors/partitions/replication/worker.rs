@@ -149,7 +149,8 @@ impl Handling<'_> {
         let stepped = led.handled.lock().unwrap_or_else(PoisonError::into_inner).stepped;
         let reply = if stepped || !changes.is_empty() { honest(reply) } else { reply };
         let (now, mut out) = (led.replication.now(), Out::default());
-        let done = led.cell.finish(now, &led.fence, delivery, (stepped, changes), reply, &mut out);
+        let done =
+            led.cell.finish(now, (&led.fence, led.kind), delivery, (stepped, changes), reply, &mut out);
         led.replication.perform(&led.cell, out);
         if done.is_ok() {
             self.identity = None;
@@ -193,7 +194,7 @@ impl Durable for Led {
             }
             let (done, held) = oneshot::channel();
             let mut out = Out::default();
-            self.cell.wait(&self.fence, done, &mut out);
+            self.cell.wait((&self.fence, self.kind), done, &mut out);
             self.replication.perform(&self.cell, out);
             let unknown = Failure::Fenced { changed: true };
             held.await.map_err(|_| unknown.clone())?;

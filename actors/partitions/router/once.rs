@@ -127,8 +127,11 @@ impl Router {
                 Ok(asked) => asked.told(left).await,
                 Err(failure) => Told::Reply(Err(failure)),
             };
+            call.note(&told);
             let failure = match told {
-                Told::Reply(Ok(reply)) => return known.answered(Ok(reply)),
+                Told::Reply(Ok(reply)) | Told::Placed { body: reply, .. } => {
+                    return known.answered(Ok(reply));
+                }
                 Told::Reply(Err(failure @ (Failure::Rejected(_) | Failure::WorkerFailed(_))))
                 | Told::Settled(failure) => return known.answered(Err(failure)),
                 Told::Expired => return known.expired(),
@@ -189,6 +192,7 @@ impl Router {
             message: Ask::message(),
             body: body_of(ask),
             options,
+            place: None,
         };
         drop(self.ask(&call, None, Deadline::after(options.within)));
     }

@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use tumen_actors::codec;
 use tumen_actors::partitions::machine::{Journal, Machine};
 use tumen_actors::partitions::{Begin, Host, Hosted, Kinds, Place};
+use tumen_core::cluster::snapshot::Mode;
 use tumen_core::ids::Kind;
 use tumen_core::partitions::request::{Failure, MessageId, Reply};
 
@@ -36,15 +37,28 @@ pub fn number(reply: Reply) -> Result<u64, Failure> {
     reply.map(|bytes| codec::decode_body(&bytes).expect("a number"))
 }
 
+/// The same of the other kind, which promises what `async` does.
+pub fn add_loosely() -> MessageId {
+    MessageId::of("add loosely")
+}
+
 pub fn kinds() -> Kinds {
     let make = || -> Box<dyn Machine> { Box::new(Adder::default()) };
     let hosted = Hosted {
         kind: Kind::new("adder").expect("valid"),
         messages: vec![(add(), "add"), (count(), "count")],
         queries: vec![count()],
+        mode: None,
         begin: Begin::Replicated(Arc::new(make)),
     };
-    Kinds::new(vec![hosted]).expect("valid")
+    let loose = Hosted {
+        kind: Kind::new("loose").expect("valid"),
+        messages: vec![(add_loosely(), "add loosely")],
+        queries: Vec::new(),
+        mode: Some(Mode::Async),
+        begin: Begin::Replicated(Arc::new(make)),
+    };
+    Kinds::new(vec![hosted, loose]).expect("valid")
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -55,6 +55,7 @@ pub fn kinds() -> Kinds {
         kind: Kind::new("counter").expect("valid"),
         messages: vec![(message(), "count")],
         queries: Vec::new(),
+        mode: None,
         begin: Begin::Start(start),
     };
     Kinds::new(vec![hosted]).expect("valid")

@@ -21,6 +21,7 @@ pub fn name(text: &str) -> NodeName {
 /// What a test node says of itself.
 pub fn greeting(cluster: &str, node: &str, boot: u64, address: &str, protocol: u16) -> Greeting {
     Greeting {
+        modes: Vec::new(),
         protocol,
         cluster: ClusterName::new(cluster).expect("a name"),
         belongs: None,

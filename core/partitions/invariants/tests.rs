@@ -157,3 +157,24 @@ fn it_is_shown_with_every_promise_by_name() {
     let json = serde_json::to_value(&seen).unwrap();
     assert_eq!(json["seen"][0]["invariant"], "ledger_balanced");
 }
+
+#[test]
+fn a_plan_and_who_serves_by_it_are_one_story() {
+    let mut seen = Invariants::new();
+    seen.handle_primaries(&plan(1, &[1, 1], &[0, 1]));
+    seen.handle_serving(fence(1), &boot("a", 1), None);
+    assert_eq!(seen.violations(), 0, "{:?}", seen.seen());
+    // Another boot's word under the epoch that the plan gave to the first.
+    seen.handle_serving(fence(1), &boot("b", 1), None);
+    assert_eq!(seen.violations_of(Invariant::OnePrimary), 1);
+    // Somebody has another plan of the same number.
+    seen.handle_told(&name("b"), &plan(1, &[1, 1], &[0, 1]));
+    assert_eq!(seen.violations_of(Invariant::VersionMonotone), 0);
+    seen.handle_told(&name("b"), &plan(1, &[1, 2], &[0, 1]));
+    assert_eq!(seen.violations_of(Invariant::VersionMonotone), 1);
+    // In another cluster all numbers begin anew; what was wrong is not forgotten.
+    seen.handle_moved();
+    seen.handle_plan(&name("a"), &plan(1, &[1, 2], &[0, 1]), false);
+    seen.handle_serving(fence(1), &boot("b", 1), None);
+    assert_eq!(seen.violations(), 2);
+}

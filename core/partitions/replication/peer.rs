@@ -159,6 +159,11 @@ impl Peer {
         Some(Request::Append { fence, to, counts: record.life_on(&self.node), prev, entries, mark })
     }
 
+    /// Up to where it was told that W members have the log.
+    pub(super) const fn told(&self) -> u64 {
+        self.told
+    }
+
     /// Whether it was told less than this.
     pub(super) const fn lacks_mark(&self, mark: u64) -> bool {
         self.told < mark

@@ -56,7 +56,7 @@ impl Unchanged {
     fn verdict(&self, mark: Position) -> Verdict {
         match &self.reply {
             _ if self.seen > mark => Verdict::Running,
-            Some(reply) => Verdict::Answered(reply.clone()),
+            Some(reply) => Verdict::Answered { at: self.seen, reply: reply.clone() },
             None => Verdict::Dropped,
         }
     }

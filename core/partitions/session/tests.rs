@@ -46,7 +46,7 @@ fn a_reply_is_given_again_until_the_client_has_it() {
     let (mut sessions, session) = with_records(2, b"x");
     let limits = Limits::default();
     let check = |sessions: &Sessions, number| sessions.check(&limits, MARK, &numbered(session, number, 1));
-    assert_eq!(check(&sessions, 1), Verdict::Answered(Ok(Bytes::from_static(b"x"))));
+    assert_eq!(check(&sessions, 1), Verdict::Answered { at: at(2), reply: Ok(Bytes::from_static(b"x")) });
     assert_eq!(sessions.check(&limits, at(1), &numbered(session, 1, 1)), Verdict::Running);
     assert_eq!(check(&sessions, 3), Verdict::Run);
     sessions.apply(at(4), &record(numbered(session, 3, 3), b"y"));
@@ -69,7 +69,7 @@ fn a_full_session_lets_only_its_lowest_request_in() {
     assert_eq!(check(107, 7), Verdict::Overloaded);
     assert_eq!(check(106, 7), Verdict::Run);
     // A request that was answered is answered again, however full it is.
-    assert!(matches!(check(3, 1), Verdict::Answered(_)));
+    assert!(matches!(check(3, 1), Verdict::Answered { .. }));
 }
 
 #[test]

@@ -42,7 +42,7 @@ impl Seen {
 
     fn note(&mut self, verdict: &Verdict) {
         match verdict {
-            Verdict::Answered(_) => self.answered_again += 1,
+            Verdict::Answered { .. } => self.answered_again += 1,
             Verdict::Running => self.joined += 1,
             Verdict::InDoubt => self.in_doubt += 1,
             Verdict::Expired => self.expired += 1,

@@ -15,6 +15,7 @@ use tumen_core::partitions::request::Failure;
 use tumen_core::time::Moment;
 
 use super::{Inner, Lead, Out, Role};
+use crate::partitions::replication::phases::Reached;
 
 impl Inner {
     /// The primary under this fence, if it is open.
@@ -107,6 +108,7 @@ impl Inner {
             }
         }
         lead.sessions = Some(sessions);
+        lead.reached = Some(Reached::at(lead.law.held()));
     }
 
     pub(super) fn save_snapshot(&mut self) -> Vec<Effect<Bytes>> {
@@ -139,7 +141,8 @@ impl Inner {
             // It is being written down, or read: it follows at the next occasion.
             Err(TryLockError::WouldBlock) => return,
         };
-        for sequence in state.applied().sequence + 1..=mark {
+        let before = state.applied().sequence;
+        for sequence in before + 1..=mark {
             let Some(entry) = copy.entry(sequence) else { break };
             let data = match &entry.body {
                 Body::Data(data) => Some(data),
@@ -152,6 +155,9 @@ impl Inner {
             }
         }
         self.applied = state.applied();
+        if matches!(self.role, Role::Copy(_)) {
+            self.phases.applied += self.applied.sequence - before;
+        }
     }
 
     /// What follows from anything that happened: state follows the mark, replies leave, the log is cut.

@@ -3,6 +3,7 @@
 use std::sync::PoisonError;
 
 use tokio::sync::oneshot;
+use tumen_core::cluster::snapshot::Mode;
 use tumen_core::partitions::entry::{Changes, Entry, KindIndex};
 use tumen_core::partitions::fence::Fence;
 use tumen_core::partitions::identity::{Identity, Position, SessionId};
@@ -10,7 +11,7 @@ use tumen_core::partitions::replication::{AppendError, Body};
 use tumen_core::partitions::request::{Failure, Reply};
 use tumen_core::time::Moment;
 
-use super::{Cell, Lead, Out, Role, position_of};
+use super::{Cell, Inner, Lead, Out, Role, position_of};
 use crate::partitions::delivery::{Delivery, Told};
 use crate::partitions::machine::Machine;
 use crate::partitions::replication::held::Held;
@@ -74,14 +75,16 @@ impl Cell {
     pub(in super::super) fn finish(
         &self,
         now: Moment,
-        fence: &Fence,
+        (fence, kind): (&Fence, KindIndex),
         delivery: Delivery,
         (stepped, changes): (bool, Changes),
         reply: Reply,
         out: &mut Out,
     ) -> Result<(), Box<(Delivery, Failure)>> {
-        self.with(out, |inner, effects, _| {
+        self.with(out, |inner, effects, out| {
             let changed = !changes.is_empty();
+            inner.now = now;
+            let at_once = inner.promises_nothing(kind);
             let lead = match inner.serving_mut(fence) {
                 Ok(lead) => lead,
                 Err(why) => return Err(Box::new((delivery, why))),
@@ -96,8 +99,9 @@ impl Cell {
                     Some(identity) => Entry::Record { identity, changes, reply: reply.clone() },
                     None => Entry::Changes(changes),
                 };
-                if let Err(why) = lead.append(fence, &entry) {
-                    return Err(Box::new((delivery, why)));
+                match lead.append(fence, &entry) {
+                    Ok(position) => lead.note_appended(now, position),
+                    Err(why) => return Err(Box::new((delivery, why))),
                 }
                 effects.extend(lead.law.handle_appended(now));
                 if let Some(identity) = &identity {
@@ -106,8 +110,13 @@ impl Cell {
             } else if let Some(identity) = &identity {
                 lead.desk.handle_unchanged(lead.law.copy().last(), identity, &reply);
             }
-            let rests_on = lead.law.copy().last().sequence;
-            lead.held.push(Held { rests_on, delivery, reply, changed: logged || stepped });
+            let rests_on = lead.law.copy().last();
+            let held = Held { rests_on, delivery, reply, changed: logged || stepped };
+            if at_once {
+                out.replies.push(held);
+            } else {
+                lead.held.push(held);
+            }
             Ok(())
         })
     }
@@ -128,10 +137,18 @@ impl Cell {
         })
     }
 
-    /// Tells when all that was logged so far surely holds. It is dropped where that will not be known.
-    pub(in super::super) fn wait(&self, fence: &Fence, done: oneshot::Sender<()>, out: &mut Out) {
-        self.with(out, |inner, _, _| {
-            if let Ok(lead) = inner.serving_mut(fence) {
+    /// Tells when all that was logged so far holds as this kind promises. It is dropped where that will not be known.
+    pub(in super::super) fn wait(
+        &self,
+        (fence, kind): (&Fence, KindIndex),
+        done: oneshot::Sender<()>,
+        out: &mut Out,
+    ) {
+        self.with(out, |inner, _, out| {
+            let at_once = inner.promises_nothing(kind);
+            if at_once && inner.serving(fence).is_ok() {
+                out.woken.push(done);
+            } else if let Ok(lead) = inner.serving_mut(fence) {
                 lead.waits.push((lead.law.copy().last().sequence, done));
             }
         });
@@ -165,7 +182,7 @@ impl Cell {
             if changed {
                 effects.extend(lead.law.handle_appended(now));
             }
-            let rests_on = lead.law.copy().last().sequence;
+            let rests_on = lead.law.copy().last();
             lead.held.push(Held { rests_on, delivery, reply: encode(position), changed });
         });
     }
@@ -213,7 +230,26 @@ impl Cell {
     }
 }
 
+impl Inner {
+    /// Whether this kind's replies wait for no other copy, though the log is surer than that for other kinds' sake.
+    fn promises_nothing(&self, kind: KindIndex) -> bool {
+        match &self.role {
+            Role::Primary(lead) => {
+                self.config.mode != Mode::Async && self.makers.mode_of(kind, lead.mode) == Mode::Async
+            }
+            Role::Copy(_) | Role::Changing => false,
+        }
+    }
+}
+
 impl Lead {
+    /// An entry's way through the phases begins.
+    fn note_appended(&mut self, now: Moment, position: Position) {
+        if let Some(reached) = &mut self.reached {
+            reached.handle_appended(now, position.sequence);
+        }
+    }
+
     /// Appends an entry, and has the requests that were carried out know of it.
     fn append(&mut self, fence: &Fence, entry: &Entry) -> Result<Position, Failure> {
         if self.is_closed {

@@ -35,6 +35,7 @@ impl Cell {
     /// A write, and all before it, are on disk.
     pub(in super::super) fn handle_written(&self, now: Moment, ticket: Ticket, out: &mut Out) {
         self.with(out, |inner, effects, out| {
+            inner.now = now;
             match &mut inner.role {
                 Role::Copy(copy) => copy.handle_written(ticket),
                 Role::Primary(lead) => effects.extend(lead.law.handle_written(now, ticket)),
@@ -149,8 +150,11 @@ impl Inner {
     }
 
     /// The group's mode says when a copy that has a disk acknowledges.
-    pub(super) fn set_mode(&mut self, mode: Mode) {
-        self.config.mode = mode;
+    pub(super) fn set_mode(&mut self, mode: Mode, out: &mut Out) {
+        let former = std::mem::replace(&mut self.config.mode, mode);
+        if former != mode {
+            out.counted = Some((former, std::mem::take(&mut self.phases)));
+        }
         if self.keeping.is_none() {
             return;
         }

@@ -220,6 +220,11 @@ impl<E> Primary<E> {
         self.held
     }
 
+    /// Up to which sequence another copy was told that W members have the log; where there is no other, all that they have.
+    pub fn told(&self) -> u64 {
+        self.peers.iter().map(Peer::told).max().unwrap_or(self.held).min(self.held)
+    }
+
     /// The copy on this node.
     pub const fn copy(&self) -> &LocalCopy<E> {
         &self.own
