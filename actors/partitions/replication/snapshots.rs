@@ -275,7 +275,7 @@ impl Turn {
             }
             Ok(None) => tracing::debug!(%partition, %to, "a state was sent, and nothing said to it"),
             Err(why @ Unsent::Unwritable(_)) => {
-                tracing::error!(%partition, %to, %why, "a state cannot be sent")
+                tracing::error!(%partition, %to, %why, "a state cannot be sent");
             }
             Err(why) => tracing::debug!(%partition, %to, %why, "a state was not sent"),
         }
