@@ -247,7 +247,12 @@ impl Replication {
         let mut cells = self.shared.cells.write().unwrap_or_else(PoisonError::into_inner);
         let new = || {
             let id = CopyId { node: self.shared.me.clone(), life: clock::new_life(&self.shared.clock) };
-            let (config, makers) = (self.shared.config.clone(), self.shared.makers.clone());
+            let (mut config, makers) = (self.shared.config.clone(), self.shared.makers.clone());
+            let modes = self.shared.modes.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(mode) = modes.get(&partition.group) {
+                config.mode = makers.mode_of_log(*mode);
+            }
+            drop(modes);
             Arc::new(Cell::new(partition, id, self.acks_of(partition.group), config, makers))
         };
         Arc::clone(cells.entry(partition).or_insert_with(new))

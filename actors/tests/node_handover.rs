@@ -21,6 +21,7 @@ use tumen_core::cluster::snapshot::Mode;
 use tumen_core::ids::PartitionId;
 use tumen_core::partitions::equality::Verdict;
 use tumen_core::partitions::handover::Limits;
+use tumen_core::wire::stable_hash;
 
 fn options() -> CallOptions {
     CallOptions { within: Duration::from_secs(20), ..CallOptions::default() }
@@ -83,10 +84,13 @@ async fn a_primary_that_dies_has_no_last_word() {
 
 /// So much that a copy that begins is sent the whole state, not the log: of each partition the log is cut.
 async fn fill(node: &Runtime, partitions: &[PartitionId]) {
-    let name = |number: usize| format!("{number}-{}", "x".repeat(16 << 10));
+    // Letters without a pattern, for what has one goes as a few bytes.
+    let letter = |at: usize| char::from(b'a' + (stable_hash(&at.to_le_bytes()) % 26) as u8);
+    let name = |number: usize| (0..16 << 10).map(|at| letter(at + (number << 20))).collect::<String>();
+    let names: Vec<String> = (0..8).map(name).collect();
     for partition in partitions {
         for number in 0..600 {
-            added(node, *partition, &name(number % 8)).await;
+            added(node, *partition, &names[number % 8]).await;
         }
     }
 }

@@ -41,9 +41,6 @@ impl Replication {
 
     /// A plan says what its groups promise. From then on copies that were read back say what they have.
     pub(super) fn handle_modes(&self, plan: &Snapshot) {
-        if self.shared.disk.is_none() {
-            return;
-        }
         let modes = plan.groups.iter().map(|group| (group.id, group.spec.mode)).collect();
         *self.shared.modes.write().unwrap_or_else(PoisonError::into_inner) = modes;
         for cell in self.cells() {

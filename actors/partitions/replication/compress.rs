@@ -102,13 +102,14 @@ fn unpack_now(bytes: &[u8], len: usize) -> Result<Bytes, String> {
 
 #[cfg(test)]
 mod tests {
+    use tumen_core::wire::stable_hash;
+
     use super::*;
 
     #[tokio::test]
     async fn what_pays_is_packed_and_comes_back_the_same() {
         let packed = Packed::default();
-        let noise: Vec<u8> =
-            (0_u64..4096).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8).collect();
+        let noise: Vec<u8> = (0_u64..4096).map(|n| stable_hash(&n.to_le_bytes()) as u8).collect();
         for (state, pays) in [
             (vec![], false),
             (vec![0; PACK_FROM - 1], false),
