@@ -20,6 +20,7 @@ mod demo;
 mod doctor;
 mod node;
 mod operator;
+mod partition;
 mod watch;
 
 /// Horde/OTP for Rust: an actor-cluster runtime that keeps a cluster's partitions, singletons and names alive.

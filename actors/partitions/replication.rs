@@ -18,6 +18,7 @@ mod held;
 mod keeping;
 mod lane;
 mod loading;
+mod losses;
 mod records;
 mod snapshots;
 mod state;
@@ -25,7 +26,7 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -65,6 +66,9 @@ const EXPIRE_EVERY: Duration = Duration::from_secs(1);
 pub type AskSteps =
     Arc<dyn Fn(Vec<Step>, Duration) -> BoxFuture<'static, Vec<(PartitionId, Record)>> + Send + Sync>;
 
+/// Has the node's manager of partitions give an epoch back, that nobody here will serve under.
+pub type GiveBack = Arc<dyn Fn(PartitionId, Epoch) + Send + Sync>;
+
 /// The copies that this node has. Cheap to clone.
 #[derive(Clone)]
 pub struct Replication {
@@ -93,6 +97,7 @@ struct Shared {
     lanes: Mutex<BTreeMap<NodeName, Arc<Lane>>>,
     steps: Mutex<BTreeMap<PartitionId, Step>>,
     stepped: Notify,
+    give_back: OnceLock<GiveBack>,
     stopping: CancellationToken,
 }
 
@@ -151,6 +156,7 @@ impl Replication {
             lanes: Mutex::default(),
             steps: Mutex::default(),
             stepped: Notify::new(),
+            give_back: OnceLock::new(),
             stopping: CancellationToken::new(),
         };
         let replication = Self { shared: Arc::new(shared) };
@@ -165,9 +171,9 @@ impl Replication {
         !self.shared.makers.is_empty()
     }
 
-    /// Starts what waits for time to pass, and asks the leader. Ends with [`Self::stop`].
-    pub fn start(&self, ask: AskSteps) {
-        if !self.is_used() {
+    /// Starts what waits for time to pass, asks the leader, and gives epochs back. Ends with [`Self::stop`].
+    pub fn start(&self, ask: AskSteps, give_back: GiveBack) {
+        if !self.is_used() || self.shared.give_back.set(give_back).is_err() {
             return;
         }
         let stopping = self.shared.stopping.clone();
@@ -349,7 +355,8 @@ impl Replication {
 
     /// Does what followed from something that happened to a copy.
     fn perform(&self, cell: &Arc<Cell>, out: Out) {
-        let Out { sends, snapshots, steps, ready, replies, woken, writes, writes_state, answers } = out;
+        let Out { sends, snapshots, steps, ready, replies, woken, writes, writes_state, answers, discards } =
+            out;
         if let Some(disk) = &self.shared.disk {
             if let Some(hurried) = writes {
                 disk.write(cell, hurried);
@@ -357,6 +364,9 @@ impl Replication {
             if writes_state {
                 disk.write_state_of(cell);
             }
+        }
+        if let Some(fence) = discards {
+            self.discard(cell, &fence);
         }
         for (slot, reply) in answers {
             slot.fill(reply);
@@ -416,6 +426,7 @@ impl Replication {
                 cell.handle_wake(now, &mut out);
                 if expires {
                     cell.expire(now, &mut out);
+                    self.give_back_again(&cell);
                 }
                 self.perform(&cell, out);
             }

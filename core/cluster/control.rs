@@ -6,6 +6,7 @@
 //!                           │ Found                 │ Publish based on 0
 //!                           └─▶ AlreadyFounded      │ └─▶ Conflict { version: 1 }
 //!                                                   └ Step: which copies count ─▶ plan 1, the next revision
+//!                                                     AcceptLoss: a lost partition goes on with what is left ─▶ plan 2
 //! ```
 //!
 //! Every voter applies the same commands in the same order and gets the same state: nothing here looks at
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::snapshot::{self, GroupPlan, GroupSpec, Snapshot};
 use crate::ids::{ClusterId, ClusterName, Epoch, Generation, GroupId, PartitionId, Revision, Version};
-use crate::partitions::record::{self, Change};
+use crate::partitions::record::{self, Change, CopyId};
 use crate::time::UnixMillis;
 
 /// What the voters agree on.
@@ -60,6 +61,18 @@ pub enum Command {
     /// Change which copies of some partitions count, inside the plan in force. Each is judged by itself. Answered by
     /// [`Outcome::Stepped`].
     Step(Vec<Step>),
+    /// By an operator's word a lost partition goes on with what is left of it: put `snapshot` in force, if the version in
+    /// force is still `based_on`. Answered as [`Command::Publish`].
+    AcceptLoss {
+        /// The version in force when the snapshot was computed.
+        based_on: Version,
+        /// The plan to put in force: the partition has its next epoch there, and of it the survivors count, and nobody else.
+        snapshot: Arc<Snapshot>,
+        /// Which partition is lost.
+        partition: PartitionId,
+        /// The copies that it goes on with, sorted. None: it begins anew, empty.
+        survivors: Vec<CopyId>,
+    },
 }
 
 /// One change of which copies of a partition count: asked for by its epoch's primary.
@@ -151,8 +164,11 @@ impl ControlState {
     pub fn apply(&mut self, command: &Command) -> Outcome {
         match command {
             Command::Found(founding) => self.apply_found(founding),
-            Command::Publish { based_on, snapshot } => self.apply_publish(*based_on, snapshot),
+            Command::Publish { based_on, snapshot } => self.apply_publish(*based_on, snapshot, None),
             Command::Step(steps) => self.apply_steps(steps),
+            Command::AcceptLoss { based_on, snapshot, partition, survivors } => {
+                self.apply_publish(*based_on, snapshot, Some((*partition, survivors)))
+            }
         }
     }
 
@@ -167,12 +183,17 @@ impl ControlState {
         Outcome::Founded
     }
 
-    fn apply_publish(&mut self, based_on: Version, snapshot: &Arc<Snapshot>) -> Outcome {
+    fn apply_publish(
+        &mut self,
+        based_on: Version,
+        snapshot: &Arc<Snapshot>,
+        loss: Option<(PartitionId, &[CopyId])>,
+    ) -> Outcome {
         let version = self.version();
         if based_on != version {
             return Outcome::Conflict { version };
         }
-        match self.judge(snapshot) {
+        match self.judge(snapshot, loss) {
             Ok(()) => {}
             Err(Invalid::Snapshot(snapshot::Invalid::Outdated)) => {
                 return Outcome::Conflict { version };
@@ -197,14 +218,22 @@ impl ControlState {
         Outcome::Stepped(outcomes)
     }
 
-    /// Whether `snapshot` may be the next plan.
-    fn judge(&self, snapshot: &Snapshot) -> Result<(), Invalid> {
+    /// Whether `snapshot` may be the next plan, with this partition's loss accepted.
+    fn judge(&self, snapshot: &Snapshot, loss: Option<(PartitionId, &[CopyId])>) -> Result<(), Invalid> {
         let founding = self.founding.as_ref().ok_or(Invalid::NotFounded)?;
         snapshot.validate()?;
         founding.judge(snapshot)?;
-        match &self.snapshot {
-            Some(previous) => Ok(snapshot.validate_after(previous)?),
-            None => founding.judge_first(snapshot),
+        match (&self.snapshot, loss) {
+            (Some(previous), None) => Ok(snapshot.validate_after(previous)?),
+            (Some(previous), Some((partition, survivors))) => {
+                let given_up = previous.with_loss_accepted(partition, survivors)?;
+                if snapshot.assignment(partition).map(|new| new.epoch) == given_up.epoch_of(partition) {
+                    return Err(snapshot::Invalid::Members { partition }.into());
+                }
+                Ok(snapshot.validate_after(&given_up)?)
+            }
+            (None, Some((partition, _))) => Err(snapshot::Invalid::Members { partition }.into()),
+            (None, None) => founding.judge_first(snapshot),
         }
     }
 }

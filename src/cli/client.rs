@@ -75,6 +75,9 @@ pub(super) enum Failure {
     /// The token could not be read.
     #[error("--http-token-file {}: {why}", path.display())]
     Token { path: PathBuf, why: String },
+    /// It was not confirmed, and so not ordered.
+    #[error("nothing was done: {0}")]
+    Unconfirmed(String),
     /// The answer could not be written to stdout.
     #[error("the answer cannot be written: {0}")]
     Output(#[from] io::Error),

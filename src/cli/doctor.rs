@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use serde::{Deserialize, Serialize};
 
 use super::client::{Client, Failure};
-use super::operator::unready;
+use super::operator::{lost_partitions, named, unready};
 use super::say;
-use crate::http::shapes::{Cluster, PartitionStats};
+use crate::http::shapes::{Cluster, Partition, PartitionStats};
 
 /// What the doctor reads of `GET /config`.
 #[derive(Debug, Deserialize)]
@@ -34,7 +34,12 @@ pub(super) fn run(client: &Client, json: bool) -> Result<ExitCode, Failure> {
     let cluster = client.get::<Cluster>("/cluster")?.value;
     let stats = client.get::<PartitionStats>("/partitions/stats")?.value;
     let told = client.get::<Told>("/config")?.value;
-    let found = findings(&cluster, &stats, &told, unready(client)?);
+    let lost = lost_partitions(client)?;
+    let mut found = findings(&cluster, &stats, &told, unready(client)?);
+    if !lost.is_empty() {
+        // Nothing else is as urgent.
+        found.insert(0, losses(&lost));
+    }
     if json {
         say(serde_json::json!({ "findings": found }))?;
     } else if found.is_empty() {
@@ -45,6 +50,13 @@ pub(super) fn run(client: &Client, json: bool) -> Result<ExitCode, Failure> {
         }
     }
     Ok(if found.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn losses(lost: &[Partition]) -> Finding {
+    let what = format!("Lost: {}. Too few of their copies are left to tell what was written.", named(lost));
+    let advice = "Start the nodes again that have their data (`tumen partition show ID` names them); if those are gone for \
+                  good, `tumen partition accept-loss ID` goes on with what is left.";
+    Finding { code: "lost", what, advice }
 }
 
 fn findings(cluster: &Cluster, stats: &PartitionStats, told: &Told, unready: Option<String>) -> Vec<Finding> {
@@ -152,6 +164,20 @@ mod tests {
     #[test]
     fn a_healthy_cluster_has_nothing_wrong() {
         assert_eq!(findings(&cluster(&["up"; 3]), &stats(&[5, 6, 5]), &told(), None), []);
+    }
+
+    #[test]
+    fn what_is_lost_is_named_up_to_a_few() {
+        let lost = |index| Partition {
+            id: format!("partition-{index}"),
+            primary_node: None,
+            replica_nodes: vec![],
+            epoch: 2,
+            lost: true,
+        };
+        let all: Vec<Partition> = (0..12).map(lost).collect();
+        assert!(losses(&all[..2]).what.starts_with("Lost: partition-0, partition-1. "));
+        assert!(losses(&all).what.contains("partition-7 and 4 more"), "{}", losses(&all).what);
     }
 
     #[test]

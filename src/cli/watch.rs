@@ -73,6 +73,10 @@ fn sentence(event: &Event) -> String {
             let (from, to) = (node(from), node(to));
             format!("partition moved   {partition} from {from} to {to} (epoch {epoch}, version {version})")
         }
+        Event::PartitionLost { partition, epoch } => {
+            format!("partition lost    {partition} (epoch {epoch}): too few of its copies are left")
+        }
+        Event::PartitionFound { partition } => format!("partition found   {partition}"),
         Event::Leader { leader, term } => format!("leader            {} in term {term}", node(leader)),
         Event::Missed { count } => format!("missed            {count} events: this listener was too slow"),
     }

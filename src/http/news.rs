@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tumen_actors::node::Event as NodeEvent;
 use tumen_core::cluster::member::Member;
 use tumen_core::cluster::snapshot::Snapshot;
-use tumen_core::{NodeBoot, NodeName, Term};
+use tumen_core::{GroupId, NodeBoot, NodeName, PartitionId, Term};
 
 use super::shapes::Event;
 use crate::node::{Node, Partition};
@@ -65,6 +65,13 @@ impl News {
                 match events.recv().await {
                     Ok(NodeEvent::Plan { plan, .. }) => writer.handle_plan(plan),
                     Ok(NodeEvent::Leader { leader, term }) => writer.handle_leader(leader, term),
+                    Ok(NodeEvent::PartitionLost { partition, epoch }) => {
+                        let event = |partition| Event::PartitionLost { partition, epoch: epoch.0 };
+                        writer.handle_partition(partition, event);
+                    }
+                    Ok(NodeEvent::PartitionFound { partition }) => {
+                        writer.handle_partition(partition, |partition| Event::PartitionFound { partition });
+                    }
                     Ok(_) => {}
                     // What was missed shows in the difference to the plan in force.
                     Err(RecvError::Lagged(_)) => {
@@ -98,6 +105,14 @@ impl News {
         told.leader = Some((leader.clone(), term));
         let event = Event::Leader { leader: leader.map(|name| name.to_string()), term: term.0 };
         self.tell(told, vec![event], KEPT_MIN);
+    }
+
+    /// Something happened to one of the users' partitions.
+    fn handle_partition(&self, id: PartitionId, event: impl FnOnce(String) -> Event) {
+        let told = self.told();
+        let named = told.plan.as_deref().filter(|_| id.group == GroupId::Users);
+        let Some(partition) = named.and_then(|plan| Partition::of(plan, id.index)) else { return };
+        self.tell(told, vec![event(partition.name)], KEPT_MIN);
     }
 
     fn tell(&self, mut told: MutexGuard<'_, Told>, events: Vec<Event>, kept_max: usize) {
