@@ -16,6 +16,7 @@ mod events;
 mod founding;
 mod greeter;
 mod leading;
+mod losses;
 mod parts;
 mod sessions;
 mod settings;
@@ -25,7 +26,7 @@ mod supervision;
 mod surroundings;
 mod watching;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,9 +36,10 @@ use tumen_core::cluster::asks::{Answer, Ask};
 use tumen_core::cluster::member::NodeInfo;
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::cluster::voters;
-use tumen_core::ids::{NodeBoot, NodeName, Term};
-use tumen_core::partitions::invariants::Report;
+use tumen_core::ids::{Epoch, NodeBoot, NodeName, PartitionId, Term};
+use tumen_core::partitions::invariants;
 use tumen_core::partitions::ledger::Ledger;
+use tumen_core::partitions::replication::Report;
 
 pub use self::asking::AskFailure;
 pub use self::assembly::StartError;
@@ -188,7 +190,7 @@ impl Runtime {
     }
 
     /// What this node saw of the promises that must hold at every moment, since it was started.
-    pub fn invariants(&self) -> Report {
+    pub fn invariants(&self) -> invariants::Report {
         self.parts.witness.report()
     }
 
@@ -209,6 +211,27 @@ impl Runtime {
     pub async fn ask(&self, ask: Ask, within: Duration) -> Result<Answer, AskFailure> {
         let leader = || self.leader();
         self.parts.asking.ask(&self.parts.transport, leader, ask, within).await
+    }
+
+    /// The partitions that are lost, as far as this node was told, and the epoch of each: too few of their copies are left.
+    pub fn lost(&self) -> Arc<BTreeMap<PartitionId, Epoch>> {
+        self.parts.losses.now()
+    }
+
+    /// Whether any partition is lost. Costs next to nothing.
+    pub fn any_lost(&self) -> bool {
+        self.parts.losses.any()
+    }
+
+    /// How a partition is, as its primary sees it. `None`: it has none, or that did not answer in time.
+    pub async fn report(&self, partition: PartitionId, within: Duration) -> Option<Report> {
+        let plan = self.parts.plans.newest()?;
+        let (primary, _) = plan.primary_of(partition)?;
+        let ask = Ask::Report { partition };
+        match self.parts.asking.ask_node(&self.parts.transport, &primary.node, ask, within).await? {
+            Ok(Answer::Report(report)) => report,
+            _ => None,
+        }
     }
 
     /// The nodes held for alive by gossip. Always contains this one.

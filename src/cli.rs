@@ -21,6 +21,7 @@ mod doctor;
 mod handovers;
 mod node;
 mod operator;
+mod partition;
 mod state;
 mod watch;
 

@@ -31,6 +31,13 @@ pub enum Error {
     /// A key leads nowhere. Nothing was sent.
     #[error(transparent)]
     Route(#[from] RouteError),
+    /// Too few copies of the key's partition are left to tell what was written: it is not served until one returns, or an
+    /// operator accepts the loss. Nothing changed.
+    #[error(
+        "{0} is lost: too few of its copies are left, and it can be neither read nor written until one returns, or an \
+             operator accepts the loss (`tumen partition accept-loss {0}`): nothing changed. Old values can be read of a copy"
+    )]
+    Lost(String),
     /// What was asked for does not exist. Nothing changed.
     #[error("{0}")]
     NotFound(String),
@@ -142,7 +149,7 @@ impl Error {
                 waits || failure.is_safe_to_retry()
             }
             Self::Route(why) => matches!(why, RouteError::NoPlan | RouteError::NoPrimary(_)),
-            Self::NoLeader => true,
+            Self::NoLeader | Self::Lost(_) => true,
             Self::Refused(why) => matches!(why, AskError::NotLeader { .. } | AskError::TooFewNodes { .. }),
             _ => false,
         }
@@ -155,7 +162,14 @@ impl Error {
             Self::Route(RouteError::NoPlan) | Self::Refused(AskError::NoPlan) => "no_plan",
             Self::Route(RouteError::NoPrimary(_)) => "no_primary",
             Self::Key { .. } | Self::Route(RouteError::Key(_) | RouteError::KeyTooLong(_)) => "bad_key",
-            Self::NotFound(_) | Self::Refused(AskError::NoSuchNode(_)) => "not_found",
+            Self::NotFound(_) | Self::Refused(AskError::NoSuchNode(_) | AskError::NoSuchPartition(_)) => {
+                "not_found"
+            }
+            Self::Lost(_) => "lost",
+            Self::Refused(AskError::NotLost { .. }) => "not_lost",
+            Self::Refused(AskError::Unserved(_) | AskError::Unanswered { .. }) => "no_primary",
+            Self::Refused(AskError::Overtaken(_)) => "overtaken",
+            Self::Refused(AskError::TooManyLosses(_)) => "overloaded",
             Self::Refused(AskError::NotLeader { .. }) | Self::NoLeader => "no_leader",
             Self::NoAnswer => "timeout",
             Self::Stopped | Self::Ended(_) => "stopping",

@@ -69,12 +69,15 @@ pub use node::{
 pub use state::ClusterState;
 pub use tumen_actors::partitions::router::{CallOptions, IdempotencyKey};
 pub use tumen_core::assignment;
+pub use tumen_core::cluster::asks::LossAccepted;
 pub use tumen_core::cluster::coordinator::{CrashProof, Create, Rebalance};
 pub use tumen_core::cluster::snapshot::{Mode, Snapshot};
 pub use tumen_core::partitioner::Partitioner;
 pub use tumen_core::partitions::equality;
+pub use tumen_core::partitions::identity::Position;
 pub use tumen_core::partitions::invariants::{Report as InvariantReport, Violation};
 pub use tumen_core::partitions::ledger::Ledger;
+pub use tumen_core::partitions::record::CopyId;
 pub use tumen_core::partitions::request::Failure;
 pub use tumen_core::{Epoch, NodeName, PartitionId, Version};
 pub use worker::{Context, Handle, Handlers, Message, Place, Query, Replicated, Worker, WorkerError};

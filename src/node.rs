@@ -31,6 +31,7 @@ use crate::worker::{Message, encode};
 mod builder;
 mod comparing;
 mod discover;
+mod losses;
 mod orders;
 mod partitions;
 mod reading;
@@ -203,8 +204,15 @@ impl Node {
         drop(message);
         async move {
             let (id, body) = told?;
+            self.check_not_lost(|| self.partition_of(key.as_ref()))?;
             let reply = self.runtime().router().call(key.as_ref(), id, body, allowing::<M>(options)).await;
-            opened::<M>(reply)
+            match reply {
+                Ok(reply) => opened::<M>(Ok(reply)),
+                Err(why) if self.runtime().any_lost() => {
+                    Err(self.explained(why, || self.partition_of(key.as_ref())))
+                }
+                Err(why) => opened::<M>(Err(why)),
+            }
         }
     }
 
@@ -215,6 +223,7 @@ impl Node {
     pub async fn call_partition<M: Message>(&self, partition: PartitionId, message: M) -> Result<M::Reply> {
         self.check_partition(partition)?;
         let (id, body) = envelope(&message)?;
+        self.check_not_lost(|| Ok(partition))?;
         let options = allowing::<M>(self.call_options());
         opened::<M>(self.runtime().router().call_partition(partition, id, body, options).await)
     }
@@ -225,6 +234,10 @@ impl Node {
             return Err(Error::NotFound(format!("there is no partition {partition}")));
         }
         Ok(())
+    }
+
+    fn partition_of(&self, key: &[u8]) -> Result<PartitionId> {
+        Ok(self.partition_for_key(key)?.id)
     }
 
     /// What [`Node::call`] uses: the configured deadline.

@@ -83,6 +83,7 @@ fn partition(index: u32) -> Partition {
         primary_node: (index == 0).then(|| "node-1".into()),
         replica_nodes: vec!["node-2".into(), "node-3".into()],
         epoch: 4,
+        lost: false,
     }
 }
 

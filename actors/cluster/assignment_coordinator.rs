@@ -6,6 +6,8 @@
 //!
 //! All waiting is here: probes, proposals and timers run beside the mailbox and come back as messages.
 
+mod losses;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -22,7 +24,8 @@ use tumen_core::cluster::coordinator::{AskError, Coordinator, Departure, Effect,
 use tumen_core::cluster::lease::{self, Release, Reply};
 use tumen_core::cluster::member::NodeInfo;
 use tumen_core::cluster::snapshot::Snapshot;
-use tumen_core::ids::{GroupId, NodeBoot, NodeName, PartitionId, Term, Version};
+use tumen_core::ids::{Epoch, GroupId, NodeBoot, NodeName, PartitionId, Term, Version};
+use tumen_core::partitions::replication::{NotLost, Standing};
 use tumen_core::wire::{CoordinatorFrame, LeaseFrame};
 
 use crate::clock::Clock;
@@ -42,6 +45,8 @@ pub trait Surroundings: Send + Sync + 'static {
     fn commit(&self, command: Command, within: Duration) -> BoxFuture<'static, Proposed>;
     /// What the voters agreed on, as far as it was applied here.
     fn control(&self) -> Arc<ControlState>;
+    /// Asks one node, this one or another. `None`: it did not answer.
+    fn ask_node(&self, to: NodeName, ask: Ask, within: Duration) -> BoxFuture<'static, Option<Answered>>;
     /// The leader, which is this node, wants these partitions back from this node.
     fn release_here(&self, partitions: Vec<Release>);
     /// A lease reply for this node itself.
@@ -107,6 +112,15 @@ pub enum AssignmentCoordinatorMsg {
     },
     /// Proposed steps were taken, or refused, or nobody knows.
     Stepped,
+    /// A partition's primary gave it up for lost, or says why not, or nothing.
+    Surrendered {
+        /// Which partition.
+        partition: PartitionId,
+        /// The epoch that is given back.
+        epoch: Epoch,
+        /// What is left.
+        answer: Option<Result<Standing, NotLost>>,
+    },
     /// Somebody asks for its lease.
     LeaseRequest(lease::Request),
     /// Somebody asks something.
@@ -132,6 +146,7 @@ impl fmt::Debug for AssignmentCoordinatorMsg {
             Self::Control(_) => "Control",
             Self::Committed { .. } => "Committed",
             Self::Stepped => "Stepped",
+            Self::Surrendered { .. } => "Surrendered",
             Self::LeaseRequest(_) => "LeaseRequest",
             Self::Ask(..) => "Ask",
             Self::Tick => "Tick",
@@ -172,6 +187,8 @@ enum Wanted {
     Departed(NodeName),
     /// Steps for these were taken, or not.
     Stepped(Vec<PartitionId>),
+    /// This one's loss is accepted. Said by the law.
+    LossAccepted(PartitionId),
 }
 
 /// What the coordinator remembers.
@@ -210,6 +227,9 @@ impl AssignmentCoordinator {
             match effect {
                 Effect::Answer(reply) => self.reply(reply),
                 Effect::AskRelease { to, partitions } => self.ask_release(&to, partitions),
+                Effect::AskSurrender { to, partition, epoch } => {
+                    self.ask_surrender(myself, &to, partition, epoch);
+                }
                 Effect::Probe { node, address } => self.probe(myself, node, address),
                 Effect::Commit(command) => self.commit(myself, command),
                 Effect::WakeAt(at) => self.wake(myself, state, at),
@@ -250,7 +270,7 @@ impl AssignmentCoordinator {
 
     fn commit(&self, myself: &ActorRef<AssignmentCoordinatorMsg>, command: Command) {
         let version = match &command {
-            Command::Publish { outline, .. } => outline.version(),
+            Command::Publish { outline, .. } | Command::AcceptLoss { outline, .. } => outline.version(),
             Command::Step(steps) => {
                 tracing::trace!(steps = steps.len(), "proposing steps");
                 let committing = self.surroundings.commit(command, COMMIT_WITHIN);
@@ -316,6 +336,17 @@ impl AssignmentCoordinator {
                 let partitions = steps.iter().map(|step| step.partition).collect();
                 (state.law.handle_steps_asked(now, steps), Wanted::Stepped(partitions))
             }
+            Ask::AcceptLoss { partition } => {
+                (state.law.handle_loss_asked(now, partition), Wanted::LossAccepted(partition))
+            }
+            Ask::Report { .. } => {
+                drop(to.send(Ok(Answer::Report(None))));
+                return Vec::new();
+            }
+            Ask::Surrender { .. } => {
+                drop(to.send(Ok(Answer::Surrendered(Err(NotLost::Opens)))));
+                return Vec::new();
+            }
             Ask::Preview { add, remove } => {
                 drop(to.send(state.law.preview(add as usize, &remove).map(Answer::Preview)));
                 return Vec::new();
@@ -359,6 +390,7 @@ impl AssignmentCoordinator {
                 Wanted::Created { .. } => true,
                 Wanted::Rebalanced => settled,
                 Wanted::Stepped(_) => !state.law.is_stepping(),
+                Wanted::LossAccepted(_) => false,
                 Wanted::Departed(node) => settled && !leads_something(snapshot, node),
             };
             if !done {
@@ -389,7 +421,7 @@ fn leads_something(snapshot: &Snapshot, node: &NodeName) -> bool {
 fn finished(what: &Wanted, before: Option<&Snapshot>, now: &Snapshot) -> Answer {
     match what {
         Wanted::Created { first } => Answer::Created { version: now.version, changed: *first },
-        Wanted::Departed(_) => Answer::Plan { version: now.version },
+        Wanted::Departed(_) | Wanted::LossAccepted(_) => Answer::Plan { version: now.version },
         Wanted::Stepped(partitions) => {
             let record = |partition: &PartitionId| Some((*partition, now.assignment(*partition)?.record()));
             Answer::Records(partitions.iter().filter_map(record).collect())
@@ -467,6 +499,9 @@ impl Actor for AssignmentCoordinator {
                 effects.extend(law.handle_stepped(now));
                 effects
             }
+            AssignmentCoordinatorMsg::Surrendered { partition, epoch, answer } => {
+                law.handle_surrendered(now, partition, epoch, answer)
+            }
             AssignmentCoordinatorMsg::LeaseRequest(request) => law.handle_lease_request(now, &request),
             AssignmentCoordinatorMsg::Ask(ask, to) => self.handle_ask(&myself, state, ask, to),
             AssignmentCoordinatorMsg::Tick => {
@@ -489,6 +524,7 @@ impl Actor for AssignmentCoordinator {
             }
         };
         self.run(&myself, state, effects);
+        losses::answer(state);
         self.answer_waiting(state);
         Ok(())
     }

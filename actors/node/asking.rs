@@ -8,9 +8,12 @@ use tokio::time::Instant;
 use tumen_core::cluster::asks::{Answer, Answered, Ask};
 use tumen_core::cluster::coordinator::AskError;
 use tumen_core::ids::NodeName;
+use tumen_core::partitions::replication::NotLost;
 
 use crate::cluster::assignment_coordinator::AssignmentCoordinatorMsg;
+use crate::cluster::plans::Plans;
 use crate::codec;
+use crate::partitions::Replication;
 use crate::port::Port;
 use crate::transport::{DATA_LEN_MAX, Failure, Incoming, LaneError, Serve, Service, Transport};
 
@@ -35,11 +38,48 @@ pub enum AskFailure {
 #[derive(Clone, Debug)]
 pub(super) struct Asking {
     pub(super) coordinator: Port<AssignmentCoordinatorMsg>,
+    pub(super) replication: Replication,
+    pub(super) plans: Plans,
 }
 
 impl Asking {
+    /// Answers what is asked of a partition's primary. Other questions are given back.
+    fn answer_of_primary(&self, ask: Ask) -> Result<Answer, Ask> {
+        let plan = self.plans.newest();
+        match ask {
+            Ask::Report { partition } => {
+                let report = plan.and_then(|plan| self.replication.report(&plan, partition));
+                Ok(Answer::Report(report))
+            }
+            Ask::Surrender { partition, epoch } => Ok(Answer::Surrendered(match plan {
+                Some(plan) => self.replication.surrender(&plan, partition, epoch),
+                None => Err(NotLost::Opens),
+            })),
+            other => Err(other),
+        }
+    }
+
+    /// Asks one node, this one or another.
+    pub(super) async fn ask_node(
+        &self,
+        transport: &Transport,
+        to: &NodeName,
+        ask: Ask,
+        within: Duration,
+    ) -> Option<Answered> {
+        let deadline = Instant::now() + within;
+        if *to == transport.local().node {
+            return self.ask_here(ask, deadline).await.ok();
+        }
+        ask_there(transport, to, &ask, deadline).await.ok()
+    }
+
     /// Asks this node's own coordinator.
     async fn ask_here(&self, ask: Ask, deadline: Instant) -> Result<Answered, AskFailure> {
+        let ask = match self.answer_of_primary(ask) {
+            Ok(answer) => return Ok(Ok(answer)),
+            Err(ask) => ask,
+        };
         let (to, answer) = oneshot::channel();
         if !self.coordinator.cast(AssignmentCoordinatorMsg::Ask(ask, to)) {
             return Err(AskFailure::NoLeader);

@@ -19,6 +19,7 @@ use super::asking::Asking;
 use super::council::{self, Council, IfDamaged};
 use super::founding::{self, Founder};
 use super::greeter::Greeter;
+use super::losses::{self, Losses};
 use super::parts::{EVENTS_MAX, Parts, Ports, until_stopping};
 use super::sessions;
 use super::settings::Settings;
@@ -120,7 +121,12 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
     let reads = ReplicaReads::new(replication.clone(), plans.clone(), transport.clone());
     let parts = Arc::new(Parts {
         lease: Lease::new(id.clone(), settings.coordinator.lease),
-        asking: Asking { coordinator: ports.coordinator.clone() },
+        asking: Asking {
+            coordinator: ports.coordinator.clone(),
+            replication: replication.clone(),
+            plans: plans.clone(),
+        },
+        losses: Losses::default(),
         id,
         info,
         clock,
@@ -186,7 +192,8 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
 
 /// Starts what waits for news beside the actors.
 fn follow(parts: &Arc<Parts>) {
-    parts.replication.start(stepping::ask(parts));
+    parts.replication.start(stepping::ask(parts), stepping::give_back(parts));
+    parts.tasks.spawn(until_stopping(parts, losses::follow(Arc::clone(parts))));
     let failing = Arc::clone(parts);
     parts.tasks.spawn(until_stopping(parts, async move {
         let why = failing.replication.disk_failed().await;

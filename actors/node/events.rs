@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tumen_core::cluster::greeting::Refusal;
 use tumen_core::cluster::snapshot::Snapshot;
-use tumen_core::ids::{NodeBoot, NodeName, Term};
+use tumen_core::ids::{Epoch, NodeBoot, NodeName, PartitionId, Term};
 
 /// One piece of news. Who listens too slowly misses the oldest, and is told how many.
 #[derive(Clone, Debug)]
@@ -36,6 +36,18 @@ pub enum Event {
         plan: Arc<Snapshot>,
         /// The one that this node knew before.
         previous: Option<Arc<Snapshot>>,
+    },
+    /// Too few copies of a partition are left: it is not served until one returns, or an operator accepts the loss.
+    PartitionLost {
+        /// Which.
+        partition: PartitionId,
+        /// Under which epoch.
+        epoch: Epoch,
+    },
+    /// A partition is not lost any more.
+    PartitionFound {
+        /// Which.
+        partition: PartitionId,
     },
     /// Somebody leads, or nobody does.
     Leader {

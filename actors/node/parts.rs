@@ -22,6 +22,7 @@ use super::asking::Asking;
 use super::council::Council;
 use super::events::Event;
 use super::greeter::Greeter;
+use super::losses::Losses;
 use crate::clock::Clock;
 use crate::cluster::assignment_coordinator::AssignmentCoordinatorMsg;
 use crate::cluster::consensus;
@@ -90,6 +91,7 @@ pub(super) struct Parts {
     /// The newest plan that is being pulled.
     pub(super) behind: AtomicU64,
     pub(super) greeter: Arc<Greeter>,
+    pub(super) losses: Losses,
 }
 
 impl Parts {

@@ -1,11 +1,13 @@
-//! Takes the primaries' steps to the leader.
+//! Takes the primaries' steps to the leader, and has epochs given back that nobody here serves under.
 
 use std::sync::Arc;
 
 use tumen_core::cluster::asks::{Answer, Ask};
+use tumen_core::cluster::lease::Release;
 
 use super::parts::Parts;
-use crate::partitions::replication::AskSteps;
+use crate::partitions::partition_manager::PartitionManagerMsg;
+use crate::partitions::replication::{AskSteps, GiveBack};
 
 /// Asks whoever leads. Where nobody answers nothing is known, and the primaries ask again.
 pub(super) fn ask(parts: &Arc<Parts>) -> AskSteps {
@@ -27,5 +29,14 @@ pub(super) fn ask(parts: &Arc<Parts>) -> AskSteps {
                 }
             }
         })
+    })
+}
+
+/// Has the manager give an epoch back, as if the leader had asked for it.
+pub(super) fn give_back(parts: &Arc<Parts>) -> GiveBack {
+    let manager = parts.ports.manager.clone();
+    Arc::new(move |partition, epoch| {
+        // Where there is no manager just now it is said again.
+        manager.cast(PartitionManagerMsg::AskRelease(vec![Release { partition, epoch }]));
     })
 }

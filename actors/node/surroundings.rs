@@ -4,9 +4,11 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use tumen_core::cluster::asks::{Answered, Ask};
 use tumen_core::cluster::control::{Command, ControlState};
 use tumen_core::cluster::lease::{Release, Reply};
 use tumen_core::cluster::snapshot::Snapshot;
+use tumen_core::ids::NodeName;
 
 use super::parts::Parts;
 use crate::cluster::assignment_coordinator::{Proposed, Surroundings};
@@ -41,6 +43,14 @@ impl Surroundings for Around {
             .upgrade()
             .map(|parts| Arc::clone(&parts.consensus().state().borrow().state))
             .unwrap_or_default()
+    }
+
+    fn ask_node(&self, to: NodeName, ask: Ask, within: Duration) -> BoxFuture<'static, Option<Answered>> {
+        let parts = self.parts.upgrade();
+        Box::pin(async move {
+            let parts = parts?;
+            parts.asking.ask_node(&parts.transport, &to, ask, within).await
+        })
     }
 
     fn release_here(&self, partitions: Vec<Release>) {

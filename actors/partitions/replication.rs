@@ -21,6 +21,7 @@ mod held;
 mod keeping;
 mod lane;
 mod loading;
+mod losses;
 pub mod phases;
 mod records;
 mod snapshots;
@@ -30,7 +31,7 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -77,6 +78,9 @@ const EXPIRE_EVERY: Duration = Duration::from_secs(1);
 pub type AskSteps =
     Arc<dyn Fn(Vec<Step>, Duration) -> BoxFuture<'static, Vec<(PartitionId, Record)>> + Send + Sync>;
 
+/// Has the node's manager of partitions give an epoch back, that nobody here will serve under.
+pub type GiveBack = Arc<dyn Fn(PartitionId, Epoch) + Send + Sync>;
+
 /// The copies that this node has. Cheap to clone.
 #[derive(Clone)]
 pub struct Replication {
@@ -118,6 +122,7 @@ struct Shared {
     comparing: tokio::sync::Mutex<()>,
     /// How many do, or wait for it.
     reports: AtomicU32,
+    give_back: OnceLock<GiveBack>,
     stopping: CancellationToken,
 }
 
@@ -187,6 +192,7 @@ impl Replication {
             urgent,
             comparing: tokio::sync::Mutex::default(),
             reports: AtomicU32::new(0),
+            give_back: OnceLock::new(),
             stopping: CancellationToken::new(),
         };
         let replication = Self { shared: Arc::new(shared) };
@@ -202,9 +208,9 @@ impl Replication {
         !self.shared.makers.is_empty()
     }
 
-    /// Starts what waits for time to pass, and asks the leader. Ends with [`Self::stop`].
-    pub fn start(&self, ask: AskSteps) {
-        if !self.is_used() {
+    /// Starts what waits for time to pass, asks the leader, and gives epochs back. Ends with [`Self::stop`].
+    pub fn start(&self, ask: AskSteps, give_back: GiveBack) {
+        if !self.is_used() || self.shared.give_back.set(give_back).is_err() {
             return;
         }
         let stopping = self.shared.stopping.clone();
@@ -433,6 +439,7 @@ impl Replication {
             heard,
             took,
             counted,
+            discards,
         } = out;
         if let Some(disk) = &self.shared.disk {
             if let Some(hurried) = writes {
@@ -450,6 +457,9 @@ impl Replication {
         }
         if let Some((fence, boot)) = heard {
             self.shared.witness.heard(fence, &boot);
+        }
+        if let Some(fence) = discards {
+            self.discard(cell, &fence);
         }
         for (slot, reply) in answers {
             slot.fill(reply);
@@ -515,6 +525,7 @@ impl Replication {
                 cell.handle_wake(now, &mut out);
                 if expires {
                     cell.expire(now, &mut out);
+                    self.give_back_again(&cell);
                 }
                 self.perform(&cell, out);
             }

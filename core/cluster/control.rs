@@ -6,6 +6,7 @@
 //!                           │ Found                 │ Publish based on 0
 //!                           └─▶ AlreadyFounded      │ └─▶ Conflict { version: 1 }
 //!                                                   └ Step: which copies count ─▶ plan 1, the next revision
+//!                                                     AcceptLoss: a lost partition goes on with what is left ─▶ plan 2
 //! ```
 //!
 //! Every voter applies the same commands in the same order and gets the same state: nothing here looks at
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::outline::Outline;
 use crate::cluster::snapshot::{self, GroupPlan, GroupSpec, Snapshot};
 use crate::ids::{ClusterId, ClusterName, Epoch, Generation, GroupId, PartitionId, Revision, Version};
-use crate::partitions::record::{self, Change};
+use crate::partitions::record::{self, Change, CopyId};
 use crate::time::UnixMillis;
 
 /// What the voters agree on.
@@ -61,6 +62,18 @@ pub enum Command {
     /// Change which copies of some partitions count, inside the plan in force. Each is judged by itself. Answered by
     /// [`Outcome::Stepped`].
     Step(Vec<Step>),
+    /// By an operator's word a lost partition goes on with what is left of it: put the plan in force, if the version in
+    /// force is still `based_on`. Answered as [`Command::Publish`].
+    AcceptLoss {
+        /// The version in force when the snapshot was computed.
+        based_on: Version,
+        /// The plan to put in force: the partition has its next epoch there, and of it the survivors count, and nobody else.
+        outline: Outline,
+        /// Which partition is lost.
+        partition: PartitionId,
+        /// The copies that it goes on with, sorted. None: it begins anew, empty.
+        survivors: Vec<CopyId>,
+    },
 }
 
 /// One change of which copies of a partition count: asked for by its epoch's primary.
@@ -152,8 +165,11 @@ impl ControlState {
     pub fn apply(&mut self, command: &Command) -> Outcome {
         match command {
             Command::Found(founding) => self.apply_found(founding),
-            Command::Publish { based_on, outline } => self.apply_publish(*based_on, outline),
+            Command::Publish { based_on, outline } => self.apply_publish(*based_on, outline, None),
             Command::Step(steps) => self.apply_steps(steps),
+            Command::AcceptLoss { based_on, outline, partition, survivors } => {
+                self.apply_publish(*based_on, outline, Some((*partition, survivors)))
+            }
         }
     }
 
@@ -168,19 +184,32 @@ impl ControlState {
         Outcome::Founded
     }
 
-    fn apply_publish(&mut self, based_on: Version, outline: &Outline) -> Outcome {
+    fn apply_publish(
+        &mut self,
+        based_on: Version,
+        outline: &Outline,
+        loss: Option<(PartitionId, &[CopyId])>,
+    ) -> Outcome {
         let (version, previous) = (self.version(), self.snapshot.as_deref());
         // Steps that were taken since it was computed changed who counts: the same plan can be made again.
         if based_on != version || previous.is_some_and(|previous| previous.steps != outline.steps()) {
             return Outcome::Conflict { version };
         }
-        let snapshot = outline.completed(previous);
-        if let Err(why) = self.judge(&snapshot) {
-            return Outcome::Invalid(why);
+        let judged = match (previous, loss) {
+            (Some(previous), Some((partition, survivors))) => {
+                self.judge_loss(outline, previous, partition, survivors)
+            }
+            (None, Some((partition, _))) => Err(snapshot::Invalid::Members { partition }.into()),
+            (previous, None) => self.judge(outline.completed(previous)),
+        };
+        match judged {
+            Ok(snapshot) => {
+                let version = snapshot.version;
+                self.snapshot = Some(Arc::new(snapshot));
+                Outcome::Published { version }
+            }
+            Err(why) => Outcome::Invalid(why),
         }
-        let version = snapshot.version;
-        self.snapshot = Some(Arc::new(snapshot));
-        Outcome::Published { version }
     }
 
     fn apply_steps(&mut self, steps: &[Step]) -> Outcome {
@@ -197,15 +226,37 @@ impl ControlState {
         Outcome::Stepped(outcomes)
     }
 
-    /// Whether `snapshot` may be the next plan.
-    fn judge(&self, snapshot: &Snapshot) -> Result<(), Invalid> {
+    /// The plan, if it may be the next one.
+    fn judge(&self, snapshot: Snapshot) -> Result<Snapshot, Invalid> {
         let founding = self.founding.as_ref().ok_or(Invalid::NotFounded)?;
         snapshot.validate()?;
-        founding.judge(snapshot)?;
+        founding.judge(&snapshot)?;
         match &self.snapshot {
-            Some(previous) => Ok(snapshot.validate_after(previous)?),
-            None => founding.judge_first(snapshot),
+            Some(previous) => snapshot.validate_after(previous)?,
+            None => founding.judge_first(&snapshot)?,
         }
+        Ok(snapshot)
+    }
+
+    /// The plan, if it may be the next one with this partition's loss accepted: it follows the one in force as if of the
+    /// partition only the survivors had ever counted, and gives it another epoch.
+    fn judge_loss(
+        &self,
+        outline: &Outline,
+        previous: &Snapshot,
+        partition: PartitionId,
+        survivors: &[CopyId],
+    ) -> Result<Snapshot, Invalid> {
+        let founding = self.founding.as_ref().ok_or(Invalid::NotFounded)?;
+        let given_up = previous.with_loss_accepted(partition, survivors)?;
+        let snapshot = outline.completed(Some(&given_up));
+        snapshot.validate()?;
+        founding.judge(&snapshot)?;
+        if snapshot.epoch_of(partition) == given_up.epoch_of(partition) {
+            return Err(snapshot::Invalid::Members { partition }.into());
+        }
+        snapshot.validate_after(&given_up)?;
+        Ok(snapshot)
     }
 }
 

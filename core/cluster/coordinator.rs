@@ -13,6 +13,7 @@
 
 mod config;
 mod evening;
+mod losses;
 mod planning;
 mod probing;
 mod requests;
@@ -23,6 +24,8 @@ use std::time::Duration;
 
 pub use self::config::{Config, CrashProof, Create, Rebalance};
 use self::evening::Evening;
+pub use self::losses::LossOutcome;
+use self::losses::Losses;
 pub use self::planning::{Move, Preview, certify_change, layout_of};
 use self::probing::Probed;
 pub use self::requests::AskError;
@@ -34,7 +37,7 @@ use crate::cluster::lease::{self, Grantor, PlanId, Proposal, Release};
 use crate::cluster::member::{Member, NodeInfo, Status};
 use crate::cluster::plan::{Draft, Handover};
 use crate::cluster::snapshot::Snapshot;
-use crate::ids::{NodeBoot, NodeName, PartitionId, Term};
+use crate::ids::{Epoch, NodeBoot, NodeName, PartitionId, Term};
 use crate::time::{Moment, UnixMillis};
 
 /// The most steps in one command.
@@ -65,6 +68,15 @@ pub enum Effect {
         to: NodeBoot,
         /// What it is to give back.
         partitions: Vec<Release>,
+    },
+    /// Ask a primary to give a partition up for lost. Answered by [`Coordinator::handle_surrendered`].
+    AskSurrender {
+        /// Who should serve it.
+        to: NodeBoot,
+        /// Which partition.
+        partition: PartitionId,
+        /// The epoch that is to be given back.
+        epoch: Epoch,
     },
     /// Dial a node's own address. Answered by [`Coordinator::handle_probed`].
     Probe {
@@ -120,6 +132,8 @@ pub struct Coordinator {
     steps: BTreeMap<PartitionId, Step>,
     /// Whether steps were proposed whose outcome is not known yet.
     stepping: bool,
+    /// What an operator gives up for lost.
+    losses: Losses,
     /// After a strategy failed or releases did not come, planning for balance rests until then.
     resting_until: Moment,
     /// After a proposal did not come through nothing is proposed until then, or a Raft that refuses at once
@@ -155,6 +169,7 @@ impl Coordinator {
             evening: Evening::default(),
             steps: BTreeMap::new(),
             stepping: false,
+            losses: Losses::default(),
             resting_until: Moment::ZERO,
             propose_from: Moment::ZERO,
             probed: BTreeMap::new(),
@@ -209,6 +224,7 @@ impl Coordinator {
             self.creation_asked = false;
             self.steps.clear();
             self.stepping = false;
+            self.losses.clear();
             return Vec::new();
         }
         if self.leading.is_none_or(|leading| leading.term != term) {
@@ -217,6 +233,7 @@ impl Coordinator {
             self.committing = None;
             self.steps.clear();
             self.stepping = false;
+            self.losses.clear();
             self.evening.handle_elected(now.moment, self.config.rebalance == Rebalance::Auto);
             self.ack = None;
             self.probed.clear();
@@ -268,6 +285,7 @@ impl Coordinator {
     /// a plan is taken only upon the version that it was made for.
     pub fn handle_committed(&mut self, now: Now, outcome: Option<&Outcome>) -> Vec<Effect> {
         let proposed = self.committing;
+        self.note_loss(outcome);
         match outcome {
             Some(Outcome::Published { .. }) => {}
             Some(Outcome::Conflict { .. } | Outcome::Invalid(_)) => {
@@ -305,6 +323,7 @@ impl Coordinator {
         }
         self.creation_asked = false;
         self.rebalance_asked = false;
+        self.losses.clear();
         self.propose_from = now.moment + REST;
         self.last_error = Some(error.to_string());
         (self.decide(now), error)
@@ -359,7 +378,12 @@ impl Coordinator {
                 None => effects.extend(self.create(now, leading)),
                 // A leader that lost its majority cannot commit, and must take nobody for lost: it is the lost one.
                 Some(_) if !self.has_quorum(now.moment) => {}
-                Some(snapshot) => effects.extend(self.replan(now, leading, &snapshot)),
+                Some(snapshot) => {
+                    effects.extend(self.accept_loss(now, leading, &snapshot));
+                    if self.committing.is_none() {
+                        effects.extend(self.replan(now, leading, &snapshot));
+                    }
+                }
             }
         }
         // Steps wait for a plan that is on its way: they may be for epochs that it ends.
@@ -431,6 +455,7 @@ impl Coordinator {
                 let primary = snapshot.primary(assignment).map(Member::id);
                 let epoch = assignment.epoch;
                 primary.is_some_and(|id| standing.contains(&(id, Release { partition: *partition, epoch })))
+                    && !self.losses.contains(*partition, epoch)
             })
             .map(|(partition, _)| partition)
             .collect()
@@ -449,6 +474,7 @@ impl Coordinator {
             .chain(expiries)
             .chain(probes)
             .chain(planned)
+            .chain(self.losses.ends())
             .chain(self.evening.due_at())
             .chain(rests)
             .chain(self.window.closes(&self.config.window)))

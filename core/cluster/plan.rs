@@ -123,6 +123,27 @@ impl Draft {
         }
     }
 
+    /// Puts one of these nodes first in a partition's row, if one of them may lead and none is first.
+    pub fn prefer<'a>(
+        &mut self,
+        partition: PartitionId,
+        previous: &Snapshot,
+        nodes: impl Iterator<Item = &'a NodeName> + Clone,
+    ) {
+        let Some(at) = previous.groups.iter().position(|group| group.id == partition.group) else { return };
+        let Some(first) = self.rows[at].get(partition.index as usize).map(|row| row.first().cloned()) else {
+            return;
+        };
+        if nodes.clone().any(|node| first.as_ref() == Some(node)) {
+            return;
+        }
+        let leads =
+            |node: &&NodeName| self.member(node.as_str()).is_some_and(|member| member.status.may_lead());
+        if let Some(node) = nodes.clone().find(leads).cloned() {
+            put_first(&mut self.rows[at][partition.index as usize], node);
+        }
+    }
+
     /// The groups of the plan that this draft becomes, with epochs that follow the primaries.
     ///
     /// `given_back` holds the partitions whose primary released its present epoch: they get a new epoch even

@@ -218,6 +218,27 @@ impl Snapshot {
         group.assignments.get_mut(partition.index as usize)
     }
 
+    /// The plan as if of this partition only these copies ever counted, under the same epoch: what a plan that accepts the
+    /// partition's loss has to follow.
+    pub(super) fn with_loss_accepted(
+        &self,
+        partition: PartitionId,
+        survivors: &[CopyId],
+    ) -> Result<Self, Invalid> {
+        let mut given_up = self.clone();
+        let assignment = given_up.assignment_mut(partition).ok_or(Invalid::Members { partition })?;
+        let record = assignment.record().with_loss_accepted(survivors.to_vec());
+        let record = record.map_err(|_| Invalid::Members { partition })?;
+        assignment.members = record.members;
+        assignment.high = record.high;
+        Ok(given_up)
+    }
+
+    /// A partition's epoch.
+    pub fn epoch_of(&self, partition: PartitionId) -> Option<Epoch> {
+        self.assignment(partition).map(|assignment| assignment.epoch)
+    }
+
     /// The member that is primary of an assignment, if anybody is: its first copy, as long as that may serve.
     pub fn primary(&self, assignment: &Assignment) -> Option<&Member> {
         let first = assignment.copies.first().map(|at| &self.members[*at as usize]);

@@ -19,15 +19,17 @@ mod copy;
 mod log;
 mod peer;
 mod primary;
+mod report;
 #[cfg(test)]
 mod tests;
 pub mod wire;
 
 use std::time::Duration;
 
+pub use self::report::{CopyReport, CopyState, Report, State};
 pub use copy::{Acks, Answer, LocalCopy, Saved, Ticket, Write};
 pub use log::{Body, Entry, Payload};
-pub use primary::{AppendError, Effect, Phase, Primary, SnapshotRefused, Standing};
+pub use primary::{AppendError, Effect, NotLost, Phase, Primary, SnapshotRefused, Standing};
 
 pub use super::identity::Position;
 pub use super::record::{Change, CopyId, Record};

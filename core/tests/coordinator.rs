@@ -7,9 +7,9 @@ mod world;
 
 use std::time::Duration;
 
-use tumen_core::cluster::coordinator::{AskError, Config, Create, Departure};
+use tumen_core::cluster::coordinator::{AskError, Config, Create, Departure, LossOutcome};
 use tumen_core::cluster::member::Status;
-use tumen_core::ids::Version;
+use tumen_core::ids::{PartitionId, Version};
 use world::{World, name};
 
 const fn ms(millis: u64) -> Duration {
@@ -301,6 +301,7 @@ fn a_single_copy_moves_only_with_its_state() {
 #[test]
 fn storms_over_replicated_partitions_end_in_copies_that_count() {
     let storms = std::env::var("TUMEN_STORMS").ok().and_then(|text| text.parse().ok()).unwrap_or(12);
+    let mut given_up = 0;
     for seed in 0..storms {
         let mut world = replicated_cluster_of(5, seed);
         world.unknown_outcomes = 100;
@@ -332,5 +333,67 @@ fn storms_over_replicated_partitions_end_in_copies_that_count() {
         for (partition, assignment) in world.plan().partitions() {
             assert!(!assignment.members.is_empty(), "seed {seed}: {partition}");
         }
+        // What is lost stays so until an operator accepts it, and then goes on with what is left, or begins anew.
+        let lost = world.lost();
+        for partition in &lost {
+            world.accept_loss(*partition).unwrap();
+        }
+        world.pass(ms(8000));
+        let accepted = world.take_losses();
+        assert_eq!(accepted.len(), lost.len(), "seed {seed}: {accepted:?}");
+        assert!(
+            accepted.iter().all(|(_, outcome)| matches!(outcome, LossOutcome::Accepted(_))),
+            "{accepted:?}"
+        );
+        world.pass(Duration::from_secs(20));
+        assert_eq!((world.served().len(), world.lost()), (16, vec![]), "seed {seed}");
+        world.check_copies();
+        given_up += lost.len();
     }
+    assert!(given_up > 0, "nothing was ever lost");
+}
+
+#[test]
+fn a_loss_is_accepted_only_where_fewer_copies_can_answer_than_must() {
+    let mut world = replicated_cluster_of(3, 5);
+    let partition = PartitionId::user(0);
+    let refusal = |world: &mut World| {
+        world.accept_loss(partition).unwrap();
+        world.pass(ms(200));
+        match world.take_losses().as_slice() {
+            [(_, LossOutcome::Refused(why))] => why.to_string(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(refusal(&mut world).contains("not lost"));
+    assert_eq!(
+        world.accept_loss(PartitionId::user(99)),
+        Err(AskError::NoSuchPartition(PartitionId::user(99)))
+    );
+
+    // Two of three forget everything.
+    for node in [2, 3] {
+        let boot = world.boot_of(&name(node)).unwrap();
+        world.kill(&boot);
+    }
+    let lead = world.boot_of(&name(1)).unwrap();
+    world.lead(&lead);
+    world.pass(ms(100));
+    for node in [2, 3] {
+        world.start(node);
+    }
+    world.pass(ms(5000));
+    assert_eq!(world.lost().len(), 16);
+    let before = world.plan().assignment(partition).unwrap().clone();
+    world.accept_loss(partition).unwrap();
+    world.accept_loss(partition).expect("saying it twice is the same as once");
+    world.pass(ms(5000));
+    let losses = world.take_losses();
+    let [(_, LossOutcome::Accepted(accepted))] = losses.as_slice() else { panic!("{losses:?}") };
+    assert_eq!((accepted.partition, accepted.epoch), (partition, before.epoch.next()));
+    assert_eq!((accepted.survivors.len(), accepted.given_up.len()), (1, 2));
+    assert_eq!(accepted.survivors[0].0.node, name(1));
+    assert!(refusal(&mut world).contains("not lost"), "it goes on, and has three copies again");
+    assert_eq!(world.plan().assignment(partition).unwrap().members.len(), 3);
+    assert_eq!(world.lost().len(), 15, "nobody else's loss was accepted");
 }

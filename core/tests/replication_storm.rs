@@ -67,6 +67,8 @@ fn world(chance: &mut Chance, mutant: Mutant) -> World {
         wishes.push(wanted);
     }
     let plenty = 120;
+    let losses = if chance.draw(3) == 0 { 3 } else { 0 };
+    let leases = chance.draw(4) > 0;
     World {
         nodes,
         members,
@@ -84,11 +86,13 @@ fn world(chance: &mut Chance, mutant: Mutant) -> World {
             snapshots: plenty,
             wakes: plenty,
             changes: plenty,
+            // Where fewer than S were sealed, it is leases that keep a former primary from acknowledging more.
+            losses: if leases { losses } else { 0 },
             late: plenty,
         },
         heirs: (0..nodes).collect(),
         mortals: (0..nodes).collect(),
-        leases: chance.draw(4) > 0,
+        leases,
         slow_disks: (0..nodes).collect(),
         begun: chance.draw(4) > 0,
         prelude: Vec::new(),
@@ -110,6 +114,7 @@ fn weight(action: &Action, mood: &[usize; 6]) -> usize {
         Action::SaveSnapshot(_) => (3, mood[4]),
         Action::Promote(_) | Action::Lapse(_) => (3, mood[5]),
         Action::Crash(_) | Action::Gone(_) | Action::Release(_) | Action::Wish => (2, mood[5]),
+        Action::AcceptLoss(_) => (30, 4),
         Action::SnapshotFails(..) | Action::Swap(..) | Action::GiveUp(_) => (1, 4),
     };
     usual * factor
@@ -132,6 +137,8 @@ struct Walk {
     broken: Option<String>,
     opened: usize,
     promised: usize,
+    accepted: u8,
+    given_up: usize,
 }
 
 fn walk(seed: u64, mutant: Mutant) -> Walk {
@@ -183,12 +190,14 @@ fn walk(seed: u64, mutant: Mutant) -> Walk {
             state.net.remove(&lost.unwrap());
         }
         if let Some(broken) = state.broken {
-            return Walk { steps, broken: Some(broken.to_owned()), opened: state.served.len(), promised: 0 };
+            let (broken, opened) = (Some(broken.to_owned()), state.served.len());
+            return Walk { steps, broken, opened, promised: 0, accepted: 0, given_up: 0 };
         }
     }
     let promised = state.promised.len();
     let broken = world.heals(&mut state).err();
-    Walk { steps, broken, opened: state.served.len(), promised }
+    let (opened, accepted, given_up) = (state.served.len(), state.accepted, state.given_up.len());
+    Walk { steps, broken, opened, promised, accepted, given_up }
 }
 
 fn storms() -> u64 {
@@ -201,19 +210,23 @@ fn first_seed() -> u64 {
 
 #[test]
 fn the_law_stands_in_storms() {
-    let (mut steps, mut opened, mut promised) = (0, 0, 0);
+    let (mut steps, mut opened, mut promised, mut accepted, mut given_up) = (0, 0, 0, 0, 0);
     for seed in first_seed()..first_seed() + storms() {
         let walk = walk(seed, Mutant::None);
         assert_eq!(walk.broken, None, "seed {seed}, after {} steps", walk.steps);
         steps += walk.steps;
         opened += walk.opened;
         promised += walk.promised;
+        accepted += u64::from(walk.accepted);
+        given_up += walk.given_up;
     }
     eprintln!("{} walks, {steps} steps, {opened} epochs opened, {promised} entries promised", storms());
+    eprintln!("{accepted} losses accepted, {given_up} entries given up with them");
     assert!(
         storms() < 100 || opened as u64 > 2 * storms() && promised as u64 > storms(),
         "these storms prove little"
     );
+    assert!(storms() < 1000 || accepted > storms() / 20 && given_up > 0, "these storms accept too little");
 }
 
 /// All but one: that the longest log is adopted takes three epochs in one order, which the model finds and chance does not.

@@ -78,6 +78,9 @@ pub(super) enum Failure {
     /// A file cannot be read or written.
     #[error("{}: {why}", path.display())]
     File { path: PathBuf, why: String },
+    /// It was not confirmed, and so not ordered.
+    #[error("nothing was done: {0}")]
+    Unconfirmed(String),
     /// The answer could not be written to stdout.
     #[error("the answer cannot be written: {0}")]
     Output(#[from] io::Error),

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use serde::{Deserialize, Serialize};
 
 use super::client::{Client, Failure};
-use super::operator::{unready, violations};
+use super::operator::{lost_partitions, named, unready, violations};
 use super::say;
-use crate::http::shapes::{Cluster, Invariants, PartitionStats};
+use crate::http::shapes::{Cluster, Invariants, Partition, PartitionStats};
 
 /// What the doctor reads of `GET /config`.
 #[derive(Debug, Deserialize)]
@@ -34,8 +34,13 @@ pub(super) fn run(client: &Client, json: bool) -> Result<ExitCode, Failure> {
     let cluster = client.get::<Cluster>("/cluster")?.value;
     let stats = client.get::<PartitionStats>("/partitions/stats")?.value;
     let told = client.get::<Told>("/config")?.value;
+    let lost = lost_partitions(client)?;
     let mut found = findings(&cluster, &stats, &told, unready(client)?);
     found.extend(broken(&violations(client)?));
+    if !lost.is_empty() {
+        // Nothing else is as urgent.
+        found.insert(0, losses(&lost));
+    }
     if json {
         say(serde_json::json!({ "findings": found }))?;
     } else if found.is_empty() {
@@ -46,6 +51,13 @@ pub(super) fn run(client: &Client, json: bool) -> Result<ExitCode, Failure> {
         }
     }
     Ok(if found.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn losses(lost: &[Partition]) -> Finding {
+    let what = format!("Lost: {}. Too few of their copies are left to tell what was written.", named(lost));
+    let advice = "Start the nodes again that have their data (`tumen partition show ID` names them); if those are gone for \
+                  good, `tumen partition accept-loss ID` goes on with what is left.";
+    Finding { code: "lost", what, advice }
 }
 
 fn findings(cluster: &Cluster, stats: &PartitionStats, told: &Told, unready: Option<String>) -> Vec<Finding> {
@@ -175,6 +187,20 @@ mod tests {
         let seen = Invariants { violations: 3, seen: vec![violation], ..Invariants::default() };
         let found = broken(&seen).unwrap();
         assert_eq!((found.code, found.what.contains("one_primary: two of them")), ("violations", true));
+    }
+
+    #[test]
+    fn what_is_lost_is_named_up_to_a_few() {
+        let lost = |index| Partition {
+            id: format!("partition-{index}"),
+            primary_node: None,
+            replica_nodes: vec![],
+            epoch: 2,
+            lost: true,
+        };
+        let all: Vec<Partition> = (0..12).map(lost).collect();
+        assert!(losses(&all[..2]).what.starts_with("Lost: partition-0, partition-1. "));
+        assert!(losses(&all).what.contains("partition-7 and 4 more"), "{}", losses(&all).what);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::client::{Answer, Ask, Client, Failure, encoded};
-use super::{doctor, handovers, say, state, watch};
+use super::{doctor, handovers, partition, say, state, watch};
 use crate::http::shapes::{
     Cluster, Drain, Draining, Invariants, Node, Partition, PartitionStats, Partitions, Plan, Ready,
     Rebalanced,
@@ -33,8 +33,16 @@ pub(super) enum Command {
         /// longer than --timeout: give it more where there is much to copy.
         #[arg(long, conflicts_with_all = ["node", "moves"])]
         verify: bool,
+        /// Only those that are lost: too few of their copies are left to tell what was written.
+        #[arg(long, conflicts_with_all = ["node", "moves", "verify"])]
+        lost: bool,
         #[command(flatten)]
         ask: Ask,
+    },
+    /// Show one partition, or give up what is lost of it.
+    Partition {
+        #[command(subcommand)]
+        about: partition::About,
     },
     /// Count primaries and replicas by node.
     Stats(AskOnly),
@@ -102,7 +110,8 @@ impl Command {
             Self::Partitions { verify: true, .. } => {
                 return quiet_at_the_end(handovers::verify(&client, ask.json));
             }
-            Self::Partitions { node, .. } => partitions(&client, ask.json, node.as_deref()),
+            Self::Partitions { node, lost, .. } => partitions(&client, ask.json, node.as_deref(), *lost),
+            Self::Partition { about } => partition::run(&client, ask.json, about),
             Self::Stats(_) => show(&client.get("/partitions/stats")?, ask.json, stats_table),
             Self::Route { key, .. } => {
                 show(&client.get(&format!("/partitions/key?key={}", encoded(key)))?, ask.json, one_partition)
@@ -133,6 +142,8 @@ impl Command {
             | Self::Rebalance(AskOnly { ask })
             | Self::Doctor(AskOnly { ask })
             | Self::Partitions { ask, .. }
+            | Self::Partition { about: partition::About::Show { ask, .. } }
+            | Self::Partition { about: partition::About::AcceptLoss { ask, .. } }
             | Self::Route { ask, .. }
             | Self::Plan { ask, .. }
             | Self::Drain { ask, .. }
@@ -196,6 +207,22 @@ pub(super) fn violations(client: &Client) -> Result<Invariants, Failure> {
     }
 }
 
+/// The partitions that are lost, as the asked node was told.
+pub(super) fn lost_partitions(client: &Client) -> Result<Vec<Partition>, Failure> {
+    let listed = client.get::<Partitions>("/partitions?lost=true")?.value.partitions;
+    // A node that does not know the question lists all.
+    Ok(listed.into_iter().filter(|partition| partition.lost).collect())
+}
+
+/// The first few by name, and how many more there are.
+pub(super) fn named(partitions: &[Partition]) -> String {
+    const NAMED_MAX: usize = 8;
+    let names: Vec<&str> = partitions.iter().take(NAMED_MAX).map(|partition| &*partition.id).collect();
+    let more = partitions.len().saturating_sub(NAMED_MAX);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", names.join(", "))
+}
+
 fn status(client: &Client, json: bool) -> Result<(), Failure> {
     #[derive(Serialize)]
     struct Status<'a> {
@@ -204,14 +231,17 @@ fn status(client: &Client, json: bool) -> Result<(), Failure> {
         violations: u64,
         ready: bool,
         not_ready_because: Option<&'a str>,
+        lost: Vec<&'a str>,
     }
     let cluster = client.get::<Cluster>("/cluster")?.value;
     let unready = unready(client)?;
     let violations = violations(client)?.violations;
+    let lost = lost_partitions(client)?;
     if json {
         let because = unready.as_deref();
-        let status =
-            Status { cluster: &cluster, violations, ready: because.is_none(), not_ready_because: because };
+        let lost = lost.iter().map(|partition| &*partition.id).collect();
+        let (cluster, ready) = (&cluster, because.is_none());
+        let status = Status { cluster, violations, ready, not_ready_because: because, lost };
         return Ok(say(serde_json::to_string(&status).map_err(io::Error::from)?)?);
     }
     let stats = client.get::<PartitionStats>("/partitions/stats")?.value;
@@ -224,7 +254,7 @@ fn status(client: &Client, json: bool) -> Result<(), Failure> {
         ["leader", leader.as_deref().unwrap_or("none")],
         ["nodes", &states(nodes)],
         ["voters", &voters(nodes)],
-        ["partitions", &format!("{served} of {} served", stats.total_partitions)],
+        ["partitions", &served_of(served.saturating_sub(count(&lost)), stats.total_partitions, &lost)],
         ["this node", &unready.map_or_else(|| "ready".to_owned(), |why| format!("not ready: {why}"))],
     ];
     for [what, is] in lines {
@@ -234,6 +264,17 @@ fn status(client: &Client, json: bool) -> Result<(), Failure> {
         say(format_args!("{:<12}{violations} seen by this node, see `tumen doctor`", "violations"))?;
     }
     Ok(())
+}
+
+fn served_of(served: u32, all: u32, lost: &[Partition]) -> String {
+    match lost.len() {
+        0 => format!("{served} of {all} served"),
+        count => format!("{served} of {all} served, {count} LOST: {}", named(lost)),
+    }
+}
+
+fn count(partitions: &[Partition]) -> u32 {
+    u32::try_from(partitions.len()).unwrap_or(u32::MAX)
 }
 
 /// How many nodes are in which state: `3 up, 1 away`.
@@ -299,15 +340,28 @@ fn nodes(client: &Client, json: bool) -> Result<(), Failure> {
     Ok(say(table(headings, rows))?)
 }
 
-fn partitions(client: &Client, json: bool, node: Option<&str>) -> Result<(), Failure> {
+fn partitions(client: &Client, json: bool, node: Option<&str>, lost: bool) -> Result<(), Failure> {
     let path = match node {
         Some(node) => format!("/nodes/{}/partitions", encoded(node)),
+        None if lost => "/partitions?lost=true".into(),
         None => "/partitions".into(),
     };
     show(&client.get::<Partitions>(&path)?, json, |all| partition_table(&all.partitions))
 }
 
 fn partition_table(partitions: &[Partition]) -> String {
+    if partitions.iter().any(|partition| partition.lost) {
+        let rows = partitions.iter().map(|partition| {
+            [
+                partition.id.clone(),
+                partition.primary_node.clone().unwrap_or_else(|| "-".into()),
+                partition.replica_nodes.join(", "),
+                partition.epoch.to_string(),
+                if partition.lost { "LOST".into() } else { "-".into() },
+            ]
+        });
+        return table(["PARTITION", "PRIMARY", "REPLICAS", "EPOCH", "STATE"], rows);
+    }
     let rows = partitions.iter().map(|partition| {
         [
             partition.id.clone(),

@@ -80,6 +80,10 @@ fn sentence(event: &Event) -> String {
             let how = failed.as_ref().map_or_else(String::new, |why| format!(": it failed, {why}"));
             format!("handover finished {partition} from {from} to {to} ({bytes} bytes in {took_ms} ms){how}")
         }
+        Event::PartitionLost { partition, epoch } => {
+            format!("partition lost    {partition} (epoch {epoch}): too few of its copies are left")
+        }
+        Event::PartitionFound { partition } => format!("partition found   {partition}"),
         Event::Leader { leader, term } => format!("leader            {} in term {term}", node(leader)),
         Event::Missed { count } => format!("missed            {count} events: this listener was too slow"),
     }

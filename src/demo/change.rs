@@ -134,6 +134,7 @@ mod tests {
             primary_node: row.first().map(|name| (*name).into()),
             replica_nodes: row.iter().skip(1).map(|name| (*name).into()).collect(),
             epoch: 1,
+            lost: false,
         };
         let cluster = Cluster {
             name: "c".into(),

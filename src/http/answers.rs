@@ -1,17 +1,19 @@
 //! What the node knows, in the shapes of the HTTP interface; and the tags by which clients keep it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use tumen_core::cluster::asks::LossAccepted;
 use tumen_core::cluster::coordinator::Preview;
 use tumen_core::cluster::member::{NodeInfo, Status};
-use tumen_core::cluster::snapshot::{Mode, Snapshot};
+use tumen_core::cluster::snapshot::{Assignment, Mode, Snapshot};
 use tumen_core::partitioner::Partitioner;
-use tumen_core::wire::stable_hash;
-use tumen_core::{NodeName, Term};
+use tumen_core::partitions::replication::{CopyId, CopyReport, CopyState, Position, Report, State};
+use tumen_core::wire::{StableHasher, stable_hash};
+use tumen_core::{Epoch, NodeName, PartitionId, Term};
 
 use super::shapes;
 use crate::node::{Partition, PartitionStats};
@@ -64,12 +66,116 @@ impl From<Partition> for shapes::Partition {
             primary_node: partition.primary_node.map(|name| name.to_string()),
             replica_nodes: texts(&partition.replica_nodes),
             epoch: partition.epoch.0,
+            lost: false,
         }
     }
 }
 
-pub(super) fn partitions(partitions: Vec<Partition>) -> shapes::Partitions {
-    shapes::Partitions::new(partitions.into_iter().map(Into::into).collect())
+/// The tag of an answer that follows from the plan, and from what is lost.
+pub(super) fn by_plan_and_losses<T: Serialize>(
+    plan: Option<&Snapshot>,
+    lost: &BTreeMap<PartitionId, Epoch>,
+    headers: &HeaderMap,
+    answer: impl FnOnce() -> T,
+) -> Response {
+    let hash = plan.map_or(0, |plan| plan.hash);
+    if lost.is_empty() {
+        return tagged(hash, headers, || json(&answer()));
+    }
+    let mut all = StableHasher::new();
+    all.write_u64(hash);
+    for (partition, epoch) in lost {
+        all.write_u64(u64::from(partition.index));
+        all.write_u64(epoch.0);
+    }
+    tagged(all.finish(), headers, || json(&answer()))
+}
+
+/// A partition, and whether it is lost.
+pub(super) fn partition(partition: Partition, lost: &BTreeMap<PartitionId, Epoch>) -> shapes::Partition {
+    let lost = lost.contains_key(&partition.id);
+    shapes::Partition { lost, ..partition.into() }
+}
+
+/// One partition with what its primary says of it. `None`: it did not say.
+pub(super) fn partition_detail(
+    partition: shapes::Partition,
+    plan: &Snapshot,
+    id: PartitionId,
+    report: Option<&Report>,
+) -> shapes::PartitionDetail {
+    let replicated = plan.group(id.group).is_some_and(|group| group.spec.replicated);
+    let committed = plan.assignment(id).map(Assignment::record).unwrap_or_default();
+    let record = report.map_or(&committed, |report| &report.record);
+    let state = match report {
+        Some(report) => state_of(report.state),
+        None if partition.primary_node.is_none() => "unserved",
+        None if replicated => "unknown",
+        None => "serving",
+    };
+    let copies: Vec<shapes::CopyDetail> = match report {
+        Some(report) => report.copies.iter().map(copy_detail).collect(),
+        None => record.members.iter().map(|id| copy_named(id, "unknown", None)).collect(),
+    };
+    let waits = matches!(state, "opening" | "stalled" | "lost");
+    let waited_for = copies.iter().filter(|copy| waits && copy.state != "here");
+    shapes::PartitionDetail {
+        state: state.to_owned(),
+        waits_for: waited_for.map(|copy| copy.node.clone()).collect(),
+        revision: record.revision.0,
+        high: record.high,
+        write_quorum: if replicated { record.write_quorum() } else { 0 },
+        seal_quorum: if replicated { record.seal_quorum() } else { 0 },
+        copies,
+        partition,
+    }
+}
+
+const fn state_of(state: State) -> &'static str {
+    match state {
+        State::Opening => "opening",
+        State::Serving => "serving",
+        State::Stalled => "stalled",
+        State::Releasing => "releasing",
+        State::Lost => "lost",
+    }
+}
+
+fn copy_detail(copy: &CopyReport) -> shapes::CopyDetail {
+    let state = match copy.state {
+        CopyState::Here => "here",
+        CopyState::Awaited => "awaited",
+        CopyState::Away => "away",
+        CopyState::Gone => "gone",
+    };
+    copy_named(&copy.id, state, copy.sequence)
+}
+
+fn copy_named(id: &CopyId, state: &str, sequence: Option<u64>) -> shapes::CopyDetail {
+    let (node, life) = (id.node.to_string(), format!("{:x}", id.life.0));
+    shapes::CopyDetail { node, life, state: state.to_owned(), sequence }
+}
+
+/// What was given up with a partition.
+pub(super) fn loss_accepted(name: String, accepted: &LossAccepted) -> shapes::LossAccepted {
+    let survivor = |(id, last): &(CopyId, Position)| copy_named(id, "here", Some(last.sequence));
+    let gone = |id: &CopyId| copy_named(id, "unknown", None);
+    shapes::LossAccepted {
+        partition: name,
+        version: accepted.version.0,
+        epoch: accepted.epoch.0,
+        survivors: accepted.survivors.iter().map(survivor).collect(),
+        given_up: accepted.given_up.iter().map(gone).collect(),
+        empty: accepted.survivors.is_empty(),
+        changed: true,
+    }
+}
+
+pub(super) fn partitions(
+    partitions: Vec<Partition>,
+    lost: &BTreeMap<PartitionId, Epoch>,
+) -> shapes::Partitions {
+    shapes::Partitions::new(partitions.into_iter().map(|one| partition(one, lost)).collect())
 }
 
 impl From<PartitionStats> for shapes::PartitionStats {
@@ -171,8 +277,6 @@ fn texts(names: &[NodeName]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use tumen_core::cluster::snapshot::Assignment;
-
     use super::*;
     use crate::http::testing::{member, plan};
 

@@ -19,7 +19,7 @@ use tumen_actors::partitions::replication::News as TransferNews;
 use tumen_core::cluster::member::Member;
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::partitions::handover::Handover;
-use tumen_core::{NodeBoot, NodeName, Term};
+use tumen_core::{GroupId, NodeBoot, NodeName, PartitionId, Term};
 
 use super::handovers;
 use super::shapes::Event;
@@ -77,6 +77,13 @@ impl News {
                 match event {
                     Ok(NodeEvent::Plan { plan, .. }) => writer.handle_plan(plan),
                     Ok(NodeEvent::Leader { leader, term }) => writer.handle_leader(leader, term),
+                    Ok(NodeEvent::PartitionLost { partition, epoch }) => {
+                        let event = |partition| Event::PartitionLost { partition, epoch: epoch.0 };
+                        writer.handle_partition(partition, event);
+                    }
+                    Ok(NodeEvent::PartitionFound { partition }) => {
+                        writer.handle_partition(partition, |partition| Event::PartitionFound { partition });
+                    }
                     Ok(_) => {}
                     // What was missed shows in the difference to the plan in force.
                     Err(RecvError::Lagged(_)) => {
@@ -130,6 +137,14 @@ impl News {
             }
         };
         self.tell(self.told(), vec![event], KEPT_MIN);
+    }
+
+    /// Something happened to one of the users' partitions.
+    fn handle_partition(&self, id: PartitionId, event: impl FnOnce(String) -> Event) {
+        let told = self.told();
+        let named = told.plan.as_deref().filter(|_| id.group == GroupId::Users);
+        let Some(partition) = named.and_then(|plan| Partition::of(plan, id.index)) else { return };
+        self.tell(told, vec![event(partition.name)], KEPT_MIN);
     }
 
     fn tell(&self, mut told: MutexGuard<'_, Told>, events: Vec<Event>, kept_max: usize) {

@@ -83,10 +83,20 @@ fn status(error: &Error) -> StatusCode {
         Error::Topic(_)
         | Error::Key { .. }
         | Error::Route(RouteError::Key(_) | RouteError::KeyTooLong(_)) => StatusCode::BAD_REQUEST,
-        Error::NotFound(_) | Error::Refused(AskError::NoSuchNode(_)) => StatusCode::NOT_FOUND,
-        Error::Refused(AskError::TooFewNodes { .. }) => StatusCode::CONFLICT,
+        Error::NotFound(_) | Error::Refused(AskError::NoSuchNode(_) | AskError::NoSuchPartition(_)) => {
+            StatusCode::NOT_FOUND
+        }
+        Error::Refused(AskError::TooFewNodes { .. } | AskError::NotLost { .. }) => StatusCode::CONFLICT,
         Error::Route(RouteError::NoPlan | RouteError::NoPrimary(_))
-        | Error::Refused(AskError::NoPlan | AskError::NotLeader { .. })
+        | Error::Refused(
+            AskError::NoPlan
+            | AskError::NotLeader { .. }
+            | AskError::Unserved(_)
+            | AskError::Unanswered { .. }
+            | AskError::Overtaken(_)
+            | AskError::TooManyLosses(_),
+        )
+        | Error::Lost(_)
         | Error::NoLeader
         | Error::Stopped
         | Error::Ended(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -123,6 +133,7 @@ mod tests {
                 "too_few_nodes",
                 Some(false),
             ),
+            (Error::Lost("partition-3".into()), 503, "lost", Some(false)),
             (Error::NoLeader, 503, "no_leader", Some(false)),
             (Error::NoAnswer, 504, "timeout", None),
         ] {

@@ -12,9 +12,10 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tumen_core::partitions::replication::State as PartitionState;
 use tumen_core::{NodeName, Term};
 
-use super::answers::{self, Known, by_contents, by_plan, count};
+use super::answers::{self, Known, by_contents, by_plan, by_plan_and_losses, count};
 use super::events::{self, LISTENERS_MAX};
 use super::guard::{Guard, guard};
 use super::handovers;
@@ -64,6 +65,7 @@ pub(super) fn routes(node: Node, news: News, stopping: CancellationToken) -> Rou
         .route("/partitions/{id}/push", post(handovers::push))
         .route("/moves", get(handovers::moves))
         .route("/partitions/{id}", get(partition))
+        .route("/partitions/{id}/accept-loss", post(accept_loss))
         .route("/nodes/{name}/partitions", get(partitions_for_node))
         .route("/nodes/{name}/drain", post(drain))
         .route("/ledger", get(ledger))
@@ -135,11 +137,19 @@ async fn invariants(State(app): State<App>) -> Json<shapes::Invariants> {
     Json(app.node.invariants())
 }
 
-async fn partitions(State(app): State<App>, headers: HeaderMap) -> Response {
-    let plan = app.node.snapshot();
-    by_plan(plan.as_deref(), &headers, || {
-        answers::partitions(plan.as_deref().map(Partition::all).unwrap_or_default())
-    })
+async fn partitions(
+    State(app): State<App>,
+    query: Result<Query<shapes::PartitionsQuery>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let Query(query) = query.map_err(|why| Refusal::bad_request(why.body_text()))?;
+    let (plan, lost) = (app.node.snapshot(), app.node.runtime().lost());
+    if query.lost {
+        return Ok(by_contents(&headers, &answers::partitions(app.node.lost_partitions(), &lost)));
+    }
+    Ok(by_plan_and_losses(plan.as_deref(), &lost, &headers, || {
+        answers::partitions(plan.as_deref().map(Partition::all).unwrap_or_default(), &lost)
+    }))
 }
 
 async fn stats(State(app): State<App>, headers: HeaderMap) -> Response {
@@ -161,7 +171,10 @@ async fn partition_for_key(
     let key = kv::percent_decoded(encoded.as_bytes(), true)
         .ok_or_else(|| Refusal::bad_request("the key holds a % without two hexadecimal digits after it"))?;
     let partition = app.node.partition_for_key(&key)?;
-    Ok(by_plan(app.node.snapshot().as_deref(), &headers, || shapes::Partition::from(partition)))
+    let lost = app.node.runtime().lost();
+    Ok(by_plan_and_losses(app.node.snapshot().as_deref(), &lost, &headers, || {
+        answers::partition(partition, &lost)
+    }))
 }
 
 async fn partition(
@@ -172,7 +185,25 @@ async fn partition(
     let Path(id) = id.map_err(|why| Refusal::bad_request(why.body_text()))?;
     let plan = app.node.snapshot().ok_or_else(no_plan)?;
     let partition = Partition::named(&plan, &id)?;
-    Ok(by_plan(Some(&plan), &headers, || shapes::Partition::from(partition)))
+    let (id, replicated) = (partition.id, plan.users().spec.replicated);
+    let report = if replicated { app.node.report(id).await } else { None };
+    let mut shown = answers::partition(partition, &app.node.runtime().lost());
+    if let Some(report) = &report {
+        // Its primary knows before others are told.
+        shown.lost = report.state == PartitionState::Lost;
+    }
+    Ok(by_contents(&headers, &answers::partition_detail(shown, &plan, id, report.as_ref())))
+}
+
+async fn accept_loss(
+    State(app): State<App>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<shapes::LossAccepted>, Refusal> {
+    let Path(id) = id.map_err(|why| Refusal::bad_request(why.body_text()))?;
+    let plan = app.node.snapshot().ok_or_else(no_plan)?;
+    let partition = Partition::named(&plan, &id)?;
+    let accepted = app.node.accept_loss(partition.id).await?;
+    Ok(Json(answers::loss_accepted(partition.name, &accepted)))
 }
 
 async fn partitions_for_node(
@@ -183,7 +214,8 @@ async fn partitions_for_node(
     let Path(name) = name.map_err(|why| Refusal::bad_request(why.body_text()))?;
     let plan = app.node.snapshot().ok_or_else(no_plan)?;
     let held = Partition::on(&plan, &name).ok_or_else(|| no_member(&name))?;
-    Ok(by_plan(Some(&plan), &headers, || answers::partitions(held)))
+    let lost = app.node.runtime().lost();
+    Ok(by_plan_and_losses(Some(&plan), &lost, &headers, || answers::partitions(held, &lost)))
 }
 
 async fn create(State(app): State<App>) -> Result<Json<shapes::Created>, Refusal> {

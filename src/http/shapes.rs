@@ -32,6 +32,74 @@ pub struct Partition {
     pub replica_nodes: Vec<String>,
     /// One more each time its primary changed.
     pub epoch: u64,
+    /// Whether it is lost: too few of its copies are left to tell what was written. Not said where it is not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lost: bool,
+}
+
+/// `GET /partitions/{id}`: the partition, and how it is, as its primary says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionDetail {
+    /// What every list says of it.
+    #[serde(flatten)]
+    pub partition: Partition,
+    /// `serving`; `opening` (its primary waits for copies that may come); `stalled` (it is served, and fewer than
+    /// `write_quorum` copies are there: nothing is acknowledged); `releasing` (it is on its way to another primary); `lost`;
+    /// `unserved` (nobody is left to be its primary); `unknown` (its primary did not say).
+    pub state: String,
+    /// The nodes whose copies it waits for, where it waits.
+    pub waits_for: Vec<String>,
+    /// How often its copies changed in this epoch.
+    pub revision: u64,
+    /// How many copies counted at most.
+    pub high: u32,
+    /// How many copies must hold a write before it is acknowledged; 0 where nothing is replicated.
+    pub write_quorum: usize,
+    /// How many copies a new primary must hear; 0 where nothing is replicated.
+    pub seal_quorum: usize,
+    /// The copies that count.
+    pub copies: Vec<CopyDetail>,
+}
+
+/// One copy that counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyDetail {
+    /// The node that has it.
+    pub node: String,
+    /// Which memory of that node, in hexadecimal: another one where its bytes were lost.
+    pub life: String,
+    /// `here`; `awaited` (its node is there, and has not answered); `away` (its node is not there); `gone` (its node came
+    /// back without it); `unknown`.
+    pub state: String,
+    /// Up to which entry it surely has the log; `null` where that is not known.
+    pub sequence: Option<u64>,
+}
+
+/// The query of `GET /partitions`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionsQuery {
+    /// Only those that are lost.
+    #[serde(default)]
+    pub lost: bool,
+}
+
+/// The answer to `POST /partitions/{id}/accept-loss`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LossAccepted {
+    /// The partition's id.
+    pub partition: String,
+    /// The plan that says so.
+    pub version: u64,
+    /// The partition's epoch from now on.
+    pub epoch: u64,
+    /// The copies that it goes on with.
+    pub survivors: Vec<CopyDetail>,
+    /// The copies that counted and count no more: what only they have is given up.
+    pub given_up: Vec<CopyDetail>,
+    /// Whether nothing was left, so that it begins anew.
+    pub empty: bool,
+    /// Always `true`.
+    pub changed: bool,
 }
 
 /// `GET /partitions`, and `GET /nodes/{name}/partitions` for those of which the node holds a copy.
@@ -397,6 +465,18 @@ pub enum Event {
         /// Why it came to nothing; `null` if it is there.
         failed: Option<String>,
     },
+    /// Too few copies of a partition are left: it is not served until one returns, or an operator accepts the loss.
+    PartitionLost {
+        /// Its id.
+        partition: String,
+        /// Its epoch.
+        epoch: u64,
+    },
+    /// A partition is not lost any more.
+    PartitionFound {
+        /// Its id.
+        partition: String,
+    },
     /// There is another leader.
     Leader {
         /// Its name; `null` while there is none.
@@ -421,6 +501,8 @@ impl Event {
             Self::PartitionMoved { .. } => "partition_moved",
             Self::HandoverStarted { .. } => "handover_started",
             Self::HandoverFinished { .. } => "handover_finished",
+            Self::PartitionLost { .. } => "partition_lost",
+            Self::PartitionFound { .. } => "partition_found",
             Self::Leader { .. } => "leader",
             Self::Missed { .. } => "missed",
         }

@@ -110,7 +110,7 @@ impl Node {
 }
 
 /// The leader runs another build and answered something else.
-fn strange(answer: &Answer) -> Error {
+pub(super) fn strange(answer: &Answer) -> Error {
     tracing::error!(?answer, "the leader gave an answer to another question");
     Error::NoAnswer
 }

@@ -53,7 +53,7 @@ impl Replication {
     }
 
     /// A copy is no more, in memory and on disk.
-    fn forget(&self, partition: PartitionId) {
+    pub(super) fn forget(&self, partition: PartitionId) {
         let mut cells = self.shared.cells.write().unwrap_or_else(PoisonError::into_inner);
         let Some(cell) = cells.remove(&partition) else { return };
         let (mode, phases) = cell.take_count();

@@ -22,12 +22,14 @@ use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 use tumen_core::cluster::control::Step;
 use tumen_core::cluster::snapshot::Mode;
-use tumen_core::ids::{Life, NodeBoot, NodeName, PartitionId};
+use tumen_core::ids::{Epoch, Life, NodeBoot, NodeName, PartitionId};
 use tumen_core::partitions::fence::Fence;
 use tumen_core::partitions::identity::Position;
 use tumen_core::partitions::record::Record;
 use tumen_core::partitions::replication::wire::{Reply as CopyReply, Request, SnapshotHeader};
-use tumen_core::partitions::replication::{Acks, Answer, Config, CopyId, Effect, LocalCopy, Phase, Primary};
+use tumen_core::partitions::replication::{
+    Acks, Answer, Config, CopyId, Effect, LocalCopy, NotLost, Phase, Primary, Report, Standing,
+};
 use tumen_core::partitions::request::{Failure, MessageId, Reply};
 use tumen_core::partitions::session::desk::Desk;
 use tumen_core::partitions::session::{Limits, Sessions};
@@ -65,6 +67,8 @@ pub(super) struct Out {
     pub(super) took: Option<(Mode, Duration)>,
     /// What was counted before the mode changed.
     pub(super) counted: Option<(Mode, Phases)>,
+    /// The copy has what was given up: it begins anew, and the epoch of this fence is given back.
+    pub(super) discards: Option<Fence>,
 }
 
 /// When it was known that what surely holds here is all that does.
@@ -79,7 +83,7 @@ pub(super) enum Heard {
 
 /// How far this node is as primary of a partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(super) struct Led {
     pub(super) fence: Option<Fence>,
     pub(super) phase: Option<Phase>,
 }
@@ -87,7 +91,7 @@ pub(super) struct Standing {
 pub(super) struct Cell {
     pub(super) partition: PartitionId,
     inner: Mutex<Inner>,
-    standing: watch::Sender<Standing>,
+    standing: watch::Sender<Led>,
 }
 
 struct Inner {
@@ -213,14 +217,14 @@ impl Cell {
     }
 
     /// How far this node is as primary, as it changes.
-    pub(super) fn standing(&self) -> watch::Receiver<Standing> {
+    pub(super) fn standing(&self) -> watch::Receiver<Led> {
         self.standing.subscribe()
     }
 
     fn show(&self, inner: &Inner) {
         let standing = match &inner.role {
-            Role::Primary(lead) => Standing { fence: Some(*lead.law.fence()), phase: Some(lead.law.phase()) },
-            Role::Copy(_) | Role::Changing => Standing::default(),
+            Role::Primary(lead) => Led { fence: Some(*lead.law.fence()), phase: Some(lead.law.phase()) },
+            Role::Copy(_) | Role::Changing => Led::default(),
         };
         self.standing.send_if_modified(|shown| std::mem::replace(shown, standing) != standing);
     }
@@ -448,6 +452,32 @@ impl Cell {
                 inner.step_down();
             }
         });
+    }
+
+    /// How the partition is, if this node is to be its primary, and only the nodes that are `alive` may answer.
+    pub(super) fn report(&self, alive: impl Fn(&NodeName) -> bool) -> Option<Report> {
+        match &self.lock().role {
+            Role::Primary(lead) => Some(lead.law.report(alive)),
+            Role::Copy(_) | Role::Changing => None,
+        }
+    }
+
+    /// Gives the epoch back if the partition is lost, and says what is left of it.
+    pub(super) fn surrender(
+        &self,
+        epoch: Epoch,
+        alive: impl Fn(&NodeName) -> bool,
+        out: &mut Out,
+    ) -> Result<Standing, NotLost> {
+        self.with(out, |inner, effects, _| {
+            let Role::Primary(lead) = &mut inner.role else { return Err(NotLost::Opens) };
+            if lead.law.fence().epoch != epoch {
+                return Err(NotLost::Opens);
+            }
+            let (standing, more) = lead.law.handle_loss_accepted(alive)?;
+            effects.extend(more);
+            Ok(standing)
+        })
     }
 
     /// The next entries for the copy on this node, and whether more wait.

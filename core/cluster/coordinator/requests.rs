@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Coordinator, Departure, Effect, Now};
 use crate::cluster::control::Step;
-use crate::ids::{NodeName, Term};
+use crate::ids::{NodeName, PartitionId, Term};
 
 /// Why a request to the coordinator was not carried out. Nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -29,6 +29,36 @@ pub enum AskError {
     /// No member has this name.
     #[error("no member is named {0}")]
     NoSuchNode(NodeName),
+    /// The plan has no such partition.
+    #[error("no plan has {0}")]
+    NoSuchPartition(PartitionId),
+    /// The partition is not lost, and so nothing of it is given up.
+    #[error("nothing of {partition} is given up: {why}")]
+    NotLost {
+        /// Which partition.
+        partition: PartitionId,
+        /// Why not.
+        why: String,
+    },
+    /// No node may serve the partition.
+    #[error("no node is there that could serve {0}: start one that may, and ask again")]
+    Unserved(PartitionId),
+    /// The node that should serve the partition did not say how it is.
+    #[error(
+        "{node} should serve {partition}, and did not say in time what is left of it: nothing is given up, ask again"
+    )]
+    Unanswered {
+        /// Which partition.
+        partition: PartitionId,
+        /// Who was asked.
+        node: NodeName,
+    },
+    /// The partition has another primary by now, or other copies.
+    #[error("{0} has another primary by now: nothing is given up, look how it is and ask again")]
+    Overtaken(PartitionId),
+    /// More losses are to be accepted at once than can be.
+    #[error("the loss of {0} partitions is being accepted already: ask again in a moment")]
+    TooManyLosses(usize),
     /// The plan is too large to be agreed on.
     #[error(
         "the plan has {len} bytes, and at most {max} can be agreed on: fewer partitions, copies or members are needed"
@@ -108,7 +138,7 @@ impl Coordinator {
         Ok(self.decide(now))
     }
 
-    fn check_leading(&self) -> Result<(), AskError> {
+    pub(super) fn check_leading(&self) -> Result<(), AskError> {
         match self.leading {
             Some(_) => Ok(()),
             None => Err(AskError::NotLeader { leader: self.leader.clone() }),

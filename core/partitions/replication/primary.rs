@@ -25,7 +25,7 @@ use crate::partitions::fence::Fence;
 use crate::time::Moment;
 
 pub use serving::AppendError;
-pub use taking_over::Standing;
+pub use taking_over::{NotLost, Standing};
 
 /// How far a primary is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -87,8 +87,8 @@ pub enum Effect<E> {
         /// The members whose lives are gone.
         lost: Vec<CopyId>,
     },
-    /// This node's own copy has what the members gave up, when a loss was accepted. Begin it anew, under a new life, and
-    /// release the epoch.
+    /// This node's own copy has what the members gave up, when a loss was accepted. Forget its bytes, in memory and on
+    /// disk, begin it anew under a new life, and give the epoch back: this primary is over, and wrote nothing.
     Discard,
     /// All that was appended surely holds, and nothing more will be: the epoch is given back.
     Released {
@@ -257,7 +257,7 @@ impl<E: Payload> Primary<E> {
         }
         let Ok(installed) = self.own.install(&header) else {
             // The source lacks what surely holds here, although what it has is newer.
-            effects.push(Effect::Discard);
+            self.discard(&mut effects);
             return (false, effects);
         };
         self.fetch(now, &mut effects);

@@ -255,3 +255,91 @@ fn what_surely_holds_is_never_cut_off_by_entries() {
     let answer = copy.handle_request(NOW, &config, append(2, vec![entry(2), entry(1)], 0));
     assert!(matches!(answer.reply, Reply::Behind { .. }));
 }
+
+/// A copy that knows of two entries of epoch 1 that they surely hold.
+fn with_two_that_hold(node: &str) -> LocalCopy<Bytes> {
+    let mut copy = empty(node, 1, Acks::WithoutDisk);
+    let entry = || Entry { epoch: Epoch(1), body: Body::Data(data()) };
+    let append = Request::Append {
+        fence: fence(1),
+        to: Life(1),
+        counts: Some(Life(1)),
+        prev: Position::ZERO,
+        entries: vec![entry(), entry()],
+        mark: 2,
+    };
+    copy.handle_request(NOW, &Config::default(), append);
+    copy
+}
+
+#[test]
+fn a_loss_is_accepted_with_the_copies_that_have_the_most_and_ends_the_epoch() {
+    let own = with_two_that_hold("a");
+    let members = [("a", 1), ("b", 1), ("c", 1), ("d", 1), ("e", 1)];
+    let mut primary = named(Config::default(), own, record(2, &members));
+    let alive = |node: &NodeName| ["a", "b", "c"].contains(&node.as_str());
+    let refused = primary.handle_loss_accepted(|_| true).unwrap_err();
+    assert!(matches!(refused, NotLost::Coming(coming) if coming.len() == 4));
+    primary.handle_reply(NOW, sealed(id("b", 1), &[], 2, Position::new(Epoch(1), 1)));
+    // Three would do, and c is there, and may be the third.
+    assert!(matches!(primary.handle_loss_accepted(alive), Err(NotLost::Coming(_))));
+    let one_more = |node: &NodeName| ["a", "b"].contains(&node.as_str());
+    let (standing, effects) = primary.handle_loss_accepted(one_more).unwrap();
+    assert_eq!(standing.survivors.len(), 2);
+    assert_eq!(standing.heirs(), [id("a", 1)], "b has less, and follows");
+    assert_eq!(effects, [Effect::Released { last: Position::new(Epoch(1), 2) }]);
+    // What comes after that is too late.
+    assert_eq!(primary.handle_reply(NOW, sealed(id("c", 1), &[], 2, Position::new(Epoch(1), 9))), []);
+    assert_eq!(primary.handle_loss_accepted(one_more), Err(NotLost::Opens));
+}
+
+#[test]
+fn who_is_there_and_said_nothing_yet_is_waited_for_before_a_loss_is_accepted() {
+    let members = [("a", 1), ("b", 1), ("c", 1), ("d", 1), ("e", 1)];
+    let mut primary = named(Config::default(), with_two_that_hold("a"), record(2, &members));
+    let alive = |node: &NodeName| ["a", "b"].contains(&node.as_str());
+    assert_eq!(primary.handle_loss_accepted(alive), Err(NotLost::Silent(vec![id("b", 1)])));
+    primary.handle_reply(NOW, sealed(id("b", 2), &[], 2, Position::ZERO));
+    let (standing, _) = primary.handle_loss_accepted(alive).unwrap();
+    assert_eq!((standing.gone.clone(), standing.heirs()), (vec![id("b", 1)], vec![id("a", 1)]));
+}
+
+#[test]
+fn a_copy_that_has_what_was_given_up_begins_anew_and_writes_nothing() {
+    let over = |primary: &mut Primary<Bytes>| {
+        assert_eq!(primary.phase(), Phase::Released);
+        assert_eq!(primary.handle_wake(NOW + Config::default().retry_every), []);
+        assert_eq!(primary.copy().last(), Position::new(Epoch(1), 2), "no entry of its own epoch");
+    };
+    // All of it was given up.
+    let fresh = |record: Record, own| {
+        let wanted = vec![name("a"), name("b")];
+        let fence = fence(record.epoch.0);
+        Primary::new(NOW, Config::default(), fence, own, record, wanted, Vec::new())
+    };
+    let (mut primary, effects) = fresh(record(2, &[]), with_two_that_hold("a"));
+    assert!(effects.contains(&Effect::Discard), "{effects:?}");
+    over(&mut primary);
+    let (primary, _) = fresh(record(2, &[]), empty("a", 2, Acks::WithoutDisk));
+    assert_eq!(primary.phase(), Phase::Opening, "a new life has nothing to give up");
+
+    // Who is left has less, or went on otherwise.
+    let (mut primary, _) = fresh(record(2, &[("b", 1)]), with_two_that_hold("a"));
+    let effects = primary.handle_reply(NOW, sealed(id("b", 1), &[], 2, Position::new(Epoch(1), 1)));
+    assert_eq!(effects, [Effect::Discard]);
+    over(&mut primary);
+    let (mut primary, _) = fresh(record(3, &[("b", 1)]), with_two_that_hold("a"));
+    primary.handle_reply(NOW, sealed(id("b", 1), &[], 3, Position::new(Epoch(2), 2)));
+    assert_eq!(primary.phase(), Phase::Adopting);
+    let tail = Reply::Tail {
+        fence: fence(3),
+        by: id("b", 1),
+        prev: Position::ZERO,
+        entries: vec![
+            Entry { epoch: Epoch(1), body: Body::Data(data()) },
+            Entry { epoch: Epoch(2), body: Body::Opening },
+        ],
+    };
+    assert_eq!(primary.handle_reply(NOW, tail), [Effect::Discard]);
+    over(&mut primary);
+}

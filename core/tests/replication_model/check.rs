@@ -3,8 +3,8 @@
 use tumen_core::partitions::replication::{Acks, Position};
 
 use crate::world::{
-    NOTHING_LOST, NOTHING_UNDONE, Node, ONE_ENTRY, ONE_PER_EPOCH, Role, SAME_PREFIX, SURVIVES, State, Value,
-    World,
+    NOTHING_LOST, NOTHING_UNDONE, Node, ONE_ENTRY, ONE_PER_EPOCH, Role, SAME_PREFIX, STAYS_LOST, SURVIVES,
+    State, Value, World,
 };
 use tumen_core::cluster::snapshot::Mode;
 use tumen_core::partitions::replication::{Entry, Phase};
@@ -33,6 +33,14 @@ impl World {
                 if server != (at, node.run) {
                     return Some(ONE_PER_EPOCH);
                 }
+            }
+            let told = |(sequence, entry): &(u64, Entry<Value>)| {
+                *sequence <= mark && node.entry(*sequence) == Some(entry)
+            };
+            // One that served before, and does not know of it yet, has what it had.
+            let serves = epoch == state.register.record.epoch;
+            if serves && state.given_up.iter().any(told) {
+                return Some(STAYS_LOST);
             }
             // `async` promises nothing that outlives its primary.
             if self.mode == Mode::Async || state.renewed {
@@ -73,7 +81,10 @@ fn one_log(state: &State) -> Option<&'static str> {
                 let (Some(left), Some(right)) = (one.entry(sequence), other.entry(sequence)) else {
                     continue;
                 };
-                if sequence <= mark && left != right && !state.renewed {
+                // What was given up is here and there until its copy begins anew.
+                let counts = |node: &Node| state.register.record.contains(node.copy().id());
+                let same = state.accepted == 0 || (counts(one) && counts(other));
+                if sequence <= mark && left != right && same && !state.renewed {
                     return Some(SAME_PREFIX);
                 }
                 if left.epoch == right.epoch && left != right {

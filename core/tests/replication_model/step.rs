@@ -1,11 +1,12 @@
 //! What the adversary may do in a state, and what comes of it. All that decides is the law's.
 
 use tumen_core::partitions::replication::wire::{Reply, Request, SnapshotHeader};
-use tumen_core::partitions::replication::{Acks, Answer, Effect, LocalCopy, Phase, Primary, Saved};
+use tumen_core::partitions::replication::{Acks, Answer, Effect, Entry, LocalCopy, Phase, Primary, Saved};
 
 use crate::mutant::Mutant;
 use crate::world::{
-    Action, Contents, Message, Node, Role, State, Value, World, copy_id, fence, name, partition, place,
+    Action, Contents, Message, Node, Register, Role, State, Value, World, copy_id, fence, name, partition,
+    place,
 };
 
 impl World {
@@ -57,6 +58,9 @@ impl World {
         if self.mutant == Mutant::SwapsBeforeAdoption && left.wishes > 0 {
             let pairs = (0..self.nodes).flat_map(|old| (0..self.nodes).map(move |new| (old, new)));
             actions.extend(pairs.map(|(old, new)| Action::Swap(old, new)));
+        }
+        if left.losses > 0 && self.is_given_up_for_lost(state) {
+            actions.extend(self.heirs.iter().map(|heir| Action::AcceptLoss(*heir)));
         }
         for message in &state.net {
             if matches!(message, Message::Ask { .. }) && left.changes == 0 {
@@ -174,6 +178,10 @@ impl World {
                 (!effects.is_empty()).then_some(())?;
                 self.run(state, *at, effects);
             }
+            Action::AcceptLoss(heir) => {
+                state.left.losses -= 1;
+                self.accept_loss(state, *heir)?;
+            }
             Action::Swap(old, new) => {
                 state.left.wishes -= 1;
                 state.register.record = self.mutant.swap(&state.register, &state.nodes, (*old, *new))?;
@@ -240,6 +248,38 @@ impl World {
         let reply = self.mutant.bend_reply(primary, reply);
         let effects = primary.handle_reply(now, reply);
         self.run(state, at, effects);
+        Some(())
+    }
+
+    /// Whether the present primary says that the partition is lost.
+    fn is_given_up_for_lost(&self, state: &State) -> bool {
+        let Register { record, primary: (at, _), gone, .. } = &state.register;
+        let primary = state.nodes[*at as usize].primary();
+        primary.filter(|primary| primary.fence().epoch == record.epoch).is_some_and(|primary| {
+            primary.phase() == Phase::Sealing
+                && primary.standing().check_lost(|node| !gone.contains(&place(node))).is_ok()
+        })
+    }
+
+    /// The primary gives its epoch back and says what is left; the voters agree that nothing else counts.
+    fn accept_loss(&self, state: &mut State, heir: u8) -> Option<()> {
+        let Register { primary: (at, _), gone, .. } = state.register.clone();
+        let Role::Primary(primary) = &mut state.nodes[at as usize].role else { return None };
+        let accepted = primary.handle_loss_accepted(|node| !gone.contains(&place(node)));
+        let (standing, effects) = accepted.ok()?;
+        self.run(state, at, effects);
+        let heirs = standing.heirs();
+        // Of what was promised that is left which the best of the survivors has.
+        let best = heirs.first().map(|copy| state.nodes[place(&copy.node) as usize].clone());
+        let end = best.as_ref().map_or(0, |node| node.copy().last().sequence);
+        let left = |sequence: &u64, entry: &Entry<Value>| {
+            *sequence <= end && best.as_ref().and_then(|node| node.entry(*sequence)) == Some(entry)
+        };
+        state.given_up.extend(state.promised.extract_if(.., |sequence, entry| !left(sequence, entry)));
+        state.accepted += 1;
+        state.register.record = state.register.record.with_loss_accepted(heirs).unwrap();
+        state.register.primary = (heir, state.nodes[heir as usize].run);
+        state.register.version += 1;
         Some(())
     }
 

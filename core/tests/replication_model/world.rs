@@ -56,6 +56,8 @@ pub struct Budget {
     pub wakes: u8,
     /// Changes of the members that the voters take.
     pub changes: u8,
+    /// Times at which an operator accepts that the partition is lost.
+    pub losses: u8,
     /// Replies that come late, perhaps after a change of everything, perhaps twice, or never. The others come at once: it
     /// is the requests that wait.
     pub late: u8,
@@ -72,6 +74,7 @@ pub const NONE: Budget = Budget {
     snapshots: 0,
     wakes: 0,
     changes: 0,
+    losses: 0,
     late: 0,
 };
 
@@ -179,6 +182,10 @@ pub struct State {
     pub left: Budget,
     /// A partition whose members all lost what was not on disk was opened with the rest.
     pub renewed: bool,
+    /// What was promised, and given up with a loss that was accepted.
+    pub given_up: Vec<(u64, Entry<Value>)>,
+    /// How often a loss was accepted.
+    pub accepted: u8,
     pub broken: Option<&'static str>,
 }
 
@@ -211,6 +218,8 @@ pub enum Action {
     Wake(u8),
     /// A transfer in bulk breaks off.
     SnapshotFails(u8, u8),
+    /// An operator accepts that the partition is lost, and the voters name this node primary of what is left.
+    AcceptLoss(u8),
     /// The voters swap a member nobody asked to swap: only a mutant does.
     Swap(u8, u8),
 }
@@ -221,7 +230,9 @@ pub const ONE_PER_EPOCH: &str = "one run of one node serves under one epoch";
 pub const SAME_PREFIX: &str = "two copies have the same where both know that it holds";
 pub const ONE_ENTRY: &str = "two entries at one position are one";
 pub const SURVIVES: &str = "any S of the members that are left have all that was promised";
-pub const ALL: [&str; 6] = [NOTHING_LOST, NOTHING_UNDONE, ONE_PER_EPOCH, SAME_PREFIX, ONE_ENTRY, SURVIVES];
+pub const STAYS_LOST: &str = "what was given up is never told again";
+pub const ALL: [&str; 7] =
+    [NOTHING_LOST, NOTHING_UNDONE, ONE_PER_EPOCH, SAME_PREFIX, ONE_ENTRY, SURVIVES, STAYS_LOST];
 
 pub fn name(at: u8) -> NodeName {
     NodeName::new(["a", "b", "c", "d", "e"][at as usize]).unwrap()
@@ -271,6 +282,7 @@ impl Model for World {
             Property::always(ALL[3], |_: &Self, state: &State| state.broken != Some(ALL[3])),
             Property::always(ALL[4], |_: &Self, state: &State| state.broken != Some(ALL[4])),
             Property::always(ALL[5], |_: &Self, state: &State| state.broken != Some(ALL[5])),
+            Property::always(ALL[6], |_: &Self, state: &State| state.broken != Some(ALL[6])),
         ]
     }
 }
@@ -326,6 +338,8 @@ impl World {
             next_value: 1,
             left: Budget::default(),
             renewed: false,
+            given_up: Vec::new(),
+            accepted: 0,
             broken: None,
         };
         let plenty = u8::MAX;

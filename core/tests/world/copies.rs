@@ -7,8 +7,9 @@ use std::time::Duration;
 use tumen_core::Moment;
 use tumen_core::cluster::control::{Command, Outcome, Step};
 use tumen_core::cluster::snapshot::{Assignment, Snapshot};
-use tumen_core::ids::{Life, NodeBoot, PartitionId};
+use tumen_core::ids::{Epoch, Life, NodeBoot, NodeName, PartitionId};
 use tumen_core::partitions::record::{Change, CopyId};
+use tumen_core::partitions::replication::{NotLost, Position, Standing};
 
 use super::{News, World};
 
@@ -84,6 +85,52 @@ impl World {
         let goes = record.members.iter().find(|old| !wanted.contains(old) && **old != mine)?;
         let change = Change::Drop(goes.clone());
         (whole && record.changed(&change).is_ok()).then_some(change)
+    }
+
+    /// The partitions of which fewer copies are left than a new primary must hear.
+    pub(crate) fn lost(&self) -> Vec<PartitionId> {
+        let lost = |(partition, assignment): (PartitionId, &Assignment)| {
+            let record = assignment.record();
+            let there = record.members.iter().filter(|copy| self.is_running(copy)).count();
+            (there < record.seal_quorum()).then_some(partition)
+        };
+        self.plan().partitions().filter_map(lost).collect()
+    }
+
+    /// A primary is asked to give a partition up for lost.
+    pub(super) fn surrender(
+        &mut self,
+        me: &NodeBoot,
+        leader: &NodeBoot,
+        partition: PartitionId,
+        epoch: Epoch,
+    ) {
+        let plan = self.control.snapshot.clone().unwrap();
+        let serves = self.nodes[me].reconcile.serves(partition, epoch);
+        let record = plan.assignment(partition).map(Assignment::record).unwrap_or_default();
+        let mut standing = Standing { needed: record.seal_quorum(), ..Standing::default() };
+        for member in record.members {
+            let present = self.boot_of(&member.node);
+            match present {
+                Some(_) if self.is_running(&member) => {
+                    standing.sealed += 1;
+                    standing.survivors.push((member, Position::new(epoch, 1)));
+                }
+                Some(boot) if !self.is_frozen(&boot) => standing.gone.push(member),
+                _ => standing.awaited.push(member),
+            }
+        }
+        let alive = |node: &NodeName| plan.member(node.as_str()).is_some_and(|m| m.status.may_serve());
+        let answer = match standing.check_lost(alive) {
+            Ok(()) if serves => Ok(standing),
+            Ok(()) => Err(NotLost::Opens),
+            Err(why) => Err(why),
+        };
+        if answer.is_ok() {
+            let effects = self.nodes.get_mut(me).unwrap().reconcile.handle_release_asked(partition, epoch);
+            self.run_reconcile(me, effects);
+        }
+        self.send(leader, News::Surrendered(partition, epoch, answer));
     }
 
     pub(super) fn commit_steps(&mut self, me: &NodeBoot, command: &Command, leads: bool) {

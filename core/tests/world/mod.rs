@@ -8,13 +8,14 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tumen_core::cluster::control::{Command, ControlState, Founding, Step};
-use tumen_core::cluster::coordinator::{AskError, Config, Coordinator, Departure, Effect, Now};
+use tumen_core::cluster::coordinator::{AskError, Config, Coordinator, Departure, Effect, LossOutcome, Now};
 use tumen_core::cluster::lease::{self, Holder, Release, Reply, Request};
 use tumen_core::cluster::member::{NodeInfo, Status};
 use tumen_core::cluster::snapshot::{GroupSpec, Mode, Snapshot};
 use tumen_core::ids::*;
 use tumen_core::partitioner::Partitioner;
 use tumen_core::partitions::reconcile::{self, Reconcile};
+use tumen_core::partitions::replication::{NotLost, Standing};
 use tumen_core::{Moment, UnixMillis};
 
 mod copies;
@@ -24,6 +25,9 @@ enum News {
     Reply(Reply),
     Plan(Arc<Snapshot>),
     AskRelease(Vec<Release>),
+    /// The leader wants a partition given up for lost.
+    AskSurrender(NodeBoot, PartitionId, Epoch),
+    Surrendered(PartitionId, Epoch, Result<Standing, NotLost>),
     Stopped(PartitionId, Epoch),
     Wake,
     Tick,
@@ -203,6 +207,21 @@ impl World {
         self.run(&leader, effects.unwrap_or_default());
     }
 
+    /// The leader is asked to accept that a partition is lost.
+    pub(crate) fn accept_loss(&mut self, partition: PartitionId) -> Result<(), AskError> {
+        let now = self.clock();
+        let leader = self.leader.clone().ok_or(AskError::NotLeader { leader: None })?;
+        let effects = self.nodes.get_mut(&leader).unwrap().law.handle_loss_asked(now, partition)?;
+        self.run(&leader, effects);
+        Ok(())
+    }
+
+    /// What became of the losses that the leader was asked to accept.
+    pub(crate) fn take_losses(&mut self) -> Vec<(PartitionId, LossOutcome)> {
+        let Some(leader) = self.leader.clone() else { return Vec::new() };
+        self.nodes.get_mut(&leader).unwrap().law.take_losses()
+    }
+
     /// The leader is asked to create the partitions; whether it is this question that does it.
     pub(crate) fn create(&mut self) -> Result<bool, AskError> {
         let now = self.clock();
@@ -256,6 +275,9 @@ impl World {
                     self.send(&to, News::Reply(reply));
                 }
                 Effect::AskRelease { to, partitions } => self.send(&to, News::AskRelease(partitions)),
+                Effect::AskSurrender { to, partition, epoch } => {
+                    self.send(&to, News::AskSurrender(me.clone(), partition, epoch));
+                }
                 Effect::Probe { node, .. } => {
                     let refused = !self.alive().any(|id| id.node == node.node);
                     self.send(me, News::Probed(node, refused));
@@ -385,6 +407,11 @@ impl World {
                         self.nodes.get_mut(to).unwrap().reconcile.handle_release_asked(partition, epoch);
                     self.run_reconcile(to, effects);
                 }
+            }
+            News::AskSurrender(leader, partition, epoch) => self.surrender(to, &leader, partition, epoch),
+            News::Surrendered(partition, epoch, answer) => {
+                let effects = node.law.handle_surrendered(now, partition, epoch, Some(answer));
+                self.run(to, effects);
             }
             News::Stopped(partition, epoch) => {
                 let effects = node.reconcile.handle_stopped(partition, epoch);

@@ -18,6 +18,7 @@ fn partition_0() -> Partition {
         primary_node: Some("node-1".into()),
         replica_nodes: vec!["node-2".into(), "node-3".into()],
         epoch: 4,
+        lost: false,
     }
 }
 
@@ -32,6 +33,39 @@ fn partitions_are_listed_as_the_guide_shows_them() {
         r#"{"id":"partition-0","primary_node":null,"replica_nodes":[],"epoch":4}"#,
     );
     assert_eq!(Partitions::new(vec![partition_0()]).count, 1);
+    // What is not lost says nothing of it.
+    golden(
+        &Partition { replica_nodes: vec![], lost: true, ..partition_0() },
+        r#"{"id":"partition-0","primary_node":"node-1","replica_nodes":[],"epoch":4,"lost":true}"#,
+    );
+    let copy =
+        CopyDetail { node: "node-1".into(), life: "a1".into(), state: "here".into(), sequence: Some(7) };
+    let detail = PartitionDetail {
+        partition: partition_0(),
+        state: "opening".into(),
+        waits_for: vec!["node-2".into()],
+        revision: 1,
+        high: 3,
+        write_quorum: 2,
+        seal_quorum: 2,
+        copies: vec![copy.clone()],
+    };
+    golden(
+        &detail,
+        r#"{"id":"partition-0","primary_node":"node-1","replica_nodes":["node-2","node-3"],"epoch":4,"state":"opening","waits_for":["node-2"],"revision":1,"high":3,"write_quorum":2,"seal_quorum":2,"copies":[{"node":"node-1","life":"a1","state":"here","sequence":7}]}"#,
+    );
+    golden(
+        &LossAccepted {
+            partition: "partition-0".into(),
+            version: 9,
+            epoch: 5,
+            survivors: vec![copy],
+            given_up: vec![],
+            empty: false,
+            changed: true,
+        },
+        r#"{"partition":"partition-0","version":9,"epoch":5,"survivors":[{"node":"node-1","life":"a1","state":"here","sequence":7}],"given_up":[],"empty":false,"changed":true}"#,
+    );
 }
 
 #[test]
@@ -215,6 +249,14 @@ fn events_carry_their_name_twice() {
                 failed: None,
             },
             r#"{"event":"handover_finished","partition":"partition-0","from":"node-1","to":"node-2","bytes":5,"took_ms":7,"failed":null}"#,
+        ),
+        (
+            Event::PartitionLost { partition: "partition-0".into(), epoch: 3 },
+            r#"{"event":"partition_lost","partition":"partition-0","epoch":3}"#,
+        ),
+        (
+            Event::PartitionFound { partition: "partition-0".into() },
+            r#"{"event":"partition_found","partition":"partition-0"}"#,
         ),
         (Event::Leader { leader: None, term: 4 }, r#"{"event":"leader","leader":null,"term":4}"#),
         (Event::Missed { count: 9 }, r#"{"event":"missed","count":9}"#),

@@ -80,7 +80,9 @@ impl Inner {
                     tracing::warn!(%partition, ?lost, "opens with what the disks kept: what was not on any is lost");
                 }
                 Effect::Discard => {
-                    tracing::warn!(%partition, "this copy has what was given up; it is begun anew");
+                    if let Role::Primary(lead) = &self.role {
+                        out.discards = Some(*lead.law.fence());
+                    }
                 }
                 Effect::Released { last } => tracing::trace!(%partition, %last, "given back"),
                 Effect::Deposed => {

@@ -240,6 +240,11 @@ impl<E> Primary<E> {
         self.peers.iter().map(|peer| (&peer.node, peer.acked))
     }
 
+    /// Up to where another copy surely has the log, if it was met.
+    pub(in super::super) fn acked_by(&self, copy: &CopyId) -> Option<u64> {
+        self.peers.iter().find(|peer| peer.id.as_ref() == Some(copy)).map(|peer| peer.acked)
+    }
+
     /// Whether the copy that is on this node now counts, as far as is known here.
     pub fn counts(&self, node: &NodeName) -> bool {
         let present = |copy: &CopyId| {

@@ -1,5 +1,7 @@
 //! From being named to holding all that was ever acknowledged.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Effect, Phase, Primary, Source};
 use crate::ids::NodeName;
 use crate::partitions::replication::log::{Body, Entry, Payload};
@@ -11,8 +13,8 @@ use crate::time::Moment;
 /// How often a source of the best log is asked in vain before another one is looked for.
 const FETCH_RETRIES_MAX: u8 = 10;
 
-/// Who keeps a partition from opening.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Who keeps a partition from opening, and what is left of those that count.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
     /// How many members must take nothing older any more: S.
     pub needed: usize,
@@ -22,6 +24,27 @@ pub struct Standing {
     pub awaited: Vec<CopyId>,
     /// Members that are gone: their node answered as another life.
     pub gone: Vec<CopyId>,
+    /// What is left of the members, as the copies that they are now, each with its last entry: a member that sealed, or
+    /// one that read the disk of a member whose life is over.
+    pub survivors: Vec<(CopyId, Position)>,
+}
+
+/// Why nothing is given up of a partition. Nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum NotLost {
+    /// It is open, opens just now, or is given back.
+    #[error("it is not lost: enough of its copies answered")]
+    Opens,
+    /// Enough of the members may still answer.
+    #[error("it is not lost: enough of its copies are here, or may still answer: {}", list(.0))]
+    Coming(Vec<CopyId>),
+    /// It is lost, and yet somebody who is there has not said what it has.
+    #[error("these copies are there and have not answered yet, wait for them: {}", list(.0))]
+    Silent(Vec<CopyId>),
+}
+
+fn list(copies: &[CopyId]) -> String {
+    copies.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl Standing {
@@ -31,14 +54,38 @@ impl Standing {
         let coming = self.awaited.iter().filter(|copy| alive(&copy.node)).count();
         self.sealed + coming < self.needed
     }
+
+    /// Whether an operator may accept the loss: the partition is lost, and everybody who is alive has said what it has.
+    ///
+    /// # Errors
+    /// Why it is not lost, or who is waited for.
+    pub fn check_lost(&self, alive: impl Fn(&NodeName) -> bool) -> Result<(), NotLost> {
+        let coming: Vec<CopyId> = self.awaited.iter().filter(|copy| alive(&copy.node)).cloned().collect();
+        if !self.is_lost(&alive) {
+            return Err(NotLost::Coming(coming));
+        }
+        if coming.is_empty() { Ok(()) } else { Err(NotLost::Silent(coming)) }
+    }
+
+    /// With which copies the partition goes on once its loss is accepted: those that have the most, sorted. All of them have
+    /// the same then, so whichever of them are sealed next, nothing more is given up. The others follow them as joiners.
+    pub fn heirs(&self) -> Vec<CopyId> {
+        let most = self.survivors.iter().map(|(_, last)| *last).max();
+        let has_most = |(_, last): &&(CopyId, Position)| Some(*last) == most;
+        let mut heirs: Vec<CopyId> =
+            self.survivors.iter().filter(has_most).map(|(copy, _)| copy.clone()).collect();
+        heirs.sort();
+        heirs
+    }
 }
 
 impl<E: Payload> Primary<E> {
     /// Who keeps the partition from opening, while it is sealing.
     pub fn standing(&self) -> Standing {
         let needed = self.record.seal_quorum();
-        let mut standing = Standing { needed, sealed: 0, awaited: Vec::new(), gone: Vec::new() };
+        let mut standing = Standing { needed, ..Standing::default() };
         for member in &self.record.members {
+            standing.survivors.extend(self.report_of(member).map(|(last, copy)| (copy, last)));
             let replaces = |copy: &CopyId| copy.node == member.node && copy != member;
             if self.has_sealed(member) {
                 standing.sealed += 1;
@@ -52,6 +99,23 @@ impl<E: Payload> Primary<E> {
         standing
     }
 
+    /// An operator accepts that the partition is lost: what is left of its members, and nothing else, is to be counted from
+    /// the next epoch on. This one is given back at once, so that whoever answers after that is among them no more.
+    ///
+    /// # Errors
+    /// Nothing is given up. Nothing changed.
+    pub fn handle_loss_accepted(
+        &mut self,
+        alive: impl Fn(&NodeName) -> bool,
+    ) -> Result<(Standing, Vec<Effect<E>>), NotLost> {
+        if self.phase != Phase::Sealing || self.record.is_unopened() {
+            return Err(NotLost::Opens);
+        }
+        let standing = self.standing();
+        standing.check_lost(alive)?;
+        Ok((standing, self.handle_given_up()))
+    }
+
     /// Once S members take nothing older any more, the best of their logs has all that was ever acknowledged: W and S
     /// meet. The best is the one with the newest *last entry*, however short it is: what a newer epoch's primary wrote
     /// stands behind all that was acknowledged before, while a longer log may have gone on in an older epoch alone.
@@ -60,7 +124,11 @@ impl<E: Payload> Primary<E> {
             return;
         }
         if self.record.is_unopened() {
-            self.phase = Phase::Adopting;
+            // Where all of it was given up, what this copy has of it is given up too.
+            match self.own.mark_position() == Position::ZERO {
+                true => self.phase = Phase::Adopting,
+                false => self.discard(effects),
+            }
             return;
         }
         let members = &self.record.members;
@@ -77,10 +145,15 @@ impl<E: Payload> Primary<E> {
             effects.push(Effect::Renewing { lost });
         }
         let Some((last, id)) = reports.into_iter().max() else { return };
+        // What surely holds here, and with none of the members, was given up when a loss was accepted. Where all of their
+        // lives were lost at once nobody gave it up: better here than nowhere.
+        let more = self.own.mark_position() > last;
+        if more && !self.renewing {
+            return self.discard(effects);
+        }
         self.phase = Phase::Adopting;
-        // Whoever has that entry has all before it. What surely holds here and nowhere else was given up when a loss was
-        // accepted: better here than nowhere.
-        if self.own.holds(last) || self.own.mark_position() > last {
+        // Whoever has that entry has all before it.
+        if more || self.own.holds(last) {
             return;
         }
         self.source = Some(Source { id, last, asked: now, retries: 0 });
@@ -142,8 +215,18 @@ impl<E: Payload> Primary<E> {
                 }
             }
             // It fits here and then differs, or the source has all from the beginning and not what surely holds here.
-            Err(_) if self.own.holds(prev) || prev == Position::ZERO => effects.push(Effect::Discard),
+            Err(_) if self.own.holds(prev) || prev == Position::ZERO => self.discard(effects),
             Err(_) => {}
+        }
+    }
+
+    /// This copy has what the members gave up: it is none of them, and can never follow them. Its bytes go, and with them
+    /// the epoch, under which nothing was written yet.
+    pub(super) fn discard(&mut self, effects: &mut Vec<Effect<E>>) {
+        if !self.is_over() {
+            self.source = None;
+            self.phase = Phase::Released;
+            effects.push(Effect::Discard);
         }
     }
 
