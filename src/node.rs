@@ -206,13 +206,8 @@ impl Node {
             let (id, body) = told?;
             self.check_not_lost(|| self.partition_of(key.as_ref()))?;
             let reply = self.runtime().router().call(key.as_ref(), id, body, allowing::<M>(options)).await;
-            match reply {
-                Ok(reply) => opened::<M>(Ok(reply)),
-                Err(why) if self.runtime().any_lost() => {
-                    Err(self.explained(why, || self.partition_of(key.as_ref())))
-                }
-                Err(why) => opened::<M>(Err(why)),
-            }
+            self.explained(&reply, || self.partition_of(key.as_ref()))?;
+            opened::<M>(reply)
         }
     }
 
@@ -225,7 +220,9 @@ impl Node {
         let (id, body) = envelope(&message)?;
         self.check_not_lost(|| Ok(partition))?;
         let options = allowing::<M>(self.call_options());
-        opened::<M>(self.runtime().router().call_partition(partition, id, body, options).await)
+        let reply = self.runtime().router().call_partition(partition, id, body, options).await;
+        self.explained(&reply, || Ok(partition))?;
+        opened::<M>(reply)
     }
 
     /// Whether there may be such a partition.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tumen_core::cluster::asks::{Answer, Ask, LossAccepted};
 use tumen_core::partitions::replication::Report;
-use tumen_core::partitions::request::Failure;
+use tumen_core::partitions::request::Reply;
 use tumen_core::{GroupId, PartitionId};
 
 use super::Node;
@@ -63,15 +63,15 @@ impl Node {
         }
     }
 
-    /// A call failed: where nothing changed, for the partition is lost by now, that is the reason.
+    /// Where a call failed and nothing changed, for the partition is lost by now, that is the reason.
     pub(super) fn explained(
         &self,
-        failure: Failure,
+        reply: &Reply,
         partition: impl FnOnce() -> Result<PartitionId>,
-    ) -> Error {
-        if failure.maybe_changed() {
-            return failure.into();
+    ) -> Result<()> {
+        match reply {
+            Err(failure) if !failure.maybe_changed() => self.check_not_lost(partition),
+            Ok(_) | Err(_) => Ok(()),
         }
-        self.check_not_lost(partition).err().unwrap_or_else(|| failure.into())
     }
 }

@@ -53,9 +53,11 @@ impl Node {
         check_key(key)?;
         let (id, body) = envelope(&message)?;
         drop(message);
+        self.check_not_lost(|| self.partition_of(key))?;
         let place = Mutex::new(Position::ZERO);
         let options = allowing::<M>(options);
         let reply = self.runtime().router().call_placed(key, id, body, options, &place).await;
+        self.explained(&reply, || self.partition_of(key))?;
         let Position { epoch, sequence } = *place.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Placed { value: opened::<M>(reply)?, epoch, sequence })
     }
@@ -73,9 +75,11 @@ impl Node {
         self.check_partition(partition)?;
         let (id, body) = envelope(&message)?;
         drop(message);
+        self.check_not_lost(|| Ok(partition))?;
         let place = Mutex::new(Position::ZERO);
         let options = allowing::<M>(options);
         let reply = self.runtime().router().call_partition_placed(partition, id, body, options, &place).await;
+        self.explained(&reply, || Ok(partition))?;
         let Position { epoch, sequence } = *place.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Placed { value: opened::<M>(reply)?, epoch, sequence })
     }
