@@ -5,6 +5,7 @@
 //! assign   the strategies: time, movement beside what must move, balance
 //! calls    from key and message to reply, between two processes, beside a bare RPC and plain ractor_cluster
 //! failover from a node's death to the first answer for its keys; boot, memory, elections that nobody asked for
+//! write    kv puts by mode and copies, beside a bare RPC over as many hops and the disk's fsyncs; memory over millions
 //! ```
 //!
 //! Figures of a shared machine jump: compare what stands in one run only.
@@ -13,3 +14,4 @@ pub(crate) mod assign;
 pub(crate) mod calls;
 pub(crate) mod failover;
 pub(crate) mod route;
+pub(crate) mod write;
