@@ -6,6 +6,7 @@
 //! calls    from key and message to reply, between two processes, beside a bare RPC and plain ractor_cluster
 //! failover from a node's death to the first answer for its keys; boot, memory, elections that nobody asked for
 //! handover what moving partitions costs those who write to them, and how fast whole copies are made
+//! write    kv puts by mode and copies, beside a bare RPC over as many hops and the disk's fsyncs; memory over millions
 //! ```
 //!
 //! Figures of a shared machine jump: compare what stands in one run only.
@@ -15,3 +16,4 @@ pub(crate) mod calls;
 pub(crate) mod failover;
 pub(crate) mod handover;
 pub(crate) mod route;
+pub(crate) mod write;

@@ -41,7 +41,7 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Measure something, beside what it is compared with.
     Bench(bench::BenchArgs),
-    /// One of the processes that `bench calls` starts.
+    /// One of the processes that `bench calls` and `bench write` start.
     #[command(hide = true)]
     BenchChild(bench::ChildArgs),
     #[command(flatten)]

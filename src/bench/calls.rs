@@ -9,12 +9,12 @@
 //! The three are measured in turns of a fraction of a second, and a ratio is the median of the rounds' ratios: what else
 //! this machine does hits all alike.
 
-mod child;
+pub(super) mod child;
 mod control;
 mod flood;
-mod load;
+pub(super) mod load;
 mod ours;
-mod peers;
+pub(super) mod peers;
 mod plain;
 mod raw;
 
@@ -101,10 +101,10 @@ pub(crate) fn measure(rounds: usize, threads: usize) -> Result<Figures, CallsErr
     let mut figures = Figures { rounds, threads, load_average, message_len: 64, ..Figures::default() };
 
     let alone = compare(&mut pairs, 1, rounds)?;
-    let middle = |runs: &Vec<Run>| hundredths(median(runs.iter().map(|run| run.rtt_us)));
+    let middle = |runs: &Vec<Run>| hundredths(median(runs.iter().map(|run| run.p50_us)));
     let [ours, raw, plain] = alone.each_ref().map(middle);
     (figures.rtt_us, figures.rtt_raw_us, figures.rtt_ractor_cluster_us) = (ours, raw, plain);
-    figures.ratio_rtt_to_raw = ratio(&alone[0], &alone[1], |run| run.rtt_us);
+    figures.ratio_rtt_to_raw = ratio(&alone[0], &alone[1], |run| run.p50_us);
 
     for outstanding in [64, 1024] {
         let runs = compare(&mut pairs, outstanding, rounds)?;
@@ -132,7 +132,9 @@ pub(crate) fn measure(rounds: usize, threads: usize) -> Result<Figures, CallsErr
 /// Measures all pairs in turns, round by round.
 fn compare(pairs: &mut [Pair; 3], outstanding: usize, rounds: usize) -> Result<[Vec<Run>; 3], CallsError> {
     say(&format!("{outstanding} at once: {rounds} rounds"));
-    let turn = |peer: &mut Peer, time| peer.tell::<Run>(&Order::Load { outstanding, millis: millis(time) });
+    let timed = outstanding == 1;
+    let turn =
+        |peer: &mut Peer, time| peer.tell::<Run>(&Order::Load { outstanding, millis: millis(time), timed });
     for pair in &mut *pairs {
         turn(&mut pair.caller, WARM_UP)?;
     }
@@ -148,21 +150,21 @@ fn compare(pairs: &mut [Pair; 3], outstanding: usize, rounds: usize) -> Result<[
 }
 
 /// The median of the rounds' ratios.
-fn ratio(ours: &[Run], theirs: &[Run], of: impl Fn(&Run) -> f64) -> f64 {
+pub(super) fn ratio(ours: &[Run], theirs: &[Run], of: impl Fn(&Run) -> f64) -> f64 {
     hundredths(median(ours.iter().zip(theirs).map(|(ours, theirs)| of(ours) / of(theirs))))
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+pub(super) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
-fn hundredths(value: f64) -> f64 {
+pub(super) fn hundredths(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
 }
 
-fn millis(time: Duration) -> u64 {
+pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -171,12 +173,12 @@ pub(crate) fn threads_usual() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
 }
 
-fn load_average() -> Option<f64> {
+pub(super) fn load_average() -> Option<f64> {
     fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
 }
 
 /// What is under way, for people who wait.
-fn say(what: &str) {
+pub(super) fn say(what: &str) {
     // Where stderr is closed there is nobody left to tell.
     drop(writeln!(io::stderr(), "{what}"));
 }

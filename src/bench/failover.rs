@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tumen_core::cluster::snapshot::Mode;
 
+use crate::config::Value;
 use crate::demo::asking::Asker;
 use crate::demo::change::Seen;
 use crate::demo::fleet::Fleet;
@@ -40,6 +42,8 @@ const SYNCS: usize = 200;
 /// What was measured. Times are in milliseconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Figures {
+    /// What a write's acknowledgement promises.
+    pub(crate) mode: String,
     /// How many nodes, each with a disk for what must survive.
     pub(crate) nodes: u32,
     /// How many partitions.
@@ -76,13 +80,14 @@ pub(crate) struct Figures {
     pub(crate) elections: u64,
 }
 
-/// Measures all of it. `load` is how long to watch for elections.
+/// Measures all of it, with copies in this `mode`. `load` is how long to watch for elections.
 ///
 /// # Errors
 /// When a node ends that should not, or something does not come about in time.
-pub(crate) fn measure(load: Duration) -> Result<Figures, DemoError> {
+pub(crate) fn measure(load: Duration, mode: Mode) -> Result<Figures, DemoError> {
     let lease = tumen_core::cluster::lease::Config::default().length;
     let mut figures = Figures {
+        mode: mode.show(),
         nodes: NODES,
         partitions: PARTITIONS,
         lease_ms: millis(lease),
@@ -93,11 +98,11 @@ pub(crate) fn measure(load: Duration) -> Result<Figures, DemoError> {
     let mut boots = Vec::new();
     for _ in 1..BOOTS {
         say("a cluster is started");
-        let (fleet, boot) = cluster()?;
+        let (fleet, boot) = cluster(mode)?;
         boots.push(boot);
         fleet.forget();
     }
-    let (fleet, boot) = cluster()?;
+    let (fleet, boot) = cluster(mode)?;
     boots.push(boot);
     (figures.boot_ms, figures.boot_worst_ms) = summed_up(boots);
 
@@ -112,9 +117,11 @@ pub(crate) fn measure(load: Duration) -> Result<Figures, DemoError> {
     Ok(figures)
 }
 
-fn cluster() -> Result<(Fleet, Duration), DemoError> {
+fn cluster(mode: Mode) -> Result<(Fleet, Duration), DemoError> {
+    let mode = mode.show();
     let flags = ["--cluster", "bench", "--partitions", "64", "--replication", "3", "--min-nodes", "3"];
-    let mut fleet = Fleet::new(NODES, flags.map(str::to_owned).to_vec(), Arc::default())?.with_disks();
+    let flags = flags.into_iter().chain(["--mode", &mode]).map(str::to_owned).collect();
+    let mut fleet = Fleet::new(NODES, flags, Arc::default())?.with_disks();
     let boot = fleet.start()?;
     Ok((fleet, boot))
 }

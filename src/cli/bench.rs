@@ -7,7 +7,9 @@ use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
-use crate::bench::{assign, calls, failover, handover, route};
+use tumen_core::cluster::snapshot::Mode;
+
+use crate::bench::{assign, calls, failover, handover, route, write};
 use crate::config::Value;
 
 /// What `tumen bench` is told.
@@ -21,9 +23,15 @@ pub(super) struct BenchArgs {
     /// For `failover`: how long to watch, under load, for elections that nobody gave cause for.
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = <Duration as Value>::parse)]
     pub(super) load: Duration,
-    /// For `calls`: how often each of the three is measured; the middle one counts.
-    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1_000))]
-    pub(super) rounds: u32,
+    /// For `calls` and `write`: how often each contestant is measured; the middle one counts. Default: 9, for `write` 5.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(super) rounds: Option<u32>,
+    /// For `failover` and `write`: what a write's acknowledgement promises. Default: `async`, for `write` each in turn.
+    #[arg(long, value_parser = <Mode as Value>::parse)]
+    pub(super) mode: Option<Mode>,
+    /// For `write`: write so many times instead, such as 10000000, and see whether memory and files grow.
+    #[arg(long, value_name = "WRITES", value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000_000))]
+    pub(super) steady: Option<u64>,
     /// For `calls`: worker threads of each process. Default: half of the cores, for two processes are at work.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_024))]
     pub(super) threads: Option<u32>,
@@ -35,7 +43,7 @@ pub(super) struct BenchArgs {
     pub(super) partition_mb: u32,
 }
 
-/// What a child process of `bench calls` is told.
+/// What a child process of `bench calls` or `bench write` is told.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ChildArgs {
     /// Which way calls go.
@@ -63,6 +71,8 @@ pub(super) enum Bench {
     Failover,
     /// Write pauses while primaries move, and how fast whole copies are made beside a bare socket.
     Handover,
+    /// Writes of 64 bytes to three nodes, by mode and copies, beside a bare RPC over as many hops and the disk's fsyncs.
+    Write,
 }
 
 /// Runs one benchmark. `allocations` tells how often the present thread has allocated.
@@ -91,7 +101,7 @@ pub(super) fn run_bench(args: &BenchArgs, allocations: fn() -> u64) -> ExitCode 
         },
         Bench::Calls => {
             let threads = args.threads.map_or_else(calls::threads_usual, |threads| threads as usize);
-            match calls::measure(args.rounds as usize, threads) {
+            match calls::measure(args.rounds.unwrap_or(9) as usize, threads) {
                 Ok(figures) => tell(args.json, &figures, || rates(&figures)),
                 Err(error) => {
                     super::complain(&error.to_string());
@@ -99,7 +109,14 @@ pub(super) fn run_bench(args: &BenchArgs, allocations: fn() -> u64) -> ExitCode 
                 }
             }
         }
-        Bench::Failover => match failover::measure(args.load) {
+        Bench::Write => match write::measure(args.rounds.unwrap_or(5) as usize, args.mode, args.steady) {
+            Ok(figures) => tell(args.json, &figures, || writes(&figures)),
+            Err(error) => {
+                super::complain(&error.to_string());
+                ExitCode::FAILURE
+            }
+        },
+        Bench::Failover => match failover::measure(args.load, args.mode.unwrap_or_default()) {
             Ok(figures) => tell(args.json, &figures, || outages(&figures)),
             Err(error) => {
                 super::complain(&error.to_string());
@@ -119,7 +136,7 @@ pub(super) fn run_bench(args: &BenchArgs, allocations: fn() -> u64) -> ExitCode 
     }
 }
 
-/// Runs one child process of `bench calls`.
+/// Runs one child process of `bench calls` or `bench write`.
 pub(super) fn run_child(args: ChildArgs) -> ExitCode {
     let ChildArgs { contestant, part, threads, to } = args;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -176,6 +193,57 @@ fn rates(figures: &calls::Figures) -> String {
         flood.flood_rss_growth_mb,
         figures.rounds,
         figures.threads
+    )
+}
+
+fn writes(figures: &write::Figures) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    if figures.steady.is_empty() {
+        table.set_header([
+            "64 bytes",
+            "one, p50",
+            "64, p50",
+            "64, p99",
+            "64 at once",
+            "1,024 at once",
+            "bare RPC",
+        ]);
+        for row in &figures.modes {
+            let (us, rate) = (|us: f64| format!("{us:.0} µs"), |rate: f64| format!("{:.1} k/s", rate / 1e3));
+            table.add_row([
+                row.setting.to_string(),
+                us(row.p50_us_1),
+                us(row.p50_us_64),
+                us(row.p99_us_64),
+                rate(row.per_s_64),
+                rate(row.per_s_1024),
+                format!(
+                    "{:.0} µs, {}, {}",
+                    row.bare_p50_us_1,
+                    rate(row.bare_per_s_64),
+                    rate(row.bare_per_s_1024)
+                ),
+            ]);
+        }
+    } else {
+        table.set_header(["", "writes", "", "MB at 10 %", "at 50 %", "at 100 %"]);
+        for steady in &figures.steady {
+            let at = |percent| {
+                let seen = steady.seen.iter().find(|seen| seen.percent == percent);
+                let shown =
+                    |list: &[f64]| list.iter().map(|mb| format!("{mb:.0}")).collect::<Vec<_>>().join(" ");
+                seen.map(|seen| format!("{} ({})", shown(&seen.rss_mb), shown(&seen.files_mb)))
+                    .unwrap_or_default()
+            };
+            let rate = format!("{:.1} k/s", steady.per_s / 1e3);
+            let (name, count) = (steady.setting.to_string(), steady.writes.to_string());
+            table.add_row([name, count, rate, at(10), at(50), at(100)]);
+        }
+    }
+    format!(
+        "{table}\nthe disk's own fsyncs: {:.0} a second\n{} rounds, {} thread a process, {} keys, {} partitions",
+        figures.fsync_per_s, figures.rounds, figures.threads, figures.keys, figures.partitions
     )
 }
 

@@ -35,6 +35,8 @@ pub(crate) struct Fleet {
     flags: Vec<String>,
     dir: PathBuf,
     disks: bool,
+    /// Worker threads of each, if not as many as the machine has cores.
+    threads: Option<usize>,
     nodes: Vec<Address>,
     running: Mutex<Vec<Option<Child>>>,
     interrupted: Arc<AtomicBool>,
@@ -46,7 +48,7 @@ pub(crate) struct Address {
     /// The node's name.
     pub(crate) name: String,
     /// Its cluster port, as `host:port`.
-    cluster: String,
+    pub(crate) cluster: String,
     /// Its HTTP interface, as `host:port`.
     pub(crate) http: String,
 }
@@ -64,13 +66,20 @@ impl Fleet {
         let dir = std::env::temp_dir().join(format!("tumen-{}", std::process::id()));
         fs::create_dir_all(&dir).map_err(|why| DemoError::Logs { path: dir.clone(), why })?;
         let nodes = addresses(count)?;
-        Ok(Self { flags, dir, disks: false, nodes, running: Mutex::default(), interrupted })
+        Ok(Self { flags, dir, disks: false, threads: None, nodes, running: Mutex::default(), interrupted })
     }
 
     /// The same, with a directory for each node in which it keeps what survives a restart.
     #[must_use]
     pub(crate) fn with_disks(mut self) -> Self {
         self.disks = true;
+        self
+    }
+
+    /// The same, with so many worker threads in each.
+    #[must_use]
+    pub(crate) fn with_threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
         self
     }
 
@@ -130,6 +139,10 @@ impl Fleet {
         command.args(["--bootstrap-expect", &self.nodes.len().to_string()]).args(&self.flags);
         if self.disks {
             command.arg("--data-dir").arg(self.dir.join(name));
+        }
+        if let Some(threads) = self.threads {
+            // As tokio's own runtime has it.
+            command.env("TOKIO_WORKER_THREADS", threads.to_string());
         }
         command.stdout(Stdio::null()).stderr(log);
         Ok(command)

@@ -1,4 +1,4 @@
-//! What a child process of `bench calls` is, and how it does what it is told.
+//! What a child process of `bench calls` and `bench write` is, and how it does what it is told.
 
 use std::fmt;
 use std::io::{self, BufRead, Write};
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::{load, ours, plain, raw};
+use crate::bench::write;
 
 /// Which way calls go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -18,6 +19,8 @@ pub(crate) enum Contestant {
     Raw,
     /// One remotable actor of `ractor_cluster`.
     RactorCluster,
+    /// The built-in key-value worker of three nodes.
+    Kv,
 }
 
 /// Which end of the way.
@@ -27,6 +30,8 @@ pub(crate) enum Part {
     Caller,
     /// Answers.
     Echo,
+    /// Hands on to others, and answers when the first of them has.
+    Relay,
 }
 
 impl fmt::Display for Contestant {
@@ -35,6 +40,7 @@ impl fmt::Display for Contestant {
             Self::Tumen => "tumen",
             Self::Raw => "raw",
             Self::RactorCluster => "ractor-cluster",
+            Self::Kv => "kv",
         })
     }
 }
@@ -44,17 +50,20 @@ impl fmt::Display for Part {
         f.write_str(match self {
             Self::Caller => "caller",
             Self::Echo => "echo",
+            Self::Relay => "relay",
         })
     }
 }
 
 /// What a caller is told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Order {
+pub(in crate::bench) enum Order {
     /// Wait until calls arrive.
     Connect,
-    /// Keep so many calls under way for so long.
-    Load { outstanding: usize, millis: u64 },
+    /// Keep so many calls under way for so long, and tell how long they took if that is asked.
+    Load { outstanding: usize, millis: u64, timed: bool },
+    /// Keep so many calls under way until so many were answered. For kv only.
+    Many { outstanding: usize, count: u64 },
     /// Watch the control lane, alone and while so many bytes are copied. For tumen only.
     Control { copied: u64 },
     /// Call a frozen node for so long. For tumen only.
@@ -70,7 +79,9 @@ pub(crate) async fn run(contestant: Contestant, part: Part, to: Option<String>) 
     match (contestant, part, to) {
         (Contestant::Tumen, Part::Caller, None) => ours::call(orders).await,
         (Contestant::Tumen, Part::Echo, Some(to)) => ours::echo(&to, orders).await,
+        (Contestant::Kv, Part::Caller, Some(to)) => write::client::call(&to, orders).await,
         (Contestant::Raw, Part::Echo, None) => raw::echo(orders).await,
+        (Contestant::Raw, Part::Relay, Some(to)) => raw::relay(&to, orders).await,
         (Contestant::Raw, Part::Caller, Some(to)) => {
             load::obey(&raw::Client::connect(&to).await?, orders).await
         }
@@ -101,7 +112,7 @@ fn orders() -> io::Result<mpsc::UnboundedReceiver<Order>> {
 }
 
 /// Says one line: what came of an order.
-pub(super) fn answer<T: Serialize>(outcome: &Result<T, String>) -> Result<(), String> {
+pub(in crate::bench) fn answer<T: Serialize>(outcome: &Result<T, String>) -> Result<(), String> {
     let line = serde_json::to_string(outcome).map_err(|why| why.to_string())?;
     let mut out = io::stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|why| why.to_string())

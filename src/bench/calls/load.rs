@@ -13,31 +13,33 @@ use super::child::{Order, answer};
 const CONNECT_WITHIN: Duration = Duration::from_secs(20);
 
 /// One way to call.
-pub(super) trait Caller: Clone + Send + Sync + 'static {
-    /// Sends 64 bytes that hold `number`, and sees that they come back.
+pub(in crate::bench) trait Caller: Clone + Send + Sync + 'static {
+    /// Sends 64 bytes that hold `number`, and sees that the right answer comes back.
     fn call(&self, number: u64) -> impl Future<Output = Result<(), String>> + Send;
 }
 
 /// One turn.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Run {
+pub(in crate::bench) struct Run {
     /// How many calls were answered.
     calls: u64,
     /// In how many seconds.
     seconds: f64,
-    /// One call's round trip, the median in microseconds; zero where more than one was under way at once.
-    pub(super) rtt_us: f64,
+    /// One call's round trip, the median in microseconds; zero where nobody looked.
+    pub(in crate::bench) p50_us: f64,
+    /// What only one of a hundred calls takes longer than, in microseconds; zero where nobody looked.
+    pub(in crate::bench) p99_us: f64,
 }
 
 impl Run {
     /// Calls a second.
-    pub(super) fn rate(&self) -> f64 {
+    pub(in crate::bench) fn rate(&self) -> f64 {
         self.calls as f64 / self.seconds
     }
 }
 
 /// Says that this process is there, and does what any caller can do.
-pub(super) async fn obey<C: Caller>(
+pub(in crate::bench) async fn obey<C: Caller>(
     caller: &C,
     mut orders: mpsc::UnboundedReceiver<Order>,
 ) -> Result<(), String> {
@@ -45,8 +47,8 @@ pub(super) async fn obey<C: Caller>(
     while let Some(order) = orders.recv().await {
         match order {
             Order::Connect => answer(&connect(caller).await)?,
-            Order::Load { outstanding, millis } => {
-                answer(&load(caller, outstanding, Duration::from_millis(millis)).await)?;
+            Order::Load { outstanding, millis, timed } => {
+                answer(&load(caller, outstanding, Duration::from_millis(millis), timed).await)?;
             }
             other => answer::<()>(&Err(format!("{other:?} is not for this process")))?,
         }
@@ -55,7 +57,7 @@ pub(super) async fn obey<C: Caller>(
 }
 
 /// Calls until one call is answered.
-pub(super) async fn connect(caller: &impl Caller) -> Result<(), String> {
+pub(in crate::bench) async fn connect(caller: &impl Caller) -> Result<(), String> {
     let begun = Instant::now();
     loop {
         match caller.call(0).await {
@@ -66,8 +68,13 @@ pub(super) async fn connect(caller: &impl Caller) -> Result<(), String> {
     }
 }
 
-/// Keeps `outstanding` calls under way for a while.
-pub(super) async fn load<C: Caller>(caller: &C, outstanding: usize, time: Duration) -> Result<Run, String> {
+/// Keeps `outstanding` calls under way for a while. `timed` tells whether each is timed, which takes time too.
+pub(in crate::bench) async fn load<C: Caller>(
+    caller: &C,
+    outstanding: usize,
+    time: Duration,
+    timed: bool,
+) -> Result<Run, String> {
     let stopping = Arc::new(AtomicBool::new(false));
     let begun = Instant::now();
     let tasks: Vec<_> = (0..outstanding as u64)
@@ -76,13 +83,14 @@ pub(super) async fn load<C: Caller>(caller: &C, outstanding: usize, time: Durati
             tokio::spawn(async move {
                 let (mut calls, mut times) = (0, Vec::new());
                 while !stopping.load(Ordering::Relaxed) {
-                    if outstanding == 1 {
+                    // No two tasks go through the keys in step.
+                    let number = task.wrapping_mul(7919).wrapping_add(calls);
+                    if timed {
                         let begun = Instant::now();
-                        caller.call(calls).await?;
+                        caller.call(number).await?;
                         times.push(begun.elapsed());
                     } else {
-                        // No two tasks go through the keys in step.
-                        caller.call(task.wrapping_mul(7919).wrapping_add(calls)).await?;
+                        caller.call(number).await?;
                     }
                     calls += 1;
                 }
@@ -100,6 +108,6 @@ pub(super) async fn load<C: Caller>(caller: &C, outstanding: usize, time: Durati
     }
     let seconds = begun.elapsed().as_secs_f64();
     times.sort_unstable();
-    let rtt_us = times.get(times.len() / 2).map_or(0.0, |middle| middle.as_secs_f64() * 1e6);
-    Ok(Run { calls, seconds, rtt_us })
+    let at = |place: usize| times.get(place).map_or(0.0, |time| time.as_secs_f64() * 1e6);
+    Ok(Run { calls, seconds, p50_us: at(times.len() / 2), p99_us: at(times.len() * 99 / 100) })
 }

@@ -88,13 +88,14 @@ pub(super) async fn call(mut orders: mpsc::UnboundedReceiver<Order>) -> Result<(
     while let Some(order) = orders.recv().await {
         match order {
             Order::Connect => answer(&load::connect(&caller).await)?,
-            Order::Load { outstanding, millis } => {
-                answer(&load::load(&caller, outstanding, Duration::from_millis(millis)).await)?;
+            Order::Load { outstanding, millis, timed } => {
+                answer(&load::load(&caller, outstanding, Duration::from_millis(millis), timed).await)?;
             }
             Order::Control { copied } => answer(&control::watch(&caller.node, copied).await)?,
             Order::Flood { millis } => {
                 answer(&flood::flood(&caller, Duration::from_millis(millis)).await)?;
             }
+            other @ Order::Many { .. } => answer::<()>(&Err(format!("{other:?} is not for this process")))?,
         }
     }
     Ok(())

@@ -33,7 +33,7 @@ impl Pair {
         // tumen's caller founds the cluster and leads it, so that it goes on where the other node is frozen.
         let (first, second) = match contestant {
             Contestant::Tumen => (Part::Caller, Part::Echo),
-            Contestant::Raw | Contestant::RactorCluster => (Part::Echo, Part::Caller),
+            Contestant::Raw | Contestant::RactorCluster | Contestant::Kv => (Part::Echo, Part::Caller),
         };
         let mut first = Peer::start(contestant, first, threads, None)?;
         let address: String = first.hear()?;
@@ -46,7 +46,7 @@ impl Pair {
 }
 
 /// One child process.
-pub(super) struct Peer {
+pub(in crate::bench) struct Peer {
     contestant: Contestant,
     part: Part,
     child: Child,
@@ -54,7 +54,8 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    fn start(
+    /// Starts it, at work with the process at `to` if it is told one.
+    pub(in crate::bench) fn start(
         contestant: Contestant,
         part: Part,
         threads: usize,
@@ -82,7 +83,7 @@ impl Peer {
     }
 
     /// Gives an order, and waits for what came of it.
-    pub(super) fn tell<T: DeserializeOwned>(&mut self, order: &Order) -> Result<T, CallsError> {
+    pub(in crate::bench) fn tell<T: DeserializeOwned>(&mut self, order: &Order) -> Result<T, CallsError> {
         let mut line = serde_json::to_string(order).unwrap_or_default();
         line.push('\n');
         let input = self.child.input().ok_or_else(|| io::ErrorKind::BrokenPipe.into());
@@ -91,12 +92,18 @@ impl Peer {
         self.hear()
     }
 
+    /// What the system calls its process.
+    pub(in crate::bench) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Stops the process in its tracks, for ever.
     pub(super) fn freeze(&self) -> Result<(), CallsError> {
         self.child.freeze(true).map_err(|why| self.broken(why))
     }
 
-    fn hear<T: DeserializeOwned>(&mut self) -> Result<T, CallsError> {
+    /// Waits for what it says: where it is found, before all else.
+    pub(in crate::bench) fn hear<T: DeserializeOwned>(&mut self) -> Result<T, CallsError> {
         let mut line = String::new();
         match self.output.read_line(&mut line) {
             Ok(0) => Err(self.failed("it ended".into())),

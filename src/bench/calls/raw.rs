@@ -3,7 +3,7 @@
 //! It knows the one trick that decides more than all others: the writer lets everybody else run once before it drains its
 //! queue into one write. It has no keys, no workers, no limits, no deadlines, and one reader that echoes on the spot.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -35,6 +35,48 @@ pub(super) async fn echo(orders: mpsc::UnboundedReceiver<Order>) -> Result<(), S
         }
     });
     rest(&address, orders).await
+}
+
+/// Hands everything on every connection on to all the echoes at `to`, which commas part, and answers it when the first of
+/// them has: as a primary does whose write is on most of three copies when one of the two others has it.
+pub(super) async fn relay(to: &str, orders: mpsc::UnboundedReceiver<Order>) -> Result<(), String> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|why| why.to_string())?;
+    let address = listener.local_addr().map_err(|why| why.to_string())?.to_string();
+    let to: Vec<String> = to.split(',').map(str::to_owned).collect();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // Who is not served is told so by the end of the connection.
+            drop(hand_on(stream, &to).await);
+        }
+    });
+    rest(&address, orders).await
+}
+
+async fn hand_on(stream: TcpStream, to: &[String]) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let (reading, writing) = stream.into_split();
+    let (caller, unanswered) = (spawn_writer(writing), Arc::<Mutex<HashSet<u64>>>::default());
+    let mut echoes = Vec::new();
+    for address in to {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let (reading, writing) = stream.into_split();
+        echoes.push(spawn_writer(writing));
+        let (caller, unanswered) = (caller.clone(), Arc::clone(&unanswered));
+        tokio::spawn(read(reading, move |id, body| {
+            let first = unanswered.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            if first {
+                drop(caller.send((id, body)));
+            }
+        }));
+    }
+    tokio::spawn(read(reading, move |id, body| {
+        unanswered.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        for echo in &echoes {
+            drop(echo.send((id, body.clone())));
+        }
+    }));
+    Ok(())
 }
 
 /// The calling end of one connection.
