@@ -194,9 +194,9 @@ impl Kv {
 
 impl Kv {
     fn set(&mut self, key: Bytes, value: Value, cx: &mut Context<Self>) -> Result<Stored> {
-        let new = !self.values.contains_key(&key);
+        let before = self.values.len();
         cx.commit(self, Change::Set(key, value))?;
-        Ok(Stored { new, version: self.version })
+        Ok(Stored { new: self.values.len() > before, version: self.version })
     }
 }
 

@@ -7,6 +7,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -125,8 +126,12 @@ impl PartitionWorker {
                 led.handle_ask(delivery);
                 return Ok(());
             }
-            return match led.begin(delivery.identity) {
-                Ok(handling) => handle_logged(&mut state.host, handling, delivery).await,
+            return match led.begin(watch.now, delivery.identity) {
+                Ok(handling) => {
+                    let handled = handle_logged(&mut state.host, led, handling, delivery).await;
+                    watch.now = self.gate.now();
+                    handled
+                }
                 Err(told) => {
                     delivery.tell(told);
                     Ok(())
@@ -162,13 +167,25 @@ impl PartitionWorker {
 }
 
 /// Has a replicated worker handle a message. An error ends the worker: it begins anew, from what is in the log.
+///
+/// What it logs is sent on with what else the batch logs. But nobody waits for a handler that waits for something.
 async fn handle_logged(
     host: &mut Box<dyn Host>,
+    led: &Led,
     handling: Handling<'_>,
     mut delivery: Delivery,
 ) -> Result<(), String> {
     let body = delivery.begin();
-    let handled = AssertUnwindSafe(host.handle(delivery.message, body)).catch_unwind().await;
+    let handled = {
+        let mut handler = AssertUnwindSafe(host.handle(delivery.message, body)).catch_unwind();
+        match futures_util::poll!(&mut handler) {
+            Poll::Ready(handled) => handled,
+            Poll::Pending => {
+                led.send_on();
+                handler.await
+            }
+        }
+    };
     let changes = host.journal().map(Journal::take).unwrap_or_default();
     let changed = !changes.is_empty();
     let (reply, failed) = match handled {
@@ -268,13 +285,18 @@ impl Actor for PartitionWorker {
                 let taken = Batch::accept(Arc::clone(seat.tally()), batch.len());
                 let mut watch = Watch::start(&self.gate, taken);
                 let mut batch = batch.into_iter();
-                while let Some(delivery) = batch.next() {
+                let mut handled = Ok(());
+                while handled.is_ok()
+                    && let Some(delivery) = batch.next()
+                {
                     self.waiting.fetch_sub(1, Ordering::Relaxed);
-                    if let Err(why) = self.handle_delivery(state, delivery, &mut watch).await {
-                        self.waiting.fetch_sub(batch.len(), Ordering::Relaxed);
-                        return Err(why.into());
-                    }
+                    handled = self.handle_delivery(state, delivery, &mut watch).await;
                 }
+                self.waiting.fetch_sub(batch.len(), Ordering::Relaxed);
+                if let Some(led) = &state.led {
+                    led.send_on();
+                }
+                handled?;
             }
         }
         Ok(())

@@ -15,6 +15,7 @@ mod belonging;
 mod cell;
 pub mod compress;
 mod disk;
+mod encoding;
 mod equality;
 mod frames;
 mod held;
@@ -483,12 +484,18 @@ impl Replication {
             // Whoever stopped waiting needs no answer.
             let _ = waiting.send(());
         }
-        for held in replies {
-            // The value first, the right to let it out after.
-            if self.shared.gate.is_open() {
-                self.shared.gate.note_answer();
+        if replies.is_empty() {
+            return;
+        }
+        // The values first, the right to let them out after: all of them held when the lease did, so one look at it is
+        // enough, however long their way out takes.
+        if self.shared.gate.is_open() {
+            self.shared.gate.note_answer();
+            for held in replies {
                 held.delivery.tell(Told::resting(held.reply, held.rests_on));
-            } else {
+            }
+        } else {
+            for held in replies {
                 held.delivery.answer(Err(Failure::Timeout { maybe_applied: held.changed }));
             }
         }

@@ -227,7 +227,7 @@ impl Router {
                 )));
             }
             if self.shared.kinds.effect_of(call.message) == Effect::Once {
-                return Box::pin(self.carry_out_once(call)).await;
+                return self.carry_out_once(call).await;
             }
             if call.options.idempotency_key.is_some() {
                 return Err(unknowing());

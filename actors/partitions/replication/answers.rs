@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tumen_core::partitions::replication::wire::Reply as CopyReply;
 
-use crate::codec;
+use super::encoding;
 use crate::transport::Responder;
 
 /// Where one answer goes.
@@ -69,7 +69,5 @@ impl Frame {
 
 /// Answers a frame.
 pub(super) fn send(to: Responder, replies: &[CopyReply<Bytes>]) {
-    to.send_with(|buffer| {
-        codec::encode_body_into(&replies, buffer).expect("answers are bounded and encodable");
-    });
+    to.send_with(|buffer| replies.iter().for_each(|reply| encoding::put_reply(buffer, reply)));
 }

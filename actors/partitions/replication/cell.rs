@@ -116,6 +116,8 @@ struct Inner {
     phases: Phases,
     /// When somebody last said something that entries may have waited for.
     now: Moment,
+    /// What [`Cell::standing`] shows.
+    shown: Led,
 }
 
 enum Role {
@@ -137,6 +139,8 @@ struct Lead {
     is_closed: bool,
     /// Since it is open: up to where entries have come in each phase.
     reached: Option<Reached>,
+    /// Replies that wait for nothing, until they are sent on.
+    at_once: Vec<Held>,
     /// Who waits until the log holds up to somewhere.
     waits: Vec<(u64, oneshot::Sender<()>)>,
 }
@@ -195,6 +199,7 @@ impl Cell {
             hold: None,
             phases: Phases::default(),
             now: Moment::ZERO,
+            shown: Led::default(),
         };
         Self { partition, inner: Mutex::new(inner), standing: watch::Sender::default() }
     }
@@ -221,12 +226,14 @@ impl Cell {
         self.standing.subscribe()
     }
 
-    fn show(&self, inner: &Inner) {
+    fn show(&self, inner: &mut Inner) {
         let standing = match &inner.role {
             Role::Primary(lead) => Led { fence: Some(*lead.law.fence()), phase: Some(lead.law.phase()) },
             Role::Copy(_) | Role::Changing => Led::default(),
         };
-        self.standing.send_if_modified(|shown| std::mem::replace(shown, standing) != standing);
+        if std::mem::replace(&mut inner.shown, standing) != standing {
+            self.standing.send_replace(standing);
+        }
     }
 
     /// Runs something under the lock, and whatever follows from it.
@@ -241,7 +248,7 @@ impl Cell {
         inner.run(self.partition, effects, out);
         inner.settle(out);
         inner.count_phases(self.partition, out);
-        self.show(&inner);
+        self.show(&mut inner);
         result
     }
 
@@ -260,13 +267,12 @@ impl Cell {
                 inner.heard = Some(heard.clone());
                 out.heard = Some(heard);
             }
-            let config = inner.config.clone();
             let said = match &request {
                 Request::Seal { counts, .. } | Request::Append { counts, .. } => Some(*counts),
                 Request::Fetch { .. } => None,
             };
             let mut answer = match &mut inner.role {
-                Role::Copy(copy) => copy.handle_request(now, &config, request),
+                Role::Copy(copy) => copy.handle_request(now, &inner.config, request),
                 Role::Primary(lead) => {
                     let (answer, more) = lead.law.handle_request(now, request);
                     effects.extend(more);
@@ -428,6 +434,7 @@ impl Cell {
                 mode,
                 reached: None,
                 is_closed: inner.keeping.as_ref().is_some_and(Keeping::is_over),
+                at_once: Vec::new(),
                 waits: Vec::new(),
             }));
             effects.extend(more);

@@ -6,13 +6,13 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::OwnedSemaphorePermit;
 use tumen_core::ids::NodeName;
-use tumen_core::partitions::replication::wire::{Reply as CopyReply, Request};
+use tumen_core::partitions::replication::wire::Request;
 
 use super::Replication;
 use super::answers::{self, Frame, Slot};
 use super::cell::Out;
+use super::encoding;
 use super::lane::Lane;
-use crate::codec;
 use crate::transport::{DATA_LEN_MAX, Incoming, LaneError, Serve, Service};
 
 /// The most bytes of one partition's entries in a frame, and of all of them, about.
@@ -75,22 +75,22 @@ impl Replication {
     }
 
     fn send_frame(&self, node: &NodeName, requests: &[Request<Bytes>], permit: Option<OwnedSemaphorePermit>) {
-        let answered = self.clone();
+        let (answered, by) = (self.clone(), node.clone());
         let encode = |buffer: &mut BytesMut| {
-            codec::encode_body_into(&requests, buffer).expect("requests are bounded and encodable");
+            requests.iter().for_each(|request| encoding::put_request(buffer, request))
         };
         self.shared.transport.request(node, Service::Replication, FRAME_WITHIN, encode, move |answer| {
             drop(permit);
-            answered.handle_answers(answer);
+            answered.handle_answers(&by, answer);
         });
     }
 
     /// A frame is answered, or will not be: then the law sends again what it held.
-    fn handle_answers(&self, answer: Result<Bytes, LaneError>) {
+    fn handle_answers(&self, by: &NodeName, answer: Result<Bytes, LaneError>) {
         let Ok(bytes) = answer else { return };
-        let replies: Vec<CopyReply<Bytes>> = match codec::decode_body(&bytes) {
+        let replies = match encoding::take_replies(by, bytes) {
             Ok(replies) => replies,
-            Err(error) => return tracing::warn!(%error, "what copies answered cannot be read"),
+            Err(error) => return tracing::warn!(%by, %error, "what copies answered cannot be read"),
         };
         let now = self.now();
         for reply in replies {
@@ -104,9 +104,10 @@ impl Replication {
 
 impl Serve for Replication {
     fn serve(&self, batch: &mut Vec<Incoming>) {
-        for incoming in batch.drain(..) {
-            let requests: Vec<Request<Bytes>> = match codec::decode_body(&incoming.body) {
-                Ok(requests) if incoming.body.len() <= DATA_LEN_MAX => requests,
+        for mut incoming in batch.drain(..) {
+            let len = incoming.body.len();
+            let requests = match encoding::take_requests(std::mem::take(&mut incoming.body)) {
+                Ok(requests) if len <= DATA_LEN_MAX => requests,
                 Ok(_) => continue,
                 Err(error) => {
                     tracing::warn!(from = %incoming.from(), %error, "what a primary sent cannot be read");

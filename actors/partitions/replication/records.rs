@@ -404,7 +404,7 @@ fn states(partition: PartitionId, number: u64) -> Range<Vec<u8>> {
     chunk_key(partition, number, 0)..chunk_key(partition, number.saturating_add(1), 0)
 }
 
-fn put_entry(record: &mut BytesMut, entry: &Entry<Bytes>) {
+pub(super) fn put_entry(record: &mut BytesMut, entry: &Entry<Bytes>) {
     record.put_u64_le(entry.epoch.0);
     match &entry.body {
         Body::Opening => record.put_u32_le(OPENING),
@@ -415,7 +415,7 @@ fn put_entry(record: &mut BytesMut, entry: &Entry<Bytes>) {
     }
 }
 
-fn take_entry(record: &mut Bytes) -> Option<Entry<Bytes>> {
+pub(super) fn take_entry(record: &mut Bytes) -> Option<Entry<Bytes>> {
     let epoch = Epoch(record.try_get_u64_le().ok()?);
     let body = match record.try_get_u32_le().ok()? {
         OPENING => Body::Opening,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tumen_core::cluster::snapshot::Mode;
+use tumen_core::partitions::entry::encoding::DecodeError;
 use tumen_core::partitions::entry::{Entry, KindIndex};
 use tumen_core::partitions::identity::Position;
 use tumen_core::partitions::request::{Failure, MessageId, Reply};
@@ -109,7 +110,7 @@ impl State {
     pub(super) fn apply(&mut self, position: Position, data: Option<&Bytes>) -> Result<(), Broken> {
         if let Some(data) = data {
             let broken = |why: String| Broken::Entry { position, why };
-            let entry = Entry::decode(data.clone()).map_err(|why| broken(why.to_string()))?;
+            let entry = read_entry(data).map_err(|why| broken(why.to_string()))?;
             for change in entry.changes() {
                 let machine = self.machines.get_mut(usize::from(change.kind.0));
                 let machine =
@@ -173,6 +174,15 @@ impl State {
         }
         Ok(state)
     }
+}
+
+/// Reads an entry whose reply may be remembered for longer than the entry is: it has memory of its own.
+pub(super) fn read_entry(data: &Bytes) -> Result<Entry, DecodeError> {
+    let mut entry = Entry::decode(data.clone())?;
+    if let Entry::Record { reply: Ok(reply), .. } = &mut entry {
+        *reply = Bytes::copy_from_slice(reply);
+    }
+    Ok(entry)
 }
 
 fn put_part(bytes: &mut BytesMut, part: &[u8]) {

@@ -11,6 +11,7 @@ use tumen_core::partitions::identity::{Identity, Position, SessionId};
 use tumen_core::partitions::replication::Phase;
 use tumen_core::partitions::request::{Failure, Reply};
 use tumen_core::partitions::session::ask::Ask;
+use tumen_core::time::Moment;
 
 use super::Replication;
 use super::cell::{Cell, Out};
@@ -78,12 +79,12 @@ impl Led {
         Journal::new(self.kind, Arc::new(self.clone()))
     }
 
-    /// A request's turn has come.
+    /// A request's turn has come; `now` may be a moment ago.
     ///
     /// # Errors
     /// What to tell without running its handler.
-    pub fn begin(&self, identity: Option<Identity>) -> Result<Handling<'_>, Told> {
-        self.cell.begin(self.replication.now(), &self.fence, identity.as_ref())?;
+    pub fn begin(&self, now: Moment, identity: Option<Identity>) -> Result<Handling<'_>, Told> {
+        self.cell.begin(now, &self.fence, identity.as_ref())?;
         self.set_handled(Handled { identity, stepped: false });
         Ok(Handling { led: self, identity })
     }
@@ -91,6 +92,14 @@ impl Led {
     fn set_handled(&self, handled: Handled) -> Handled {
         let mut now = self.handled.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut *now, handled)
+    }
+
+    /// What requests logged since the last time goes to the other copies, and replies that wait for none of them leave. To
+    /// be called once the requests at hand are through: what they logged then travels together.
+    pub fn send_on(&self) {
+        let mut out = Out::default();
+        self.cell.send_on(self.replication.now(), &self.fence, &mut out);
+        self.replication.perform(&self.cell, out);
     }
 
     /// Logs what was changed outside of any request.
@@ -139,7 +148,7 @@ impl Led {
 }
 
 impl Handling<'_> {
-    /// The handler returned. The reply leaves once what it rests on surely holds.
+    /// The handler returned. The reply leaves once what it rests on surely holds; [`Led::send_on`] has to follow.
     ///
     /// # Errors
     /// Nothing could be logged; the delivery was answered. If there were changes, the worker is ahead of the log, and has
@@ -148,10 +157,8 @@ impl Handling<'_> {
         let led = self.led;
         let stepped = led.handled.lock().unwrap_or_else(PoisonError::into_inner).stepped;
         let reply = if stepped || !changes.is_empty() { honest(reply) } else { reply };
-        let (now, mut out) = (led.replication.now(), Out::default());
-        let done =
-            led.cell.finish(now, (&led.fence, led.kind), delivery, (stepped, changes), reply, &mut out);
-        led.replication.perform(&led.cell, out);
+        let now = led.replication.now();
+        let done = led.cell.finish(now, (&led.fence, led.kind), delivery, (stepped, changes), reply);
         if done.is_ok() {
             self.identity = None;
         }

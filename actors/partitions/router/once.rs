@@ -42,7 +42,8 @@ enum Outcome {
 }
 
 impl Router {
-    /// Carries out a message of a replicated worker that may change something.
+    /// Carries out a message of a replicated worker that may change something. What is rare has a place of its own: calls
+    /// under way are to be small.
     pub(super) fn carry_out_once<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Reply> {
         Box::pin(async move {
             let deadline = Deadline::after(call.options.within);
@@ -86,7 +87,7 @@ impl Router {
                 Err(RouteError::NoPlan) => {}
                 Err(error) => return Err(Failure::NoPartition(error.to_string())),
             }
-            if pause.wait(self, version, &Failure::NotReady).await.is_none() {
+            if Box::pin(pause.wait(self, version, &Failure::NotReady)).await.is_none() {
                 return Err(Failure::NotReady);
             }
         }
@@ -107,7 +108,7 @@ impl Router {
         };
         match numbered {
             Some(numbered) => Ok((turn, numbered)),
-            None => match turn.numbered(deadline.instant()).await {
+            None => match Box::pin(turn.numbered(deadline.instant())).await {
                 Ok(numbered) => Ok((turn, numbered)),
                 Err(Failure::Timeout { maybe_applied: false }) => Err(Failure::NotReady),
                 Err(failure) => Err(failure),
@@ -160,7 +161,7 @@ impl Router {
             if !again {
                 return known.given_up(failure, maybe_applied);
             }
-            match pause.wait(self, version, &failure).await {
+            match Box::pin(pause.wait(self, version, &failure)).await {
                 Some(more) => left = more,
                 None => return known.given_up(failure, maybe_applied),
             }

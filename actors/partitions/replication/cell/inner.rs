@@ -7,7 +7,6 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tumen_core::cluster::control::Step;
 use tumen_core::ids::PartitionId;
-use tumen_core::partitions::entry::Entry;
 use tumen_core::partitions::fence::Fence;
 use tumen_core::partitions::identity::Position;
 use tumen_core::partitions::replication::{Body, Effect, LocalCopy, Phase};
@@ -16,6 +15,7 @@ use tumen_core::time::Moment;
 
 use super::{Inner, Lead, Out, Role};
 use crate::partitions::replication::phases::Reached;
+use crate::partitions::replication::state::read_entry;
 
 impl Inner {
     /// The primary under this fence, if it is open.
@@ -104,7 +104,7 @@ impl Inner {
         for sequence in applied + 1..=copy.last().sequence {
             let Some(at) = copy.entry(sequence) else { continue };
             if let Body::Data(data) = &at.body
-                && let Ok(entry) = Entry::decode(data.clone())
+                && let Ok(entry) = read_entry(data)
             {
                 sessions.apply(Position::new(at.epoch, sequence), &entry);
             }
@@ -166,19 +166,19 @@ impl Inner {
     pub(super) fn settle(&mut self, out: &mut Out) {
         self.apply_up_to_mark();
         self.keep(out);
-        let (applied, config) = (self.applied, self.config.clone());
-        if self.keeping.is_none() && self.copy().wants_snapshot(&config) {
+        if self.keeping.is_none() && self.copy().wants_snapshot(&self.config) {
             match &mut self.role {
                 Role::Copy(copy) => {
-                    copy.handle_snapshot_saved(applied, config.keep_entries);
+                    copy.handle_snapshot_saved(self.applied, self.config.keep_entries);
                 }
-                Role::Primary(_) | Role::Changing => {
+                Role::Primary(_) => {
                     let effects = self.save_snapshot();
                     debug_assert!(
                         effects.iter().all(|effect| matches!(effect, Effect::Send { .. })),
                         "{effects:?}"
                     );
                 }
+                Role::Changing => {}
             }
         }
         if let Role::Primary(lead) = &mut self.role {

@@ -72,6 +72,8 @@ impl Cell {
 
     /// The handler returned: what it changed is logged with its reply, and the reply leaves once that surely holds.
     /// Gives the delivery back, with the reason, where nothing could be logged: the worker's state is ahead of the log then.
+    ///
+    /// Nothing leaves here before [`Self::send_on`], or whatever else happens to the copy.
     pub(in super::super) fn finish(
         &self,
         now: Moment,
@@ -79,46 +81,55 @@ impl Cell {
         delivery: Delivery,
         (stepped, changes): (bool, Changes),
         reply: Reply,
-        out: &mut Out,
     ) -> Result<(), Box<(Delivery, Failure)>> {
-        self.with(out, |inner, effects, out| {
-            let changed = !changes.is_empty();
-            inner.now = now;
-            let at_once = inner.promises_nothing(kind);
-            let lead = match inner.serving_mut(fence) {
-                Ok(lead) => lead,
+        let mut inner = self.lock();
+        let changed = !changes.is_empty();
+        inner.now = now;
+        let at_once = inner.promises_nothing(kind);
+        let lead = match inner.serving_mut(fence) {
+            Ok(lead) => lead,
+            Err(why) => return Err(Box::new((delivery, why))),
+        };
+        let identity = delivery.identity;
+        let logged = match (&identity, &lead.sessions) {
+            (Some(identity), Some(sessions)) => lead.desk.is_logged(sessions, identity, changed),
+            _ => changed,
+        };
+        if logged {
+            let entry = match identity {
+                Some(identity) => Entry::Record { identity, changes, reply: reply.clone() },
+                None => Entry::Changes(changes),
+            };
+            match lead.append(fence, &entry) {
+                Ok(position) => lead.note_appended(now, position),
                 Err(why) => return Err(Box::new((delivery, why))),
-            };
-            let identity = delivery.identity;
-            let logged = match (&identity, &lead.sessions) {
-                (Some(identity), Some(sessions)) => lead.desk.is_logged(sessions, identity, changed),
-                _ => changed,
-            };
-            if logged {
-                let entry = match identity {
-                    Some(identity) => Entry::Record { identity, changes, reply: reply.clone() },
-                    None => Entry::Changes(changes),
-                };
-                match lead.append(fence, &entry) {
-                    Ok(position) => lead.note_appended(now, position),
-                    Err(why) => return Err(Box::new((delivery, why))),
-                }
+            }
+            if let Some(identity) = &identity {
+                lead.desk.handle_logged(identity);
+            }
+        } else if let Some(identity) = &identity {
+            lead.desk.handle_unchanged(lead.law.copy().last(), identity, &reply);
+        }
+        let rests_on = lead.law.copy().last();
+        let held = Held { rests_on, delivery, reply, changed: logged || stepped };
+        if at_once {
+            lead.at_once.push(held);
+        } else {
+            lead.held.push(held);
+        }
+        Ok(())
+    }
+
+    /// What was logged since the last time goes out, and what waited for nobody else.
+    pub(in super::super) fn send_on(&self, now: Moment, fence: &Fence, out: &mut Out) {
+        self.with(out, |inner, effects, out| {
+            if let Role::Primary(lead) = &mut inner.role
+                && lead.law.fence() == fence
+            {
+                out.replies.append(&mut lead.at_once);
                 effects.extend(lead.law.handle_appended(now));
-                if let Some(identity) = &identity {
-                    lead.desk.handle_logged(identity);
-                }
-            } else if let Some(identity) = &identity {
-                lead.desk.handle_unchanged(lead.law.copy().last(), identity, &reply);
             }
-            let rests_on = lead.law.copy().last();
-            let held = Held { rests_on, delivery, reply, changed: logged || stepped };
-            if at_once {
-                out.replies.push(held);
-            } else {
-                lead.held.push(held);
-            }
-            Ok(())
-        })
+        });
     }
 
     /// Logs what a worker did outside of any request, or a step of one. Says up to where the log has to hold for it.
