@@ -40,7 +40,6 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 use tumen_core::cluster::control::Step;
-use tumen_core::cluster::member;
 use tumen_core::cluster::snapshot::{Assignment, Mode, Snapshot};
 use tumen_core::ids::{ClusterId, Epoch, GroupId, NodeName, PartitionId};
 use tumen_core::partitions::fence::Fence;
@@ -368,7 +367,8 @@ impl Replication {
     }
 
     /// Of how many partitions with a copy on this node all copies count that should, as far as it knows; and how many such
-    /// partitions there are. A copy on a node that is lost should not.
+    /// partitions there are. A copy on a node that is lost should not; and one on a node that is away, and expected back with
+    /// it, is not waited for: a primary that never met it cannot see that it counts.
     pub fn whole(&self, plan: &Snapshot) -> (usize, usize) {
         let index = plan.member_index(self.shared.me.as_str()).map(|at| at as u32);
         let Some(index) = index.filter(|_| self.is_used()) else { return (0, 0) };
@@ -379,7 +379,7 @@ impl Replication {
                 continue;
             }
             let there = assignment.copies.iter().map(|at| &plan.members[*at as usize]);
-            let there = there.filter(|there| there.status != member::Status::Lost);
+            let there = there.filter(|there| there.status.may_serve());
             let nodes: Vec<NodeName> = there.map(|member| member.name().clone()).collect();
             all += 1;
             whole += usize::from(self.cell(partition).is_some_and(|cell| cell.counts(&nodes)));

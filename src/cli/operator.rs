@@ -207,11 +207,15 @@ pub(super) fn violations(client: &Client) -> Result<Invariants, Failure> {
     }
 }
 
-/// The partitions that are lost, as the asked node was told.
+/// The partitions that are lost, as the asked node was told. A node of an older version does not say.
 pub(super) fn lost_partitions(client: &Client) -> Result<Vec<Partition>, Failure> {
-    let listed = client.get::<Partitions>("/partitions?lost=true")?.value.partitions;
-    // A node that does not know the question lists all.
-    Ok(listed.into_iter().filter(|partition| partition.lost).collect())
+    match client.get::<Partitions>("/partitions?lost=true") {
+        // One that does not know the question lists all.
+        Ok(listed) => Ok(listed.value.partitions.into_iter().filter(|partition| partition.lost).collect()),
+        Err(Failure::Refused(why)) if why.code == "not_found" => Ok(Vec::new()),
+        Err(Failure::Strange { .. }) => Ok(Vec::new()),
+        Err(why) => Err(why),
+    }
 }
 
 /// The first few by name, and how many more there are.
@@ -229,9 +233,9 @@ fn status(client: &Client, json: bool) -> Result<(), Failure> {
         #[serde(flatten)]
         cluster: &'a Cluster,
         violations: u64,
+        lost: Vec<&'a str>,
         ready: bool,
         not_ready_because: Option<&'a str>,
-        lost: Vec<&'a str>,
     }
     let cluster = client.get::<Cluster>("/cluster")?.value;
     let unready = unready(client)?;
