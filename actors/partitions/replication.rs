@@ -40,6 +40,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 use tumen_core::cluster::control::Step;
+use tumen_core::cluster::member;
 use tumen_core::cluster::snapshot::{Assignment, Mode, Snapshot};
 use tumen_core::ids::{ClusterId, Epoch, GroupId, NodeName, PartitionId};
 use tumen_core::partitions::fence::Fence;

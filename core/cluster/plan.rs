@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::cluster::member::Member;
 use crate::cluster::snapshot::{Assignment, GroupPlan, Snapshot};
 use crate::ids::{Epoch, NodeBoot, NodeName, PartitionId, Revision};
+use crate::partitions::record::CopyId;
 
 /// The copies of one partition by name, the primary first.
 pub type Row = Vec<NodeName>;
@@ -123,23 +124,18 @@ impl Draft {
         }
     }
 
-    /// Puts one of these nodes first in a partition's row, if one of them may lead and none is first.
-    pub fn prefer<'a>(
-        &mut self,
-        partition: PartitionId,
-        previous: &Snapshot,
-        nodes: impl Iterator<Item = &'a NodeName> + Clone,
-    ) {
+    /// Puts the node of one of these copies first in a partition's row, if one of them may lead and none is first.
+    pub fn prefer(&mut self, partition: PartitionId, previous: &Snapshot, copies: &[CopyId]) {
         let Some(at) = previous.groups.iter().position(|group| group.id == partition.group) else { return };
         let Some(first) = self.rows[at].get(partition.index as usize).map(|row| row.first().cloned()) else {
             return;
         };
-        if nodes.clone().any(|node| first.as_ref() == Some(node)) {
+        if copies.iter().any(|copy| first.as_ref() == Some(&copy.node)) {
             return;
         }
         let leads =
-            |node: &&NodeName| self.member(node.as_str()).is_some_and(|member| member.status.may_lead());
-        if let Some(node) = nodes.clone().find(leads).cloned() {
+            |copy: &&CopyId| self.member(copy.node.as_str()).is_some_and(|member| member.status.may_lead());
+        if let Some(node) = copies.iter().find(leads).map(|copy| copy.node.clone()) {
             put_first(&mut self.rows[at][partition.index as usize], node);
         }
     }

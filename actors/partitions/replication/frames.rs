@@ -77,7 +77,7 @@ impl Replication {
     fn send_frame(&self, node: &NodeName, requests: &[Request<Bytes>], permit: Option<OwnedSemaphorePermit>) {
         let (answered, by) = (self.clone(), node.clone());
         let encode = |buffer: &mut BytesMut| {
-            requests.iter().for_each(|request| encoding::put_request(buffer, request))
+            requests.iter().for_each(|request| encoding::put_request(buffer, request));
         };
         self.shared.transport.request(node, Service::Replication, FRAME_WITHIN, encode, move |answer| {
             drop(permit);

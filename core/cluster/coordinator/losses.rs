@@ -193,7 +193,7 @@ impl Coordinator {
     ) -> Option<Snapshot> {
         let given_up = snapshot.with_loss_accepted(partition, survivors).ok()?;
         let mut draft = Draft::new(&given_up, snapshot.members.clone());
-        draft.prefer(partition, &given_up, survivors.iter().map(|copy| &copy.node));
+        draft.prefer(partition, &given_up, survivors);
         let renewed = BTreeSet::from([partition]);
         let next = Snapshot {
             version: snapshot.version.next(),

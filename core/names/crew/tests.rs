@@ -99,7 +99,7 @@ fn what_is_to_end_while_it_starts_ends_as_soon_as_it_runs() {
     let handed = Some(Bytes::from_static(b"state"));
     let exit = Some(Exit::Normal);
     let ended = tell(Answer::Ended { name: name(), number: ClaimNumber(1), exit, handed: handed.clone() });
-    assert_eq!(crew.handle_ended(id(1), Exit::Normal, handed), [ended.clone()]);
+    assert_eq!(crew.handle_ended(id(1), Exit::Normal, handed), std::slice::from_ref(&ended));
     // It is said until it was heard.
     assert_eq!(crew.handle_tick(), [ended]);
     assert_eq!(give(&mut crew, frame(1, 3, 1, vec![Order::Forget { number: ClaimNumber(1) }])), []);

@@ -489,7 +489,7 @@ impl World {
             self.plans.push(plan);
             self.seen.removed += 1;
         } else if !node.frozen && !node.leased && (plan.get(&node.id) != Some(&true)) {
-            let acted = plan.get(&node.id).is_none() || node.plan.0 as usize == self.plans.len() - 1;
+            let acted = !plan.contains_key(&node.id) || node.plan.0 as usize == self.plans.len() - 1;
             if acted && (node.instances.is_empty() || keeps) {
                 node.leased = true;
                 plan.retain(|id, _| id.node != node.id.node);
