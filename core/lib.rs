@@ -6,6 +6,7 @@
 //! ```text
 //! history       whether what callers were told can be explained by one order
 //! wire          every value that crosses nodes, versioned
+//! names         name · claim · directory · orders · crew      who holds which name, and what runs where under it
 //! supervision   what to do about an actor that stopped
 //! partitions    fence · routing · reconcile            which worker runs where, who may write
 //! cluster       membership · lease · snapshot · coordinator · control · topics
