@@ -55,12 +55,22 @@ pub enum DecodeError {
     Malformed(#[from] bincode::Error),
 }
 
+/// What is written: its length is bounded by the [`Writer`], for bincode's own bound walks through each value twice.
+fn written() -> impl Options {
+    bincode::DefaultOptions::new().with_fixint_encoding().reject_trailing_bytes()
+}
+
+fn written_packed() -> impl Options {
+    bincode::DefaultOptions::new().with_varint_encoding().reject_trailing_bytes()
+}
+
+/// What is read from this many bytes.
 fn options(limit: usize) -> impl Options {
-    bincode::DefaultOptions::new().with_fixint_encoding().with_limit(limit as u64).reject_trailing_bytes()
+    written().with_limit(limit as u64)
 }
 
 fn packed(limit: usize) -> impl Options {
-    bincode::DefaultOptions::new().with_varint_encoding().with_limit(limit as u64).reject_trailing_bytes()
+    written_packed().with_limit(limit as u64)
 }
 
 /// Encodes `value` as a frame.
@@ -93,7 +103,7 @@ pub fn pack<T: Serialize>(value: &T) -> Bytes {
 pub fn try_pack<T: Serialize>(value: &T, limit: usize) -> Result<Bytes, bincode::Error> {
     let mut frame = BytesMut::with_capacity(128);
     put_header(&mut frame, CODEC_PACKED);
-    packed(limit).serialize_into(Writer(&mut frame), value)?;
+    Writer::write(&mut frame, limit, |writer| written_packed().serialize_into(writer, value))?;
     Ok(frame.freeze())
 }
 
@@ -131,8 +141,7 @@ pub fn decode<T: DeserializeOwned>(frame: &[u8], limit: usize) -> Result<T, Deco
 
 /// Encodes `value` without a header, for places where an enclosing frame already has one.
 pub fn encode_body_into<T: Serialize>(value: &T, frame: &mut BytesMut) -> Result<(), bincode::Error> {
-    let start = frame.len();
-    options(FRAME_LEN_MAX).serialize_into(Writer(frame), value).inspect_err(|_| frame.truncate(start))
+    Writer::write(frame, FRAME_LEN_MAX, |writer| written().serialize_into(writer, value))
 }
 
 /// Decodes a body without a header. Its own length bounds what is allocated.
@@ -153,12 +162,41 @@ pub fn read_state<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     Ok(options(bytes.len()).deserialize(bytes)?)
 }
 
-struct Writer<'a>(&'a mut BytesMut);
+/// Appends to a frame, up to a bound.
+struct Writer<'a> {
+    frame: &'a mut BytesMut,
+    room: usize,
+}
+
+impl<'a> Writer<'a> {
+    /// Has `write` append at most `limit` bytes. On an error the frame is as it was.
+    fn write(
+        frame: &'a mut BytesMut,
+        limit: usize,
+        write: impl FnOnce(&mut Self) -> Result<(), bincode::Error>,
+    ) -> Result<(), bincode::Error> {
+        let start = frame.len();
+        let mut writer = Self { frame, room: limit };
+        write(&mut writer).map_err(|why| {
+            writer.frame.truncate(start);
+            match *why {
+                bincode::ErrorKind::Io(_) => Box::new(bincode::ErrorKind::SizeLimit),
+                _ => why,
+            }
+        })
+    }
+}
 
 impl io::Write for Writer<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.put_slice(bytes);
-        Ok(bytes.len())
+        self.write_all(bytes).map(|()| bytes.len())
+    }
+
+    #[inline]
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.room = self.room.checked_sub(bytes.len()).ok_or(io::ErrorKind::FileTooLarge)?;
+        self.frame.extend_from_slice(bytes);
+        Ok(())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -195,6 +233,18 @@ mod tests {
         let mut unknown = frame.to_vec();
         unknown[4] = 3;
         assert!(matches!(decode::<u8>(&unknown, 1024), Err(DecodeError::Codec(3))));
+    }
+
+    #[test]
+    fn what_is_too_long_is_refused_and_leaves_nothing_behind() {
+        let value = vec![7_u8; 100];
+        let len = packed_len(&value) - HEADER_LEN;
+        assert!(try_pack(&value, len).is_ok());
+        let refused = try_pack(&value, len - 1).unwrap_err();
+        assert!(matches!(*refused, bincode::ErrorKind::SizeLimit), "{refused}");
+        let mut frame = BytesMut::from(&b"before"[..]);
+        encode_body_into(&serde_bytes::ByteBuf::from(vec![0; FRAME_LEN_MAX]), &mut frame).unwrap_err();
+        assert_eq!(&frame[..], b"before");
     }
 
     #[test]

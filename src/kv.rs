@@ -8,16 +8,20 @@
 //!
 //! A node hosts it if its builder says [`kv()`](crate::Builder::kv); the command `tumen node` does.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use smallvec::SmallVec;
 use tumen_core::partitions::routing::KEY_LEN_MAX;
 
 use crate::error::{Error, Result};
 use crate::worker::{Context, Handle, Handlers, Message, Query, Replicated, Worker};
 
+/// A key up to this length, in bytes, takes no memory of its own.
+const KEY_LEN_USUAL: usize = 24;
 /// The largest value, in bytes.
 pub const VALUE_LEN_MAX: usize = 4 << 20;
 /// The longest content type, in bytes.
@@ -175,9 +179,37 @@ impl Message for Delete {
 /// One partition's keys and values.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Kv {
-    values: BTreeMap<Bytes, Kept>,
+    values: BTreeMap<Key, Kept>,
     /// The newest version of any of them. Kept for all keys together: a key that comes again has a later one.
     version: u64,
+}
+
+/// A key in its place among the others. Where it is short it lies there itself, and to find it looks nowhere else.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key(SmallVec<[u8; KEY_LEN_USUAL]>);
+
+impl Key {
+    fn new(bytes: &[u8]) -> Self {
+        Self(SmallVec::from_slice(bytes))
+    }
+}
+
+impl Borrow<[u8]> for Key {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Serialize for Key {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Bytes::deserialize(from).map(|bytes| Self::new(&bytes))
+    }
 }
 
 impl Kv {
@@ -220,10 +252,14 @@ impl Replicated for Kv {
         match change {
             Change::Set(key, value) => {
                 self.version += 1;
-                self.values.insert(key, Kept { value, version: self.version });
+                let kept = Kept { value, version: self.version };
+                match self.values.get_mut(&*key) {
+                    Some(there) => *there = kept,
+                    None => drop(self.values.insert(Key::new(&key), kept)),
+                }
             }
             Change::Unset(key) => {
-                self.values.remove(&key);
+                self.values.remove(&*key);
             }
         }
     }
@@ -246,7 +282,7 @@ impl Handle<CompareAndSet> for Kv {
         let CompareAndSet { key, expected, value } = asked;
         check_key(&key)?;
         value.as_ref().map_or(Ok(()), Value::check)?;
-        let version = self.values.get(&key).map(|kept| kept.version);
+        let version = self.values.get(&*key).map(|kept| kept.version);
         let is_expected = match expected {
             Expected::Nothing => version.is_none(),
             Expected::Anything => version.is_some(),
@@ -270,7 +306,7 @@ impl Handle<CompareAndSet> for Kv {
 impl Query<Get> for Kv {
     fn query(&self, get: Get) -> Result<Option<Kept>> {
         check_key(&get.key)?;
-        Ok(self.values.get(&get.key).cloned())
+        Ok(self.values.get(&*get.key).cloned())
     }
 }
 
@@ -278,14 +314,15 @@ impl Query<Scan> for Kv {
     fn query(&self, Scan { after }: Scan) -> Result<Page> {
         let mut page = Page::default();
         let mut room = PAGE_LEN_MAX;
-        for (key, Kept { value, .. }) in self.values.range((after.map_or(Unbounded, Excluded), Unbounded)) {
+        let from = after.as_deref().map_or(Unbounded, Excluded);
+        for (Key(key), Kept { value, .. }) in self.values.range::<[u8], _>((from, Unbounded)) {
             let len = key.len() + value.bytes.len() + value.content_type.len();
             if len > room && !page.entries.is_empty() {
                 page.more = true;
                 break;
             }
             room = room.saturating_sub(len);
-            page.entries.push((key.clone(), value.clone()));
+            page.entries.push((Bytes::copy_from_slice(key), value.clone()));
         }
         Ok(page)
     }
@@ -294,7 +331,7 @@ impl Query<Scan> for Kv {
 impl Handle<Delete> for Kv {
     async fn handle(&mut self, delete: Delete, cx: &mut Context<Self>) -> Result<bool> {
         check_key(&delete.key)?;
-        let there = self.values.contains_key(&delete.key);
+        let there = self.values.contains_key(&*delete.key);
         if there {
             cx.commit(self, Change::Unset(delete.key))?;
         }

@@ -163,12 +163,21 @@ impl Delivery {
     }
 
     /// Answers it.
-    pub fn answer(self, reply: Reply) {
-        self.tell(Told::Reply(reply));
+    pub fn answer(mut self, reply: Reply) {
+        self.answer_in_place(reply);
+    }
+
+    /// The same where it lies, among others that came with it.
+    pub fn answer_in_place(&mut self, reply: Reply) {
+        self.tell_in_place(Told::Reply(reply));
     }
 
     /// Says what became of it.
     pub fn tell(mut self, told: Told) {
+        self.tell_in_place(told);
+    }
+
+    fn tell_in_place(&mut self, told: Told) {
         if let Some(tally) = self.tally.take() {
             tally.end(told.ending());
         }

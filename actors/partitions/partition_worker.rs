@@ -33,6 +33,9 @@ use super::replication::{Handling, Led, Replication};
 /// than half of what a leader waits for a release (2 s), so that the rest has its time too.
 pub const HAND_OVER_WITHIN: Duration = Duration::from_millis(750);
 
+/// How many answers are let out together at most, where handlers do not wait: the first waits for the last.
+const TOGETHER_MAX: usize = 8;
+
 /// What a worker's mailbox takes.
 #[derive(Debug)]
 pub enum PartitionWorkerMsg {
@@ -101,68 +104,137 @@ impl PartitionWorker {
         }
     }
 
-    async fn handle_delivery(
+    /// Has a worker without a log handle what came with one read.
+    async fn handle_batch(
         &self,
-        state: &mut PartitionWorkerState,
-        mut delivery: Delivery,
+        host: &mut Box<dyn Host>,
+        seat: &Seat,
+        batch: &mut [Delivery],
         watch: &mut Watch,
     ) -> Result<(), String> {
-        let Some(seat) = state.seat.as_ref().filter(|seat| seat.is_open()) else {
-            watch.answer(delivery, Err(Failure::Fenced { changed: false }));
-            return Ok(());
-        };
-        if watch.instant() >= delivery.deadline {
-            watch.answer(delivery, Err(Failure::Timeout { maybe_applied: false }));
-            return Ok(());
-        }
-        if !self.gate.is_open_at(watch.now) {
-            watch.answer(delivery, Err(self.gate.refusal()));
-            return Ok(());
-        }
-        if let Some(led) = &state.led {
-            // It may be told long after this batch is done.
-            delivery.count_at(watch.batch.hand_on());
-            if delivery.message == self.sessions {
-                led.handle_ask(delivery);
-                return Ok(());
+        let mut left = batch.len();
+        let mut ready = Vec::with_capacity(left.min(TOGETHER_MAX));
+        for together in batch.chunks_mut(TOGETHER_MAX) {
+            left -= together.len();
+            self.waiting.fetch_sub(together.len(), Ordering::Relaxed);
+            let handled = self.handle_together(host, seat, together, &mut ready, watch).await;
+            self.let_out(seat, together, &mut ready, watch);
+            if let Err((at, why)) = handled {
+                let failed = Failure::WorkerFailed(format!("it panicked: {why}"));
+                watch.answer(&mut together[at], Err(failed));
+                self.waiting.fetch_sub(left, Ordering::Relaxed);
+                return Err(why);
             }
-            return match led.begin(watch.now, delivery.identity) {
-                Ok(handling) => {
-                    let handled = handle_logged(&mut state.host, led, handling, delivery).await;
+        }
+        Ok(())
+    }
+
+    /// The same of a few of them. The error is which one the worker panicked at, and how.
+    ///
+    /// The value first, the right to let it out after: a process that froze in the handler, or lost the partition
+    /// meanwhile, answers nothing that somebody else may already have answered differently. Answers that are there at once
+    /// are let out together, with one look at the clock; none waits for a handler that waits.
+    async fn handle_together(
+        &self,
+        host: &mut Box<dyn Host>,
+        seat: &Seat,
+        together: &mut [Delivery],
+        ready: &mut Vec<(usize, Reply)>,
+        watch: &mut Watch,
+    ) -> Result<(), (usize, String)> {
+        for at in 0..together.len() {
+            if let Err(refusal) = self.admit(seat, &together[at], watch) {
+                watch.answer(&mut together[at], Err(refusal));
+                continue;
+            }
+            watch.batch.begin();
+            let body = together[at].begin();
+            let mut handler = AssertUnwindSafe(host.handle(together[at].message, body)).catch_unwind();
+            let handled = match futures_util::poll!(&mut handler) {
+                Poll::Ready(handled) => handled,
+                Poll::Pending => {
+                    self.let_out(seat, together, ready, watch);
+                    watch.batch.begin();
+                    let handled = handler.await;
                     watch.now = self.gate.now();
                     handled
                 }
-                Err(told) => {
-                    delivery.tell(told);
-                    Ok(())
-                }
             };
+            ready.push((at, handled.map_err(|panic| (at, panic_text(&*panic)))?));
         }
-        watch.batch.begin();
-        let body = delivery.begin();
-        let handled = AssertUnwindSafe(state.host.handle(delivery.message, body)).catch_unwind().await;
-        let reply = match handled {
-            Ok(reply) => reply,
-            Err(panic) => {
-                let why = panic_text(&*panic);
-                watch.answer(delivery, Err(Failure::WorkerFailed(format!("it panicked: {why}"))));
-                return Err(why);
-            }
-        };
-        // The value first, the right to let it out after: a process that froze in the handler, or lost the
-        // partition meanwhile, answers nothing that somebody else may already have answered differently.
-        watch.now = self.gate.now();
-        let changed = reply.as_ref().map_or_else(Failure::maybe_changed, |_| true);
-        let reply = if !seat.is_open() {
-            Err(Failure::Fenced { changed })
-        } else if !self.gate.is_open_at(watch.now) {
-            Err(Failure::Timeout { maybe_applied: changed })
-        } else {
-            self.gate.note_answer();
-            reply
-        };
-        watch.answer(delivery, reply);
         Ok(())
+    }
+
+    /// Whether a message is to be handled.
+    fn admit(&self, seat: &Seat, delivery: &Delivery, watch: &Watch) -> Result<(), Failure> {
+        if !seat.is_open() {
+            return Err(Failure::Fenced { changed: false });
+        }
+        if watch.instant() >= delivery.deadline {
+            return Err(Failure::Timeout { maybe_applied: false });
+        }
+        if !self.gate.is_open_at(watch.now) {
+            return Err(self.gate.refusal());
+        }
+        Ok(())
+    }
+
+    /// Lets the replies out that are there, if they may still leave.
+    fn let_out(
+        &self,
+        seat: &Seat,
+        deliveries: &mut [Delivery],
+        ready: &mut Vec<(usize, Reply)>,
+        watch: &mut Watch,
+    ) {
+        if ready.is_empty() {
+            return;
+        }
+        watch.now = self.gate.now();
+        let (seated, leased) = (seat.is_open(), self.gate.is_open_at(watch.now));
+        if seated && leased {
+            self.gate.note_answer();
+        }
+        for (at, reply) in ready.drain(..) {
+            let changed = reply.as_ref().map_or_else(Failure::maybe_changed, |_| true);
+            let reply = match reply {
+                _ if !seated => Err(Failure::Fenced { changed }),
+                _ if !leased => Err(Failure::Timeout { maybe_applied: changed }),
+                reply => reply,
+            };
+            watch.answer(&mut deliveries[at], reply);
+        }
+    }
+
+    /// Has a replicated worker handle one message.
+    async fn handle_delivery(
+        &self,
+        host: &mut Box<dyn Host>,
+        (seat, led): (&Seat, &Led),
+        mut delivery: Delivery,
+        watch: &mut Watch,
+    ) -> Result<(), String> {
+        if let Err(refusal) = self.admit(seat, &delivery, watch) {
+            watch.answer(&mut delivery, Err(refusal));
+            return Ok(());
+        }
+        // It may be told long after this batch is done.
+        delivery.count_at(watch.batch.hand_on());
+        if delivery.message == self.sessions {
+            led.handle_ask(delivery);
+            return Ok(());
+        }
+        match led.begin(watch.now, delivery.identity) {
+            Ok(handling) => {
+                let handled = handle_logged(host, led, handling, delivery).await;
+                watch.now = self.gate.now();
+                handled
+            }
+            Err(told) => {
+                delivery.tell(told);
+                Ok(())
+            }
+        }
     }
 }
 
@@ -218,9 +290,9 @@ impl Watch {
         Self { batch, begun: Instant::now(), begun_at: now, now }
     }
 
-    fn answer(&mut self, delivery: Delivery, reply: Reply) {
+    fn answer(&mut self, delivery: &mut Delivery, reply: Reply) {
         self.batch.end(Ending::of(&reply));
-        delivery.answer(reply);
+        delivery.answer_in_place(reply);
     }
 
     /// The same on the clock of deadlines.
@@ -276,7 +348,7 @@ impl Actor for PartitionWorker {
                 // Whoever waits may have given up.
                 let _: Result<(), ()> = done.send(());
             }
-            PartitionWorkerMsg::Deliver(batch) => {
+            PartitionWorkerMsg::Deliver(mut batch) => {
                 // The first message of all was the seat.
                 let Some(seat) = &state.seat else {
                     self.waiting.fetch_sub(batch.len(), Ordering::Relaxed);
@@ -284,18 +356,19 @@ impl Actor for PartitionWorker {
                 };
                 let taken = Batch::accept(Arc::clone(seat.tally()), batch.len());
                 let mut watch = Watch::start(&self.gate, taken);
+                let Some(led) = &state.led else {
+                    return Ok(self.handle_batch(&mut state.host, seat, &mut batch, &mut watch).await?);
+                };
                 let mut batch = batch.into_iter();
                 let mut handled = Ok(());
                 while handled.is_ok()
                     && let Some(delivery) = batch.next()
                 {
                     self.waiting.fetch_sub(1, Ordering::Relaxed);
-                    handled = self.handle_delivery(state, delivery, &mut watch).await;
+                    handled = self.handle_delivery(&mut state.host, (seat, led), delivery, &mut watch).await;
                 }
                 self.waiting.fetch_sub(batch.len(), Ordering::Relaxed);
-                if let Some(led) = &state.led {
-                    led.send_on();
-                }
+                led.send_on();
                 handled?;
             }
         }

@@ -443,7 +443,8 @@ enum Asked {
 impl Asked {
     async fn told(self, deadline: Deadline) -> Told {
         match self {
-            Self::Here(told) => match tokio::time::timeout_at(deadline.instant(), told).await {
+            // A timer is large, and calls under way are to be small: only where it is needed, and in a place of its own.
+            Self::Here(told) => match Box::pin(tokio::time::timeout_at(deadline.instant(), told)).await {
                 Ok(told) => told.unwrap_or(Told::Reply(Err(Failure::NotReady))),
                 Err(_) => Told::Reply(Err(Failure::Timeout { maybe_applied: true })),
             },
@@ -503,7 +504,8 @@ impl Serve for Router {
     /// Hands all calls of one read on, those for one worker together and in order: the mailbox is the dearest hop, and
     /// whether one may come in is the same for all of them. That it may still answer is seen after the handler ran.
     fn serve(&self, batch: &mut Vec<Incoming>) {
-        let mut groups: BTreeMap<(Fence, usize), Group> = BTreeMap::new();
+        // By a number first: to compare fences is dear, and is done where they are most likely the same.
+        let mut groups: BTreeMap<(u64, Fence), Group> = BTreeMap::new();
         for Incoming { mut body, deadline, reply } in batch.drain(..) {
             let refuse = |to, failure| delivery::send(to, &Told::Reply(Err(failure)));
             let Some(Header { fence, message, identity }) = Header::decode(&mut body) else {
@@ -518,7 +520,7 @@ impl Serve for Router {
                 }
             };
             let group = groups
-                .entry((fence, kind))
+                .entry((u64::from(fence.partition.index) << 32 | kind as u64, fence))
                 .or_insert_with(|| Group { admitted: self.admit_kind(fence, kind), deliveries: Vec::new() });
             match &group.admitted {
                 Ok(_) => group.deliveries.push(Delivery::remote(message, body, deadline, identity, reply)),

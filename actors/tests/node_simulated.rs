@@ -13,7 +13,7 @@ use tumen_actors::partitions::router::CallOptions;
 use tumen_actors::transport::simulated::{Weather, World};
 use tumen_core::cluster::asks::Ask;
 use tumen_core::cluster::coordinator::Departure;
-use tumen_core::partitions::request::Failure;
+use tumen_core::partitions::request::{Failure, Reply};
 
 #[tokio::test(start_paused = true)]
 async fn one_node_serves_all_its_partitions() {
@@ -80,6 +80,48 @@ async fn a_worker_that_panics_is_started_again_and_others_do_not_notice() {
         (0..50).map(|n| format!("user:{n}")).find(|key| partition(key) != partition("user:1")).unwrap();
     let count = call(&nodes[0], &other).await.unwrap();
     assert!(!count.ends_with(b" 1"), "another worker kept its state: {count:?}");
+}
+
+/// Calls a worker of another node with all of these at once, so that they come there together: each reply, and when it came.
+async fn call_together(nodes: &[Runtime], bodies: &[&'static str]) -> Vec<(Reply, Duration)> {
+    let me = nodes[0].id();
+    let elsewhere = |key: &String| nodes[0].router().table().locate(key.as_bytes()).unwrap().primary != me;
+    let key = (0..50).map(|n| format!("user:{n}")).find(elsewhere).unwrap();
+    let begun = tokio::time::Instant::now();
+    let calls = bodies.iter().map(|body| {
+        let body = Bytes::from_static(body.as_bytes());
+        let reply = nodes[0].router().call(key.as_bytes(), message(), body, CallOptions::default());
+        async move { (reply.await, begun.elapsed()) }
+    });
+    futures_util::future::join_all(calls).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_answered_is_not_held_back_by_a_handler_that_waits() {
+    let world = World::new(8, Weather::default());
+    let nodes = cluster(&world, 2).await;
+    let bodies: Vec<_> = (0..20).map(|n| if n == 2 { "wait" } else { "" }).collect();
+    let replies = call_together(&nodes, &bodies).await;
+    for (n, (reply, when)) in replies.iter().enumerate() {
+        assert!(reply.as_ref().unwrap().ends_with(format!(" {}", n + 1).as_bytes()), "{n}: {reply:?}");
+        assert_eq!(*when >= Duration::from_secs(1), n >= 2, "{n}: {when:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_among_many_fails_one_call_only() {
+    let world = World::new(9, Weather::default());
+    let nodes = cluster(&world, 2).await;
+    let bodies: Vec<_> = (0..20).map(|n| if n == 11 { "panic" } else { "" }).collect();
+    let replies = call_together(&nodes, &bodies).await;
+    for (n, (reply, _)) in replies.iter().enumerate() {
+        match n {
+            11 => assert!(matches!(reply, Err(Failure::WorkerFailed(_))), "{n}: {reply:?}"),
+            // Those after it are asked again, and answered by a fresh worker.
+            _ => assert!(reply.is_ok(), "{n}: {reply:?}"),
+        }
+    }
+    assert!(replies[10].0.as_ref().unwrap().ends_with(b" 11"), "{:?}", replies[10]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -37,6 +37,9 @@ impl Host for Counter {
             if body.as_ref() == b"panic" {
                 panic!("told to");
             }
+            if body.as_ref() == b"wait" {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
             self.count += 1;
             Ok(Bytes::from(format!("{} {} {}", self.place.node, self.place.fence.epoch, self.count)))
         })
