@@ -132,7 +132,8 @@ impl Node {
     /// node that was told of seeds waits for them. [`Node::not_ready`] tells what it waits for.
     ///
     /// # Errors
-    /// When the node stops meanwhile, or ends by itself.
+    /// When the node stops meanwhile, or ends by itself: as one does that every seed has refused for ten seconds, for a
+    /// reason that does not pass, such as another cookie.
     pub async fn ready(&self) -> Result<()> {
         let ready = async {
             let mut progress = self.runtime().progress();

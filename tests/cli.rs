@@ -68,7 +68,7 @@ fn cluster() -> Cluster {
     };
     Cluster {
         name: "shop".into(),
-        id: "00000000000000ff".into(),
+        id: Some("00000000000000ff".into()),
         version: 12,
         term: 3,
         leader: Some("node-2".into()),

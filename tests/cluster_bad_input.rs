@@ -117,6 +117,15 @@ fn strangers_are_turned_away_with_the_reason() {
     wait_for_reason(&cluster, other_count, &["48", "32"]);
     let same_name = turned_away(&mut cluster, |node| node.name = "node-1".into());
     wait_for_reason(&cluster, same_name, &["node-1", "name"]);
+    // None of that passes by itself, so they do not look like nodes that wait for others.
+    for stranger in [other_cluster, other_count, same_name] {
+        assert_eq!(cluster.node_mut(stranger).wait_for_end(PATIENCE).code(), Some(1), "of its own");
+    }
+    for (stranger, word) in [(other_cluster, "another"), (other_count, "48")] {
+        let log = cluster.node(stranger).log();
+        let last = log.lines().last().unwrap_or_default();
+        assert!(last.contains("no seed takes it in") && last.contains(word), "{last}");
+    }
     assert_undisturbed_but_for(&cluster, 0);
 }
 

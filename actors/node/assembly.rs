@@ -9,6 +9,7 @@ use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tumen_core::cluster::member::NodeInfo;
+use tumen_core::cluster::refusals::Refusals;
 use tumen_core::cluster::topics;
 use tumen_core::ids::NodeBoot;
 use tumen_core::partitions::replication;
@@ -96,6 +97,8 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
     let connecting = (settings.connect)(Arc::new(move || greet.greeting()));
     let transport = connecting.await.map_err(StartError::Transport)?;
     let council = Council::start(&settings.consensus, store, &transport, clock).await?;
+    // Where seeds are discovered there may always be another one.
+    let refusing = if settings.discover.is_some() { Vec::new() } else { settings.seeds.clone() };
     // Nodes that wait for the same founder may find each other first, and must go on looking for it.
     let known = plans.clone();
     let seeds = Seeds {
@@ -127,6 +130,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
             plans: plans.clone(),
         },
         losses: Losses::default(),
+        refusals: Mutex::new(Refusals::new(refusing)),
         id,
         info,
         clock,

@@ -15,6 +15,7 @@ use tumen_core::UnixMillis;
 use tumen_core::cluster::coordinator::CrashProof;
 use tumen_core::cluster::greeting::Belonging;
 use tumen_core::cluster::member::NodeInfo;
+use tumen_core::cluster::refusals::Refusals;
 use tumen_core::ids::{ClusterId, NodeBoot, NodeName, Term};
 use tumen_core::wire::CoordinatorFrame;
 
@@ -92,6 +93,8 @@ pub(super) struct Parts {
     pub(super) behind: AtomicU64,
     pub(super) greeter: Arc<Greeter>,
     pub(super) losses: Losses,
+    /// Which seeds refuse this node.
+    pub(super) refusals: Mutex<Refusals>,
 }
 
 impl Parts {

@@ -1,8 +1,10 @@
 //! What arrives from other nodes: sessions that come and go, and messages, each taken to whom it is for.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tumen_core::cluster::greeting::Refusal;
+use tumen_core::cluster::refusals::Refusals;
 use tumen_core::ids::NodeBoot;
 use tumen_core::wire::{CoordinatorFrame, LeaseFrame};
 
@@ -89,6 +91,7 @@ fn handle_session(parts: &Arc<Parts>, event: transport::Event) {
         Session::SessionUp { peer, .. } => {
             let node = peer.info.id.clone();
             tracing::info!(%node, address = %peer.info.address, "a node is there");
+            parts.lock_refusals().handle_taken_in();
             parts.note_session(&node, true);
             parts.note_belonging(&node, peer.belongs.is_some());
             parts.transport.remember(&node.node, &peer.info.address);
@@ -107,15 +110,36 @@ fn handle_session(parts: &Arc<Parts>, event: transport::Event) {
         }
         Session::Refused { address, refusal, by_us } => {
             tracing::warn!(%address, %refusal, by_us, "refused");
+            parts.handle_refused(&address, &refusal);
             parts.tell(Event::Refused { address, refusal, by_us });
         }
         Session::DialFailed { address, attempt, .. } => {
+            parts.lock_refusals().handle_not_refused(&address);
             tracing::debug!(%address, attempt, "nobody could be spoken to; tried again");
         }
     }
 }
 
 impl Parts {
+    fn lock_refusals(&self) -> MutexGuard<'_, Refusals> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A dial ended with a refusal. Where no seed will ever take this node in, it ends with the reason: to go on would look
+    /// like a node that waits for others. One that belonged to a cluster once may have members to find.
+    fn handle_refused(self: &Arc<Self>, address: &str, refusal: &Refusal) {
+        let now = self.clock.now();
+        let hopeless = {
+            let mut refusals = self.lock_refusals();
+            refusals.handle_refused(now, address, refusal);
+            refusals.hopeless(now)
+        };
+        let Some(why) = hopeless.filter(|_| !self.belongs_somewhere() && !self.is_stopping()) else { return };
+        let parts = Arc::clone(self);
+        // A task of its own, for stopping the node ends those that it keeps.
+        tokio::spawn(async move { parts.fail(why).await });
+    }
+
     /// The leader's session ended: if its process is surely gone, this voter need not wait for its silence.
     fn look_for_crash(self: &Arc<Self>, node: NodeBoot) {
         let Some(plan) = self.plans.newest() else { return };

@@ -153,7 +153,7 @@ mod tests {
 
     fn cluster(states: &[&str]) -> Cluster {
         let nodes = states.iter().enumerate().map(|(at, state)| node(&format!("node-{at}"), state)).collect();
-        let (name, id, mode) = ("c".into(), "0".into(), "async".into());
+        let (name, id, mode) = ("c".into(), Some("0".into()), "async".into());
         Cluster { name, id, version: 1, term: 1, leader: Some("node-0".into()), mode, nodes }
     }
 

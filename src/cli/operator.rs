@@ -253,7 +253,7 @@ fn status(client: &Client, json: bool) -> Result<(), Failure> {
     let served: u32 = stats.partitions_per_node.values().sum();
     let lines = [
         // Before the first plan it has no id to show.
-        ["cluster", &if id.is_empty() { name.clone() } else { format!("{name} ({id}), mode {mode}") }],
+        ["cluster", &id.as_ref().map_or_else(|| name.clone(), |id| format!("{name} ({id}), mode {mode}"))],
         ["plan", &format!("version {version}, term {term}")],
         ["leader", leader.as_deref().unwrap_or("none")],
         ["nodes", &states(nodes)],

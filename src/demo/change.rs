@@ -138,7 +138,7 @@ mod tests {
         };
         let cluster = Cluster {
             name: "c".into(),
-            id: "1".into(),
+            id: Some("1".into()),
             version,
             term: 1,
             leader: None,

@@ -221,7 +221,7 @@ pub(super) fn cluster(known: &Known<'_>) -> shapes::Cluster {
     nodes.sort_by(|a, b| a.name.cmp(&b.name));
     shapes::Cluster {
         name: known.name.to_owned(),
-        id: known.plan.map_or_else(String::new, |plan| plan.cluster.to_string()),
+        id: known.plan.map(|plan| plan.cluster.to_string()),
         version: known.plan.map_or(0, |plan| plan.version.0),
         term: known.term.0,
         leader: known.leader.as_ref().map(ToString::to_string),
@@ -335,7 +335,7 @@ mod tests {
         assert_eq!(votes, [true, false, true, true, false]);
         let up = |name| (name, "up");
         assert_eq!(listed, [up("node-1"), ("node-11", "joining"), up("node-2"), up("node-3"), up("node-4")]);
-        assert_eq!((shown.version, &*shown.id, &*shown.mode), (7, "0000000000000abc", "sync"));
+        assert_eq!((shown.version, shown.id.as_deref(), &*shown.mode), (7, Some("0000000000000abc"), "sync"));
         let before = cluster(&Known { plan: None, ..known });
         assert_eq!((before.version, before.nodes.len(), &*before.nodes[1].state), (0, 2, "joining"));
     }

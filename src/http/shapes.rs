@@ -134,8 +134,8 @@ pub struct PartitionStats {
 pub struct Cluster {
     /// The name that all its nodes are configured with.
     pub name: String,
-    /// Its random identity, 16 hexadecimal digits: tells two clusters of one name apart.
-    pub id: String,
+    /// Its random identity, 16 hexadecimal digits: tells two clusters of one name apart. `null` before the first plan.
+    pub id: Option<String>,
     /// The number of the newest plan that this node knows; 0 before the first.
     pub version: u64,
     /// The term of the leader that this node follows.

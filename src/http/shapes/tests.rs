@@ -123,7 +123,7 @@ fn a_cluster_is_told_with_its_nodes() {
     golden(
         &Cluster {
             name: "tumen".into(),
-            id: "00000000000000ff".into(),
+            id: Some("00000000000000ff".into()),
             version: 3,
             term: 1,
             leader: Some("node-1".into()),
