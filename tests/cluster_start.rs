@@ -8,23 +8,27 @@ use std::collections::BTreeSet;
 
 use harness::{Cluster, Options, belief, check, up, wait_until};
 
-/// Every partition is served by somebody, has as many copies as there can be, and all nodes show the same.
+/// Waits until every partition is served by somebody, has as many copies as there can be, and all nodes show the same: a copy
+/// that makes way for another one goes once the other has everything.
 fn check_partitions(cluster: &Cluster, copies: usize) {
-    let shown = cluster.get(cluster.awake()[0], "/partitions");
-    let partitions = shown["partitions"].as_array().unwrap();
-    assert_eq!(shown["count"].as_u64().unwrap() as usize, partitions.len());
-    for partition in partitions {
-        let primary =
-            partition["primary_node"].as_str().unwrap_or_else(|| panic!("nobody serves {partition}"));
-        let replicas = partition["replica_nodes"].as_array().unwrap();
-        let all: BTreeSet<&str> =
-            replicas.iter().map(|name| name.as_str().unwrap()).chain([primary]).collect();
-        assert_eq!(all.len(), copies, "{partition}");
-        assert_eq!(replicas.len() + 1, copies, "{partition}");
-    }
-    for number in cluster.awake() {
-        assert_eq!(cluster.get(number, "/partitions"), shown, "{}", cluster.node(number).name);
-    }
+    wait_until(&format!("each partition has {copies} copies, and all nodes know"), harness::PATIENCE, || {
+        let shown = cluster.try_get(cluster.awake()[0], "/partitions")?;
+        let partitions = shown["partitions"].as_array().unwrap();
+        assert_eq!(shown["count"].as_u64().unwrap() as usize, partitions.len());
+        for partition in partitions {
+            let primary = partition["primary_node"].as_str();
+            let primary = primary.ok_or_else(|| format!("nobody serves {partition}"))?;
+            let replicas = partition["replica_nodes"].as_array().unwrap();
+            let all: BTreeSet<&str> =
+                replicas.iter().map(|name| name.as_str().unwrap()).chain([primary]).collect();
+            assert_eq!(all.len(), replicas.len() + 1, "a node has two copies: {partition}");
+            check(all.len() == copies, || partition.to_string())?;
+        }
+        cluster.awake().into_iter().try_for_each(|number| {
+            let theirs = cluster.try_get(number, "/partitions")?;
+            check(theirs == shown, || format!("{} shows {theirs}", cluster.node(number).name))
+        })
+    });
 }
 
 /// Each node answers for keys of every other.
