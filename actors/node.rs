@@ -47,7 +47,7 @@ pub use self::events::Event;
 use self::parts::Parts;
 pub use self::settings::{Connect, Discover, MakeStrategies, Settings};
 use crate::cluster::consensus::{Leadership, Metrics};
-use crate::cluster::membership::Members;
+use crate::cluster::membership::{Members, Seeds};
 use crate::cluster::plans::Plans;
 use crate::cluster::pubsub::Hub;
 use crate::node_supervisor::Ended;
@@ -261,6 +261,15 @@ impl Runtime {
     /// A node is to be found at this address of a cluster port.
     pub fn node_up(&self, address: &str) {
         self.parts.transport.meet(address);
+    }
+
+    /// Looks for others at these addresses of cluster ports from now on, in place of those that it was told before, and
+    /// wherever it discovers some. Nodes that are known stay known.
+    pub fn set_seeds(&self, seeds: Vec<String>) {
+        let former = self.parts.members.seeds();
+        let refusing = if former.discover.is_some() { Vec::new() } else { seeds.clone() };
+        self.parts.hope_anew(refusing);
+        self.parts.members.set_seeds(Seeds { fixed: seeds, ..former });
     }
 
     /// A node is taken for gone: its session is ended. If it lives it comes back by itself.

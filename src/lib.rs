@@ -66,6 +66,8 @@ pub use node::{
     AssignmentsUpdated, Builder, Comparison, Created, FullSync, Heard, Node, Partition, PartitionStats,
     Placed, Rebalanced, ReplicaRead, Replicas, Subscription, Topic, TopicSubscription,
 };
+/// For [`node::Builder::under`]: the actor of your own that a node is put under.
+pub use ractor::ActorCell;
 pub use state::ClusterState;
 pub use tumen_actors::partitions::router::{CallOptions, IdempotencyKey};
 pub use tumen_core::assignment;

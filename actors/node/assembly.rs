@@ -173,6 +173,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         membership: settings.membership,
         strategies: settings.strategies,
         kinds,
+        supervisor: settings.supervisor,
     };
     let supervisor = match supervision::start(&parts, spec).await {
         Ok(supervisor) => supervisor,

@@ -125,6 +125,11 @@ impl Parts {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Other seeds are told: what those before them said is no matter.
+    pub(super) fn hope_anew(&self, seeds: Vec<String>) {
+        *self.lock_refusals() = Refusals::new(seeds);
+    }
+
     /// A dial ended with a refusal. Where no seed will ever take this node in, it ends with the reason: to go on would look
     /// like a node that waits for others. One that belonged to a cluster once may have members to find.
     fn handle_refused(self: &Arc<Self>, address: &str, refusal: &Refusal) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use ractor::ActorCell;
 use tumen_core::ClusterName;
 use tumen_core::assignment::Strategy;
 use tumen_core::cluster::coordinator;
@@ -40,6 +41,8 @@ pub struct Settings {
     pub zone: Option<Zone>,
     /// Its share of the work.
     pub weight: u32,
+    /// Under whom the node's own supervisor runs, if it is to be part of somebody's tree: that one is told when it ends.
+    pub supervisor: Option<ActorCell>,
     /// What all nodes must agree on about each group, sorted by group.
     pub groups: Vec<(GroupId, GroupSpec)>,
     /// Cluster ports of other nodes.

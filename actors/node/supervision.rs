@@ -25,6 +25,8 @@ pub(super) struct Actors {
     pub(super) membership: membership::Config,
     pub(super) strategies: MakeStrategies,
     pub(super) kinds: Kinds,
+    /// Under whom all of it runs.
+    pub(super) supervisor: Option<ActorCell>,
 }
 
 type Started = Result<ActorCell, ActorProcessingErr>;
@@ -46,8 +48,8 @@ pub(super) async fn start(parts: &Arc<Parts>, actors: Actors) -> Result<NodeSupe
         child!("PartitionManager", start_manager),
         child!("Router", start_router),
     ];
-    let stop_within = parts.stop_within;
-    NodeSupervisor::start(Spec { stop_within, ..Spec::new(parts.clock, children) }).await
+    let (stop_within, under) = (parts.stop_within, actors.supervisor.clone());
+    NodeSupervisor::start_under(under, Spec { stop_within, ..Spec::new(parts.clock, children) }).await
 }
 
 async fn start_lease_keeper(parts: Arc<Parts>, _: Arc<Actors>, supervisor: ActorCell) -> Started {

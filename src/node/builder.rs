@@ -6,6 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ractor::ActorCell;
+use tumen_actors::node::Discover;
 use tumen_actors::partitions::Place;
 use tumen_core::assignment::{AssignError, Layout, Problem, Strategy};
 use tumen_core::cluster::coordinator::{CrashProof, Create, Rebalance};
@@ -26,6 +28,14 @@ pub struct Builder<C = Knobs> {
     config: C,
     kinds: Vec<Hosting>,
     strategies: Vec<Arc<dyn Strategy>>,
+    surroundings: Surroundings,
+}
+
+/// What stands around a node in its process.
+#[derive(Default)]
+pub(super) struct Surroundings {
+    pub(super) discover: Option<Discover>,
+    pub(super) supervisor: Option<ActorCell>,
 }
 
 /// What code says about a node's knobs, and which other sources are asked.
@@ -49,7 +59,8 @@ macro_rules! says {
 impl Builder {
     pub(super) fn new(cluster: String, name: String) -> Self {
         let config = Knobs { code: Layer::new(Source::Builder), others: Vec::new() };
-        let builder = Self { config, kinds: Vec::new(), strategies: Vec::new() };
+        let (kinds, strategies) = (Vec::new(), Vec::new());
+        let builder = Self { config, kinds, strategies, surroundings: Surroundings::default() };
         builder.say("cluster", cluster).say("name", name)
     }
 
@@ -173,16 +184,17 @@ impl Builder {
     /// # Panics
     /// Outside a tokio runtime.
     pub async fn start(self) -> Result<Node> {
-        let Self { config: Knobs { code, others }, kinds, strategies } = self;
+        let Self { config: Knobs { code, others }, kinds, strategies, surroundings } = self;
         let config = Config::resolve(std::iter::once(code).chain(others))?;
         config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
-        Builder { config, kinds, strategies }.start().await
+        Builder { config, kinds, strategies, surroundings }.start().await
     }
 }
 
 impl Builder<Config> {
-    pub(super) const fn configured(config: Config) -> Self {
-        Self { config, kinds: Vec::new(), strategies: Vec::new() }
+    pub(super) fn configured(config: Config) -> Self {
+        let (kinds, strategies) = (Vec::new(), Vec::new());
+        Self { config, kinds, strategies, surroundings: Surroundings::default() }
     }
 
     /// Starts the node; see [`Builder::start`]. The configuration's warnings were logged by whoever resolved it.
@@ -194,7 +206,7 @@ impl Builder<Config> {
     /// Outside a tokio runtime.
     pub async fn start(self) -> Result<Node> {
         let kinds = self.kinds.into_iter().collect::<Result<Vec<_>, _>>()?;
-        super::start::start(self.config, kinds, self.strategies).await
+        super::start::start(self.config, kinds, self.strategies, self.surroundings).await
     }
 }
 
@@ -255,6 +267,34 @@ impl<C> Builder<C> {
     /// ```
     pub fn replicated<W: Replicated>(mut self, handlers: impl FnOnce(Handlers<W>) -> Handlers<W>) -> Self {
         self.kinds.push(replicating(handlers));
+        self
+    }
+
+    /// Finds other nodes to join by: whenever the node looks for some, which it does every 30 s, and more often while it is
+    /// alone. The answer is addresses of cluster ports, as `host:port`; an empty one changes nothing. It adds to
+    /// [`Builder::join`] and [`Builder::known_nodes`], and a node that has it founds no cluster, as if it were told of seeds.
+    ///
+    /// ```no_run
+    /// # use tumen::prelude::*;
+    /// async fn ask_the_directory() -> Vec<String> {
+    ///     vec!["10.0.0.1:7100".into(), "10.0.0.2:7100".into()]
+    /// }
+    /// Node::builder("shop", "node-1").discover(ask_the_directory);
+    /// ```
+    pub fn discover<D, F>(mut self, find: D) -> Self
+    where
+        D: Fn() -> F + Send + Sync + 'static,
+        F: Future<Output = Vec<String>> + Send + 'static,
+    {
+        self.surroundings.discover = Some(Arc::new(move || Box::pin(find())));
+        self
+    }
+
+    /// Puts the node under an actor of your own: that one is told, as of any child, when the node's actors end, be it that
+    /// it stopped or that it cannot go on; and if that one ends, they end with it. A node that ended is started anew by
+    /// building it again.
+    pub fn under(mut self, supervisor: ActorCell) -> Self {
+        self.surroundings.supervisor = Some(supervisor);
         self
     }
 

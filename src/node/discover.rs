@@ -44,6 +44,24 @@ impl Discover {
     }
 }
 
+/// What both find, or the one that there is.
+pub(super) fn both(
+    one: Option<tumen_actors::node::Discover>,
+    other: Option<tumen_actors::node::Discover>,
+) -> Option<tumen_actors::node::Discover> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(Arc::new(move || {
+            let asked = (one(), other());
+            Box::pin(async move {
+                let (mut found, more) = tokio::join!(asked.0, asked.1);
+                found.extend(more);
+                found
+            })
+        })),
+        (one, other) => one.or(other),
+    }
+}
+
 /// Whether both lead to one place. The machine's own address has several spellings.
 fn same(one: &Address, other: &Address) -> bool {
     one.port == other.port && (one.host == other.host || (one.is_loopback() && other.is_loopback()))

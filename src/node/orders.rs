@@ -8,6 +8,7 @@ use tumen_core::cluster::coordinator::{Departure, Preview};
 use tumen_core::{NodeName, Version};
 
 use super::Node;
+use crate::config::{Address, Value};
 use crate::error::{Error, Result};
 
 /// How long the leader may take for what it has to commit.
@@ -101,6 +102,21 @@ impl Node {
     /// for who knows better. Saying it twice is the same as once.
     pub fn node_up(&self, address: &str) {
         self.runtime().node_up(address);
+    }
+
+    /// Looks for other nodes at these addresses from now on, in place of those that the node was told before; what it
+    /// discovers it goes on to discover. Nodes that are known stay known.
+    ///
+    /// # Errors
+    /// One of them is no address: nothing changes.
+    pub fn set_seeds<S: AsRef<str>>(&self, seeds: impl IntoIterator<Item = S>) -> Result<()> {
+        let checked = seeds.into_iter().map(|seed| {
+            let seed = seed.as_ref();
+            let wrong = |why| Error::rejected(format!("{seed:?} is no address of a cluster port: {why}"));
+            Address::parse(seed).map(|address| address.show()).map_err(wrong)
+        });
+        self.runtime().set_seeds(checked.collect::<Result<_>>()?);
+        Ok(())
     }
 
     /// A node is taken for gone by this node. If it lives, it comes back by itself. Of this node itself it is not believed.

@@ -4,16 +4,16 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ractor::ActorCell;
 use tumen_actors::clock::Clock;
 use tumen_actors::cluster::consensus;
-use tumen_actors::node::{Connect, Settings};
+use tumen_actors::node::{Connect, Discover, Settings};
 use tumen_actors::transport::{self, Cookie};
 use tumen_core::GroupId;
 use tumen_core::assignment::Strategy;
 use tumen_core::cluster::snapshot::GroupSpec;
 
 use super::builder::Shared;
-use super::discover::Discover;
 use crate::config::{Config, Value};
 
 /// How often during a lease a majority is asked whether it still follows.
@@ -27,12 +27,12 @@ pub(super) struct Addresses {
     pub(super) http: Option<String>,
 }
 
-/// The runtime's settings. `discover` asks the HTTP interfaces of other nodes, where some are known; `listener` is the
+/// The runtime's settings. `discover` finds other nodes, where anything does; `listener` is the
 /// cluster port, bound already; `replicated` tells whether a kind of worker has state on all copies.
 pub(super) fn settings(
     config: &Config,
     addresses: Addresses,
-    discover: Option<Discover>,
+    (discover, supervisor): (Option<Discover>, Option<ActorCell>),
     listener: TcpListener,
     strategies: Vec<Arc<dyn Strategy>>,
     replicated: bool,
@@ -46,9 +46,10 @@ pub(super) fn settings(
         http: addresses.http,
         zone: config.zone.clone(),
         weight: config.weight,
+        supervisor,
         groups: groups(config, founds, replicated),
         seeds: config.join.iter().map(Value::show).collect(),
-        discover: discover.map(Discover::into_function),
+        discover,
         founds,
         bootstrap_expect: config.bootstrap_expect.map_or(1, |expect| expect as usize),
         coordinator: config.coordinator(),

@@ -8,7 +8,8 @@ use tumen_actors::node::Runtime;
 use tumen_actors::partitions::{Hosted, Kinds};
 use tumen_core::assignment::Strategy;
 
-use super::discover::Discover;
+use super::builder::Surroundings;
+use super::discover::{self, Discover};
 use super::settings::{Addresses, settings};
 use super::{AssignmentsUpdated, Inner, Node, Subscription};
 use crate::config::{Address, Config};
@@ -20,6 +21,7 @@ pub(super) async fn start(
     config: Config,
     kinds: Vec<Hosted>,
     strategies: Vec<Arc<dyn Strategy>>,
+    surroundings: Surroundings,
 ) -> Result<Node> {
     let kinds = Kinds::new(kinds)?;
     let listener = bind("the cluster port", &config.listen.0).await?;
@@ -37,9 +39,11 @@ pub(super) async fn start(
     };
     let listener = listener.into_std().map_err(system("the cluster port cannot be kept open"))?;
     let kept_open = listener.try_clone().map_err(system("the cluster port cannot be kept open"))?;
-    let discover = Discover::new(&config, addresses.http.as_deref());
+    let known = Discover::new(&config, addresses.http.as_deref()).map(Discover::into_function);
+    let discover = discover::both(known, surroundings.discover);
     let replicated = kinds.iter().any(Hosted::is_replicated);
-    let settings = settings(&config, addresses, discover, listener, strategies, replicated);
+    let settings =
+        settings(&config, addresses, (discover, surroundings.supervisor), listener, strategies, replicated);
     let runtime = Runtime::start(settings, kinds).await?;
     let stopping = CancellationToken::new();
     let inner = Inner {

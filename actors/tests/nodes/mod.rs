@@ -81,6 +81,7 @@ pub fn settings(world: &World, n: usize, seeds: &[usize], min_nodes: usize) -> S
         http: None,
         zone: None,
         weight: 100,
+        supervisor: None,
         groups: vec![(GroupId::Users, spec)],
         seeds: seeds.iter().map(|n| format!("127.0.0.1:{}", 7000 + n)).collect(),
         discover: None,
