@@ -67,6 +67,7 @@ fn assert_undisturbed(cluster: &Cluster) {
 fn flags_that_cannot_be_taken() {
     assert_told(&refused(&["--no-such-flag", "1"]), &["--no-such-flag"]);
     assert_told(&refused(&["--partitions", "0"]), &["--partitions", "0"]);
+    assert_told(&refused(&["--partitions=-1"]), &["--partitions", "-1"]);
     assert_told(&refused(&["--replication", "0"]), &["--replication", "0"]);
     assert_told(&refused(&["--lease", "soon"]), &["--lease", "soon"]);
     assert_told(&refused(&["--strategy", "magic"]), &["--strategy", "magic"]);

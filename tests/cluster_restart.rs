@@ -58,6 +58,7 @@ fn restart_all(mode: &str, stop: impl Fn(&mut Cluster, usize)) {
     let mut cluster = Cluster::start(3, Options::default().disks().flags(&["--mode", mode]));
     write_values(&cluster);
     let (before, epochs_before) = (cluster.wait_until_settled(), epochs(&cluster));
+    let holders_before = holders(&cluster);
     for number in 0..3 {
         stop(&mut cluster, number);
     }
@@ -75,6 +76,7 @@ fn restart_all(mode: &str, stop: impl Fn(&mut Cluster, usize)) {
     for (partition, epoch) in epochs(&cluster) {
         assert!(epoch > epochs_before[&partition], "{partition} is served by new boots under an old epoch");
     }
+    assert_eq!(holders(&cluster), holders_before, "each partition is where it was");
     check_values(&cluster);
     belief::check(&cluster);
 }

@@ -168,6 +168,30 @@ fn three_processes_are_one_cluster() {
         assert_eq!([&two, &three, &one][n % 3].get(&format!("/kv/user:{n}")).text(), n.to_string());
     }
 
+    // A key's partition is the same by whomever it is computed: by each node, and by whoever links the library.
+    for n in 0..10_000 {
+        let key = format!("any:{n}");
+        let computed = tumen::Partitioner::Hash.partition_of(key.as_bytes(), PARTITIONS as u32).unwrap();
+        let told = [&one, &two, &three][n % 3].get(&format!("/partitions/key?key={key}")).json();
+        assert_eq!(told["id"], json!(format!("partition-{computed}")), "{key}");
+    }
+    // Each copy is listed with the node that has it, and with its one primary.
+    let lists = ["node-1", "node-2", "node-3"].map(|name| {
+        let list = two.get(&format!("/nodes/{name}/partitions")).json();
+        let of = list["partitions"].as_array().unwrap().clone();
+        for partition in &of {
+            let replicas = partition["replica_nodes"].as_array().unwrap();
+            assert!(
+                partition["primary_node"] == json!(name) || replicas.contains(&json!(name)),
+                "{partition}"
+            );
+        }
+        (of.iter().filter(|partition| partition["primary_node"] == json!(name)).count(), of.len())
+    });
+    let (primaries_listed, copies): (Vec<_>, Vec<_>) = lists.into_iter().unzip();
+    assert_eq!(primaries_listed.iter().sum::<usize>(), PARTITIONS);
+    assert_eq!(copies.iter().sum::<usize>(), 2 * PARTITIONS);
+
     // Orders are taken to the leader, and what needs no change changes nothing.
     for node in [&one, &two, &three] {
         let done = node.ask("POST", "/partitions/rebalance", b"").json();

@@ -16,7 +16,7 @@ use tumen_actors::transport::simulated::{Weather, World};
 use tumen_core::cluster::asks::Ask;
 use tumen_core::cluster::coordinator::Departure;
 use tumen_core::cluster::member::Status;
-use tumen_core::ids::{Epoch, NodeName, PartitionId};
+use tumen_core::ids::{Epoch, Kind, NodeName, PartitionId};
 use tumen_core::partitions::fence::Fence;
 use tumen_core::partitions::reconcile::local_assignments;
 use tumen_core::partitions::request::Header;
@@ -184,6 +184,12 @@ async fn who_asks_under_an_older_epoch_is_told_which_plan_is_in_force() {
         let theirs = (0..16).map(PartitionId::user).find(is_theirs).unwrap();
         (table.fence_of(theirs).unwrap(), table.version())
     };
+    // <partition, epoch, id> of what runs: of this epoch and no other, there and nowhere else.
+    let kind = Kind::new("counter").unwrap();
+    let found =
+        |node: &Runtime, epoch: u64| node.read_table().lookup(fence.partition, Epoch(epoch), &kind).is_some();
+    assert!(found(&nodes[1], fence.epoch.0) && !found(&nodes[0], fence.epoch.0));
+    assert!(!found(&nodes[1], fence.epoch.0 - 1) && !found(&nodes[1], fence.epoch.0 + 1));
     let older = Fence { epoch: Epoch(fence.epoch.0 - 1), ..fence };
     let mut answer = ask_under(&nodes[0], &nodes[1], older).await;
     // A failure, of the first kind that there is, with the plan that is in force.
