@@ -6,7 +6,7 @@
 //! NODE_ID=node-3 HTTP_ADDR=:8082 KNOWN_NODES=localhost:8080 cargo run --example partitions_demo
 //! ```
 //!
-//! The partitions are created once three nodes are there. Then kill one of them and see what moves, start it again and
+//! `examples/partitions_demo.sh` is the three in one. The partitions are created once three nodes are there. Then kill one of them and see what moves, start it again and
 //! see it come back, or ask any of them: `curl localhost:8081/partitions/key?key=user:1001`.
 #![expect(clippy::print_stdout, reason = "an example speaks to whoever runs it")]
 

@@ -4,8 +4,13 @@
 
 mod harness;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
 use harness::ports::Held;
-use harness::{Cluster, Options, belief};
+use harness::{Cluster, Options, PATIENCE, belief, check, wait_until};
 
 /// Three nodes that are told of each other by their HTTP addresses only, node-1 of nobody.
 fn three_terminals() -> Cluster {
@@ -67,4 +72,54 @@ fn the_others_started_before_the_first_wait_for_it() {
     }
     cluster.wait_until_settled();
     belief::check(&cluster);
+}
+
+/// The script's process. Told to end, it ends its nodes; they are ended with it also where the test fails.
+struct Script(Child);
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        let id = self.0.id().to_string();
+        drop(Command::new("kill").args(["-TERM", &id]).status());
+        drop(self.0.wait());
+    }
+}
+
+#[test]
+fn the_example_in_one_command_shows_three_nodes_that_agree() {
+    let mut held = Held::default();
+    let ports: Vec<String> =
+        (0..3).map(|_| held.take_pair().rsplit(':').next().unwrap().to_owned()).collect();
+    drop(held);
+    let built = Path::new(env!("CARGO_BIN_EXE_tumen")).with_file_name("examples").join("partitions_demo");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/partitions_demo.sh");
+    let mut command = Command::new(script);
+    command.args(&ports).env("PARTITIONS_DEMO", built).stdout(Stdio::piped());
+    let mut script = Script(command.spawn().unwrap());
+    let lines = BufReader::new(script.0.stdout.take().unwrap()).lines();
+    // Each node shows where four keys go, and then what it holds.
+    let mut shown: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut done = BTreeSet::new();
+    for line in lines {
+        let line = line.unwrap();
+        let (node, said) = line.split_once(" | ").unwrap();
+        if said.contains(" primary node-") {
+            shown.entry(node.to_owned()).or_default().insert(said.to_owned());
+        }
+        if said.contains("is primary of") {
+            done.insert(node.to_owned());
+        }
+        if done.len() == 3 {
+            break;
+        }
+    }
+    assert_eq!(done.len(), 3, "the script ended by itself: {shown:?}");
+    assert!(shown.values().all(|keys| keys.len() == 4 && *keys == shown["node-1"]), "{shown:?}");
+    drop(script);
+    for port in ports {
+        wait_until("no node is left", PATIENCE, || {
+            let there = std::net::TcpStream::connect(format!("127.0.0.1:{port}")).is_ok();
+            check(!there, || format!("somebody listens at {port}"))
+        });
+    }
 }
