@@ -96,11 +96,11 @@ fn the_example_in_one_command_shows_three_nodes_that_agree() {
     let mut command = Command::new(script);
     command.args(&ports).env("PARTITIONS_DEMO", built).stdout(Stdio::piped());
     let mut script = Script(command.spawn().unwrap());
-    let lines = BufReader::new(script.0.stdout.take().unwrap()).lines();
+    let mut lines = BufReader::new(script.0.stdout.take().unwrap()).lines();
     // Each node shows where four keys go, and then what it holds.
     let mut shown: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut done = BTreeSet::new();
-    for line in lines {
+    for line in lines.by_ref() {
         let line = line.unwrap();
         let (node, said) = line.split_once(" | ").unwrap();
         if said.contains(" primary node-") {

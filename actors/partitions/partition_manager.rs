@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 use tumen_core::cluster::lease::Release;
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::ids::{Epoch, NodeBoot, PartitionId, Version};
@@ -93,6 +94,13 @@ pub enum PartitionManagerMsg {
         partition: PartitionId,
         /// Under which epoch it was served.
         epoch: Epoch,
+    },
+    /// A worker could not be started. A supervisor hears nothing of a child that ends before it began.
+    NotStarted {
+        /// Which one.
+        actor: ActorId,
+        /// Why.
+        why: String,
     },
     /// A failed seat's wait is over: start its workers again, if it is still wanted.
     Restart {
@@ -229,7 +237,8 @@ impl PartitionManager {
             );
             // Instantly: a slow start of one worker must not hold up the others. Messages wait in its mailbox.
             match ractor::ActorRuntime::spawn_linked_instant(None, worker, place.clone(), myself.get_cell()) {
-                Ok((actor, _)) => {
+                Ok((actor, started)) => {
+                    tokio::spawn(tell_not_started(myself.clone(), actor.get_id(), started));
                     workers.insert(actor.get_id(), false);
                     state.by_actor.insert(actor.get_id(), partition);
                     mailboxes.push(Mailbox::new(hosted.kind.clone(), actor, waiting));
@@ -366,6 +375,21 @@ async fn hand_over(seat: &Seat) {
     }
 }
 
+/// Waits until a worker has started, and tells its manager if it has not.
+async fn tell_not_started<T>(
+    manager: ActorRef<PartitionManagerMsg>,
+    actor: ActorId,
+    started: JoinHandle<Result<T, SpawnErr>>,
+) {
+    let why = match started.await {
+        Ok(Ok(_)) => return,
+        Ok(Err(why)) => why.to_string(),
+        Err(why) => why.to_string(),
+    };
+    // Whoever supervised it may be gone by now.
+    drop(manager.cast(PartitionManagerMsg::NotStarted { actor, why }));
+}
+
 /// Ends a seat's workers: each may finish its present message, and is cut off if it takes too long. Says whether all of
 /// them surely ended.
 async fn end_workers(seat: &Seat) -> bool {
@@ -435,6 +459,9 @@ impl Actor for PartitionManager {
             PartitionManagerMsg::Stopped { partition, epoch } => {
                 let effects = state.law.handle_stopped(partition, epoch);
                 self.run(&myself, state, effects, Why::Taken);
+            }
+            PartitionManagerMsg::NotStarted { actor, why } => {
+                self.handle_failure(&myself, state, actor, why);
             }
             PartitionManagerMsg::Restart { partition, epoch } => {
                 let wanted = state.law.serves(partition, epoch);

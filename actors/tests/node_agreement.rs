@@ -5,12 +5,16 @@
 mod nodes;
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use nodes::{call_all, cluster, message, name, start, three_vote, until};
+use futures_util::future::BoxFuture;
+use nodes::{call_all, cluster, message, name, settings, start, three_vote, until};
+use tokio::time::Instant;
 use tumen_actors::node::Runtime;
 use tumen_actors::partitions::router::CallOptions;
+use tumen_actors::partitions::{Begin, Host, Hosted, Kinds, Place};
 use tumen_actors::transport::Service;
 use tumen_actors::transport::simulated::{Weather, World};
 use tumen_core::cluster::asks::Ask;
@@ -19,7 +23,7 @@ use tumen_core::cluster::member::Status;
 use tumen_core::ids::{Epoch, Kind, NodeName, PartitionId};
 use tumen_core::partitions::fence::Fence;
 use tumen_core::partitions::reconcile::local_assignments;
-use tumen_core::partitions::request::Header;
+use tumen_core::partitions::request::{Header, MessageId, Reply};
 
 /// How long a crash may take until every part of every survivor knows: a session that broke says so at once.
 const CRASH_KNOWN_WITHIN: Duration = Duration::from_secs(2);
@@ -71,6 +75,59 @@ async fn until_they_agree(nodes: &[&Runtime]) {
     panic!("they do not agree: {last}");
 }
 
+/// Nodes whose worker of partition 0 cannot be started, and when that was tried.
+fn failing_kinds(tries: &Arc<Mutex<Vec<Instant>>>) -> Kinds {
+    let tries = Arc::clone(tries);
+    let start = Arc::new(move |place: Place| -> BoxFuture<'static, Result<Box<dyn Host>, String>> {
+        let fails = place.partition().index == 0;
+        if fails {
+            tries.lock().unwrap().push(Instant::now());
+        }
+        Box::pin(
+            async move { if fails { Err("told to".into()) } else { Ok(Box::new(Silent) as Box<dyn Host>) } },
+        )
+    });
+    let hosted = Hosted {
+        kind: Kind::new("silent").unwrap(),
+        messages: vec![(message(), "count")],
+        queries: Vec::new(),
+        mode: None,
+        begin: Begin::Start(start),
+    };
+    Kinds::new(vec![hosted]).unwrap()
+}
+
+struct Silent;
+
+impl Host for Silent {
+    fn handle(&mut self, _: MessageId, _: Bytes) -> BoxFuture<'_, Reply> {
+        Box::pin(async { Ok(Bytes::new()) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_cannot_start_is_tried_later_and_later_and_others_serve() {
+    let world = World::new(36, Weather::default());
+    let tries = Arc::default();
+    let node = Runtime::start(settings(&world, 1, &[], 1), failing_kinds(&tries)).await.unwrap();
+    until("all others serve", || node.read_table().entries().len() >= 15).await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    let tries = tries.lock().unwrap().clone();
+    let waits: Vec<Duration> = tries.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    // It doubles up to ten seconds, and goes on for ever: what is wrong may be mended outside.
+    assert!(waits.len() > 15 && waits[0] < Duration::from_millis(100), "{waits:?}");
+    assert!(waits.windows(2).all(|pair| pair[1] + Duration::from_millis(10) >= pair[0]), "{waits:?}");
+    let last = *waits.last().unwrap();
+    assert!((Duration::from_secs(5)..Duration::from_secs(12)).contains(&last), "{waits:?}");
+    for n in 0..50 {
+        let key = format!("user:{n}");
+        if node.router().table().locate(key.as_bytes()).unwrap().partition.index != 0 {
+            let options = CallOptions::default();
+            node.router().call(key.as_bytes(), message(), Bytes::new(), options).await.unwrap();
+        }
+    }
+}
+
 fn all_but(nodes: &[Runtime], victim: usize) -> Vec<&Runtime> {
     nodes.iter().enumerate().filter(|(at, _)| *at != victim).map(|(_, node)| node).collect()
 }
@@ -90,7 +147,7 @@ async fn after_joins_a_crash_and_a_drain_all_parts_of_all_nodes_agree() {
     }
     let victim = (leader_of(&nodes) + 1) % nodes.len();
     world.crash(nodes[victim].id());
-    let begun = tokio::time::Instant::now();
+    let begun = Instant::now();
     until_they_agree(&all_but(&nodes, victim)).await;
     assert!(begun.elapsed() < CRASH_KNOWN_WITHIN, "{:?}", begun.elapsed());
     drop(nodes.remove(victim));
@@ -121,7 +178,7 @@ async fn a_silent_node_is_gone_for_all_parts_within_its_lease_and_comes_back() {
     three_vote(&nodes).await;
     let victim = (leader_of(&nodes) + 1) % 3;
     world.freeze(&nodes[victim].id().node);
-    let begun = tokio::time::Instant::now();
+    let begun = Instant::now();
     until_they_agree(&all_but(&nodes, victim)).await;
     assert!(begun.elapsed() < SILENCE_KNOWN_WITHIN, "{:?}", begun.elapsed());
     world.thaw(&nodes[victim].id().node);
@@ -214,7 +271,7 @@ async fn calls_find_their_way_without_asking_the_leader() {
         from.router().table().locate(key.as_bytes()).is_ok_and(|located| located.primary == to.id())
     };
     let keys: Vec<String> = (0..1_000).map(|n| format!("user:{n}")).filter(goes_there).collect();
-    let begun = tokio::time::Instant::now();
+    let begun = Instant::now();
     let calls = keys
         .iter()
         .map(|key| from.router().call(key.as_bytes(), message(), Bytes::new(), CallOptions::default()));
