@@ -136,6 +136,13 @@ fn where_balance_is_by_hand_a_join_moves_nothing_until_it_is_asked_for() {
         world.start(5);
         world.pass(Duration::from_secs(20));
         assert_eq!((world.plan().members.len(), places(&world)), (6, after));
+        // A restarted node's copies come to count again: nobody asked for balance by that.
+        let victim = world.boot_of(&name(3)).unwrap();
+        world.kill(&victim);
+        world.start(3);
+        world.pass(Duration::from_secs(20));
+        assert_eq!((world.served().len(), world.plan().members.len()), (16, 6));
+        assert!(!places(&world).values().any(|(_, _, copies)| copies.contains(&name(5))));
     }
 }
 
