@@ -23,6 +23,8 @@ pub mod handover;
 pub mod identity;
 pub mod invariants;
 pub mod ledger;
+#[cfg(test)]
+mod plans;
 pub mod reconcile;
 pub mod record;
 pub mod replication;

@@ -200,3 +200,6 @@ impl Greeting {
         found
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -212,3 +212,6 @@ pub fn local_assignments(me: &NodeBoot, snapshot: &Snapshot) -> BTreeMap<Partiti
     let mine = |a: &Assignment| snapshot.primary(a).is_some_and(|primary| primary.id() == me);
     snapshot.partitions().filter(|(_, a)| mine(a)).map(|(id, a)| (id, a.epoch)).collect()
 }
+
+#[cfg(test)]
+mod tests;

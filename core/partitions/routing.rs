@@ -146,3 +146,6 @@ impl RoutingTable {
         Ok(Fence { generation: self.generation, epoch, partition })
     }
 }
+
+#[cfg(test)]
+mod tests;

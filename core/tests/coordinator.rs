@@ -5,11 +5,12 @@
 
 mod world;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tumen_core::cluster::coordinator::{AskError, Config, Create, Departure, LossOutcome};
+use tumen_core::cluster::coordinator::{AskError, Config, Create, Departure, LossOutcome, Rebalance};
 use tumen_core::cluster::member::Status;
-use tumen_core::ids::{PartitionId, Version};
+use tumen_core::ids::{Epoch, NodeBoot, NodeName, PartitionId, Version};
 use world::{World, name};
 
 const fn ms(millis: u64) -> Duration {
@@ -81,6 +82,93 @@ fn a_burst_of_joins_is_one_change_or_two() {
     assert_eq!(plan.members.len(), 6);
     assert!(plan.version.0 - before.0 <= 2, "{} plans", plan.version.0 - before.0);
     assert_eq!(world.served().len(), 16);
+}
+
+/// Three nodes that move nothing for the sake of balance until somebody asks for it.
+fn cluster_by_hand(seed: u64, replicated: bool) -> World {
+    let config = Config { min_nodes: 3, rebalance: Rebalance::Manual, ..Config::default() };
+    let make = if replicated { World::replicated } else { World::new };
+    let mut world = make(seed, 16, 2, config);
+    let boots: Vec<_> = (1..=3).map(|n| world.start(n)).collect();
+    world.pass(ms(10));
+    world.lead(&boots[0]);
+    world.pass(ms(4000));
+    world
+}
+
+/// Who is primary of each partition, under which epoch, and who has its copies in which order.
+fn places(world: &World) -> BTreeMap<PartitionId, (NodeBoot, Epoch, Vec<NodeName>)> {
+    let plan = world.plan();
+    let places = plan.partitions().map(|(partition, assignment)| {
+        let (primary, epoch) = plan.primary_of(partition).unwrap();
+        let copies = assignment.copies.iter().map(|at| plan.members[*at as usize].name().clone());
+        (partition, (primary.clone(), epoch, copies.collect()))
+    });
+    places.collect()
+}
+
+#[test]
+fn where_balance_is_by_hand_a_join_moves_nothing_until_it_is_asked_for() {
+    for replicated in [false, true] {
+        let mut world = cluster_by_hand(12, replicated);
+        let before = places(&world);
+        assert_eq!(world.served().len(), 16);
+        // One that sorts before all others, and one after them.
+        let joined = [world.start(0), world.start(4)];
+        world.pass(Duration::from_secs(20));
+        assert_eq!(world.plan().members.len(), 5, "they are members");
+        assert_eq!(places(&world), before);
+        // Nor does whoever leads next look after balance.
+        let next = world.boot_of(&name(2)).unwrap();
+        world.lead(&next);
+        world.pass(Duration::from_secs(20));
+        assert_eq!(places(&world), before);
+        assert_eq!(world.served().len(), 16);
+
+        world.rebalance().unwrap();
+        world.pass(Duration::from_secs(20));
+        assert_eq!((world.served().len(), world.primaries()), (16, (3, 4)));
+        for node in &joined {
+            assert!(places(&world).values().any(|(_, _, copies)| copies.contains(&node.node)));
+        }
+        // It was asked for once.
+        let after = places(&world);
+        world.start(5);
+        world.pass(Duration::from_secs(20));
+        assert_eq!((world.plan().members.len(), places(&world)), (6, after));
+        // A restarted node's copies come to count again: nobody asked for balance by that.
+        let victim = world.boot_of(&name(3)).unwrap();
+        world.kill(&victim);
+        world.start(3);
+        world.pass(Duration::from_secs(20));
+        assert_eq!((world.served().len(), world.plan().members.len()), (16, 6));
+        assert!(!places(&world).values().any(|(_, _, copies)| copies.contains(&name(5))));
+    }
+}
+
+#[test]
+fn where_balance_is_by_hand_a_lost_primary_is_replaced_all_the_same() {
+    for replicated in [false, true] {
+        let mut world = cluster_by_hand(13, replicated);
+        world.start(4);
+        world.pass(Duration::from_secs(10));
+        let before = places(&world);
+        let victim = world.boot_of(&name(2)).unwrap();
+        world.kill(&victim);
+        world.pass(ms(20));
+        assert_eq!(world.plan().member("node-2").unwrap().status, Status::Lost);
+        assert_eq!(world.served().len(), 16);
+        for (partition, (primary, epoch, copies)) in places(&world) {
+            let (former, old, held) = &before[&partition];
+            if *former == victim {
+                assert!(held.contains(&primary.node), "{partition} goes to one that has a copy of it");
+                assert_eq!(epoch, old.next());
+            } else {
+                assert_eq!((&primary, epoch, &copies), (former, *old, held));
+            }
+        }
+        assert!(before.values().any(|(former, ..)| *former == victim));
+    }
 }
 
 #[test]

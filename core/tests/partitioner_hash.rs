@@ -6,7 +6,12 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use tumen_core::UnixMillis;
+use tumen_core::cluster::member::{Member, NodeInfo, Status};
+use tumen_core::cluster::snapshot::{Assignment, GroupPlan, GroupSpec, Mode, Snapshot};
+use tumen_core::ids::*;
 use tumen_core::partitioner::Partitioner;
+use tumen_core::partitions::routing::{KEY_LEN_MAX, RoutingTable};
 
 /// Vectors made with the reference implementation (xxHash 0.8, C): key, XXH3-64, and the partition of 1, 16, 64,
 /// 1,000 and 65,536.
@@ -43,15 +48,25 @@ fn numbers_hash_as_their_digits() {
     }
 }
 
-/// A million keys of each kind that people use, sequential numbers and random uuids among them, pass the
-/// chi-square test at p = 0.01 for each number of partitions.
+/// Kinds of key that people use, sequential numbers and random uuids among them, and FNV-1a over the partitions, of
+/// 1,024, of a million keys of each, one by one: made with the reference implementation, as [`GOLDEN`] was.
+const KINDS: [(&str, u64); 4] = [
+    ("user ids", 0x04e0_5a69_a483_c621),
+    ("uuids", 0xa8e9_a519_1644_a713),
+    ("utf-8", 0xa804_21d6_f385_ed9d),
+    ("numbers", 0xfed4_7523_5da3_0b79),
+];
+
+/// A million keys of each kind have the partitions that they always had, and pass the chi-square test at p = 0.01 for
+/// each number of partitions.
 #[test]
-fn a_million_keys_of_any_kind_spread_evenly() {
+fn a_million_keys_of_any_kind_keep_their_partitions_and_spread_evenly() {
     const KEYS: u64 = 1_000_000;
     let mut state = 0x5eed;
     let mut key = Vec::new();
-    for kind in ["user ids", "uuids", "utf-8", "numbers"] {
+    for (kind, golden) in KINDS {
         let mut counts = vec![0_u64; 1_024];
+        let mut digest = 0xcbf2_9ce4_8422_2325_u64;
         for number in 0..KEYS {
             key.clear();
             match kind {
@@ -60,8 +75,11 @@ fn a_million_keys_of_any_kind_spread_evenly() {
                 "utf-8" => push(&mut key, format_args!("ключ/{number}/鍵🔑")),
                 _ => key.extend_from_slice(&number.to_le_bytes()),
             }
-            counts[Partitioner::Hash.partition_of(&key, 1_024).unwrap() as usize] += 1;
+            let partition = Partitioner::Hash.partition_of(&key, 1_024).unwrap();
+            counts[partition as usize] += 1;
+            digest = (digest ^ u64::from(partition)).wrapping_mul(0x0100_0000_01b3);
         }
+        assert_eq!(digest, golden, "{kind}: {digest:#x}");
         // 16 and 64 partitions are the 1,024 merged in a row, as the mapping by the hash's upper bits has it.
         for (partitions, limit_thousandths) in [(16, 30_578), (64, 92_010), (1_024, 1_131_000)] {
             let merged: Vec<u64> =
@@ -110,6 +128,54 @@ fn looking_a_key_up_allocates_nothing() {
     range.partition_of(b"512", 20).unwrap();
     assert_eq!(ALLOCATIONS.get(), before);
     drop(range.name(3, 20));
+    assert!(ALLOCATIONS.get() > before, "the counter counts");
+}
+
+#[test]
+fn locating_a_key_allocates_nothing() {
+    let info = |node: &str| NodeInfo {
+        id: NodeBoot::new(NodeName::new(node).unwrap(), Boot(1)),
+        address: String::new(),
+        http: None,
+        zone: None,
+        weight: 100,
+        services: vec![],
+        protocol: 1,
+    };
+    let member = |node| Member { info: info(node), status: Status::Up };
+    let spec = GroupSpec {
+        partitions: 64,
+        replication: 1,
+        strategy: "balanced".into(),
+        mode: Mode::Async,
+        partitioner: Partitioner::Hash,
+        replicated: false,
+    };
+    let assignment =
+        |index: u32| Assignment { epoch: Epoch(1), copies: vec![index % 2], ..Assignment::default() };
+    let assignments = (0..spec.partitions).map(assignment).collect();
+    let table = RoutingTable::new(&Snapshot {
+        cluster: ClusterId(1),
+        name: ClusterName::new("test").unwrap(),
+        generation: Generation::ZERO,
+        version: Version(1),
+        steps: 0,
+        term: Term(1),
+        leader: NodeName::new("a").unwrap(),
+        members: vec![member("a"), member("b")],
+        groups: vec![GroupPlan { id: GroupId::Users, spec, assignments }],
+        computed_at: UnixMillis(0),
+        hash: 0,
+    });
+    let (longest, too_long) = (vec![b'k'; KEY_LEN_MAX], vec![b'k'; KEY_LEN_MAX + 1]);
+    let before = ALLOCATIONS.get();
+    for key in [&b""[..], b"user:1001", &longest] {
+        let located = table.locate(key).unwrap();
+        assert!(table.fence_of(located.partition).is_ok());
+    }
+    assert!(table.locate(&too_long).is_err());
+    assert_eq!(ALLOCATIONS.get(), before);
+    drop(table.locate(b"user:1001").unwrap().primary.to_string());
     assert!(ALLOCATIONS.get() > before, "the counter counts");
 }
 

@@ -37,6 +37,12 @@ impl Evening {
         *self = Self { wanted: balances, grown: Some(now) };
     }
 
+    /// Balance was asked for once: when all copies of that plan count, those that come to count later are no cause to
+    /// look again.
+    pub(super) fn end_once_settled(&mut self, snapshot: &Snapshot) {
+        self.wanted = !self.is_settled(snapshot);
+    }
+
     /// Whether it is time to look again.
     pub(super) fn is_due(&self, now: Moment, snapshot: &Snapshot) -> bool {
         self.wanted && self.grown.is_some_and(|since| now >= since + GATHER || is_complete(snapshot))

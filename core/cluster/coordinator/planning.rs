@@ -127,6 +127,9 @@ impl Coordinator {
 
     /// Plans for joins, returns, departures, expiries and balance, where there is cause to.
     pub(super) fn plan_change(&mut self, now: Now, leading: Leading, snapshot: &Snapshot) -> Vec<Effect> {
+        if self.config.rebalance == Rebalance::Manual && !self.rebalance_asked {
+            self.evening.end_once_settled(snapshot);
+        }
         let waiting = self.waiting(now.moment, snapshot);
         let ids: Vec<NodeBoot> = waiting.iter().map(|info| info.id.clone()).collect();
         let closes = self.window.observe(now.moment, ids, &self.config.window);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tumen_core::cluster::control::{Command, ControlState, Founding, Step};
-use tumen_core::cluster::coordinator::{AskError, Config, Coordinator, Departure, Effect, LossOutcome, Now};
+use tumen_core::cluster::coordinator::{Config, Coordinator, Effect, Now};
 use tumen_core::cluster::lease::{self, Holder, Release, Reply, Request};
 use tumen_core::cluster::member::{NodeInfo, Status};
 use tumen_core::cluster::snapshot::{GroupSpec, Mode, Snapshot};
@@ -18,6 +18,7 @@ use tumen_core::partitions::reconcile::{self, Reconcile};
 use tumen_core::partitions::replication::{NotLost, Standing};
 use tumen_core::{Moment, UnixMillis};
 
+mod asks;
 mod copies;
 
 enum News {
@@ -198,37 +199,6 @@ impl World {
             }
         }
         self.post_in(id, lasts, News::Wake);
-    }
-
-    pub(crate) fn depart(&mut self, node: &NodeName, how: Departure) {
-        let now = self.clock();
-        let Some(leader) = self.leader.clone() else { return };
-        let effects = self.nodes.get_mut(&leader).unwrap().law.handle_departure(now, node, how);
-        self.run(&leader, effects.unwrap_or_default());
-    }
-
-    /// The leader is asked to accept that a partition is lost.
-    pub(crate) fn accept_loss(&mut self, partition: PartitionId) -> Result<(), AskError> {
-        let now = self.clock();
-        let leader = self.leader.clone().ok_or(AskError::NotLeader { leader: None })?;
-        let effects = self.nodes.get_mut(&leader).unwrap().law.handle_loss_asked(now, partition)?;
-        self.run(&leader, effects);
-        Ok(())
-    }
-
-    /// What became of the losses that the leader was asked to accept.
-    pub(crate) fn take_losses(&mut self) -> Vec<(PartitionId, LossOutcome)> {
-        let Some(leader) = self.leader.clone() else { return Vec::new() };
-        self.nodes.get_mut(&leader).unwrap().law.take_losses()
-    }
-
-    /// The leader is asked to create the partitions; whether it is this question that does it.
-    pub(crate) fn create(&mut self) -> Result<bool, AskError> {
-        let now = self.clock();
-        let leader = self.leader.clone().ok_or(AskError::NotLeader { leader: None })?;
-        let (effects, first) = self.nodes.get_mut(&leader).unwrap().law.handle_create_asked(now)?;
-        self.run(&leader, effects);
-        Ok(first)
     }
 
     fn alive(&self) -> impl Iterator<Item = NodeBoot> {
