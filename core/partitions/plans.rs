@@ -10,12 +10,11 @@ pub(super) fn boot(node: &str, boot: u64) -> NodeBoot {
     NodeBoot::new(NodeName::new(node).unwrap(), Boot(boot))
 }
 
-/// A plan of these members, sorted by name, and of these groups: for each partition its copies and its epoch.
-pub(super) fn plan(
-    version: u64,
-    members: &[(NodeBoot, Status)],
-    groups: &[(GroupId, Vec<(Vec<u32>, u64)>)],
-) -> Snapshot {
+/// A group, and for each of its partitions the copies, by their members' places, and the epoch.
+pub(super) type Placed = (GroupId, Vec<(Vec<u32>, u64)>);
+
+/// A plan of these members, sorted by name, and of these groups.
+pub(super) fn plan(version: u64, members: &[(NodeBoot, Status)], groups: &[Placed]) -> Snapshot {
     let member = |(id, status): &(NodeBoot, Status)| {
         let info = NodeInfo {
             id: id.clone(),
