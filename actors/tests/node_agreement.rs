@@ -5,9 +5,11 @@
 mod nodes;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use nodes::{call_all, cluster, message, name, settings, start, three_vote, until};
@@ -20,10 +22,12 @@ use tumen_actors::transport::simulated::{Weather, World};
 use tumen_core::cluster::asks::Ask;
 use tumen_core::cluster::coordinator::Departure;
 use tumen_core::cluster::member::Status;
-use tumen_core::ids::{Epoch, Kind, NodeName, PartitionId};
+use tumen_core::cluster::snapshot::Snapshot;
+use tumen_core::ids::{Epoch, Kind, NodeName, PartitionId, Version};
 use tumen_core::partitions::fence::Fence;
 use tumen_core::partitions::reconcile::local_assignments;
 use tumen_core::partitions::request::{Header, MessageId, Reply};
+use tumen_core::partitions::routing::RoutingTable;
 
 /// How long a crash may take until every part of every survivor knows: a session that broke says so at once.
 const CRASH_KNOWN_WITHIN: Duration = Duration::from_secs(2);
@@ -279,4 +283,43 @@ async fn calls_find_their_way_without_asking_the_leader() {
         reply.unwrap();
     }
     assert!(begun.elapsed() < Duration::from_millis(100), "{} in {:?}", keys.len(), begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_reader_ever_sees_half_of_two_tables() {
+    let world = World::new(37, Weather::default());
+    let nodes = cluster(&world, 1).await;
+    let plan = Snapshot::clone(&nodes[0].plans().newest().unwrap());
+    // In the plan of each version all epochs are that version's number.
+    let table = |version: u64| {
+        let mut plan = plan.clone();
+        plan.version = Version(version);
+        let assignments = plan.groups.iter_mut().flat_map(|group| &mut group.assignments);
+        assignments.for_each(|assignment| assignment.epoch = Epoch(version));
+        Arc::new(RoutingTable::new(&plan))
+    };
+    let tables: Vec<_> = (1..=50).map(table).collect();
+    let (cell, over) = (ArcSwap::new(Arc::clone(&tables[0])), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let read = || {
+            while !over.load(Ordering::Relaxed) {
+                let table = cell.load();
+                for index in 0..16 {
+                    let fence = table.fence_of(PartitionId::user(index)).unwrap();
+                    assert_eq!(fence.epoch.0, table.version().0, "of two tables");
+                }
+            }
+        };
+        let readers: Vec<_> = (0..2).map(|_| scope.spawn(read)).collect();
+        for _ in 0..200 {
+            for table in &tables {
+                cell.store(Arc::clone(table));
+            }
+            std::thread::yield_now();
+        }
+        over.store(true, Ordering::Relaxed);
+        for reader in readers {
+            reader.join().unwrap();
+        }
+    });
 }
