@@ -84,32 +84,6 @@ fn a_burst_of_joins_is_one_change_or_two() {
     assert_eq!(world.served().len(), 16);
 }
 
-#[test]
-fn what_is_not_given_back_in_time_is_asked_for_again_later() {
-    for replicated in [false, true] {
-        let make = if replicated { World::replicated } else { World::new };
-        let mut world = make(21, 16, 3, Config { min_nodes: 3, ..Config::default() });
-        let boots: Vec<_> = (1..=3).map(|n| world.start(n)).collect();
-        world.pass(ms(10));
-        world.lead(&boots[0]);
-        world.pass(ms(4000));
-        world.stop_takes = Some(ms(3000));
-        let newcomer = world.start(4);
-        world.pass(ms(5000));
-        let led = |world: &World| {
-            let plan = world.plan();
-            plan.partitions()
-                .filter(|(p, _)| plan.primary_of(*p).is_some_and(|(id, _)| *id == newcomer))
-                .count()
-        };
-        assert!(led(&world) < 4, "replicated: {replicated}: nobody gave anything back in time");
-        world.stop_takes = None;
-        world.pass(ms(12_000));
-        assert_eq!(led(&world), 4, "replicated: {replicated}");
-        assert_eq!(world.served().len(), 16);
-    }
-}
-
 /// Three nodes that move nothing for the sake of balance until somebody asks for it.
 fn cluster_by_hand(seed: u64, replicated: bool) -> World {
     let config = Config { min_nodes: 3, rebalance: Rebalance::Manual, ..Config::default() };

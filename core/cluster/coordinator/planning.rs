@@ -231,8 +231,6 @@ impl Coordinator {
         if !late.is_empty() {
             late.iter().for_each(|handover| planned.draft.keep(snapshot, handover.partition));
             self.resting_until = now.moment + REST;
-            // What stays for now is looked at again after the rest, if this plan was to balance.
-            self.evening.handle_grown(now.moment);
             let left = self.still_serving(now.moment, planned.draft.handovers(snapshot));
             if !left.is_empty() {
                 // A node that goes must give its partitions back, and one that cannot loses its lease in time.

@@ -67,8 +67,6 @@ pub(crate) struct World {
     boots: u64,
     /// How often in a thousand a proposal is committed and its outcome not told.
     pub(crate) unknown_outcomes: u32,
-    /// How long workers take to stop, if not a moment.
-    pub(crate) stop_takes: Option<Duration>,
     pub(crate) plans: Vec<Arc<Snapshot>>,
 }
 
@@ -113,7 +111,6 @@ impl World {
             term: Term::ZERO,
             config,
             boots: 0,
-            stop_takes: None,
             unknown_outcomes: 0,
             plans: Vec::new(),
         }
@@ -316,11 +313,7 @@ impl World {
         for effect in effects {
             match effect {
                 reconcile::Effect::Stop { partition, epoch } => {
-                    let news = News::Stopped(partition, epoch);
-                    match self.stop_takes {
-                        Some(wait) => self.post_in(me, wait, news),
-                        None => self.send(me, news),
-                    }
+                    self.send(me, News::Stopped(partition, epoch));
                 }
                 reconcile::Effect::Start { .. } => {}
                 reconcile::Effect::Release { partition, epoch } => {
