@@ -11,7 +11,7 @@ if (($# != 0 && $# != 3)); then
     echo "usage: $0 [PORT PORT PORT]" >&2
     exit 2
 fi
-ports=("${@:-8080}")
+ports=("$@")
 (($# == 3)) || ports=(8080 8081 8082)
 
 demo="${PARTITIONS_DEMO:-}"

@@ -7,7 +7,6 @@
 //!                                                         drop: nothing stops, `stop` does
 //! ```
 
-use std::cell::Cell;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -91,7 +90,7 @@ impl Node {
     }
 
     /// A node whose configuration was resolved elsewhere. Only its workers are left to be told.
-    pub fn configured(config: Config) -> Builder<Config> {
+    pub const fn configured(config: Config) -> Builder<Config> {
         Builder::configured(config)
     }
 
@@ -307,22 +306,7 @@ impl fmt::Debug for Node {
 fn envelope<M: Message>(message: &M) -> Result<(MessageId, Bytes)> {
     let name = M::name();
     let body = encode(message).map_err(|why| Error::rejected(format!("the message {name:?} {why}")))?;
-    Ok((id_of(name), body))
-}
-
-/// The id of the message with this name. Whoever calls mostly says the same again, and a hash is dear beside that.
-fn id_of(name: &'static str) -> MessageId {
-    thread_local! {
-        static LAST: Cell<Option<(&'static str, MessageId)>> = const { Cell::new(None) };
-    }
-    match LAST.get() {
-        Some((last, id)) if std::ptr::eq(last, name) => id,
-        _ => {
-            let id = MessageId::of(name);
-            LAST.set(Some((name, id)));
-            id
-        }
-    }
+    Ok((MessageId::of(name), body))
 }
 
 fn allowing<M: Message>(options: CallOptions) -> CallOptions {

@@ -317,9 +317,7 @@ impl Router {
                 Err(error) => return (table.version(), Err(Failure::NoPartition(error.to_string()))),
             };
         let header = Header { fence, message: call.message, identity };
-        // The run first: it tells nearly all apart, and is a number.
-        let is_me = primary.boot == self.shared.me.boot && *primary == self.shared.me;
-        let asked = if is_me {
+        let asked = if *primary == self.shared.me {
             self.ask_here(header, call.body.clone(), deadline)
         } else {
             self.ask_there(&primary.node, header, &call.body, deadline)

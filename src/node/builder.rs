@@ -32,10 +32,14 @@ pub struct Builder<C = Knobs> {
 }
 
 /// What stands around a node in its process.
-#[derive(Default)]
 pub(super) struct Surroundings {
     pub(super) discover: Option<Discover>,
     pub(super) supervisor: Option<ActorCell>,
+}
+
+impl Surroundings {
+    /// Nothing but what the configuration says.
+    const NONE: Self = Self { discover: None, supervisor: None };
 }
 
 /// What code says about a node's knobs, and which other sources are asked.
@@ -59,8 +63,8 @@ macro_rules! says {
 impl Builder {
     pub(super) fn new(cluster: String, name: String) -> Self {
         let config = Knobs { code: Layer::new(Source::Builder), others: Vec::new() };
-        let (kinds, strategies) = (Vec::new(), Vec::new());
-        let builder = Self { config, kinds, strategies, surroundings: Surroundings::default() };
+        let builder =
+            Self { config, kinds: Vec::new(), strategies: Vec::new(), surroundings: Surroundings::NONE };
         builder.say("cluster", cluster).say("name", name)
     }
 
@@ -192,9 +196,8 @@ impl Builder {
 }
 
 impl Builder<Config> {
-    pub(super) fn configured(config: Config) -> Self {
-        let (kinds, strategies) = (Vec::new(), Vec::new());
-        Self { config, kinds, strategies, surroundings: Surroundings::default() }
+    pub(super) const fn configured(config: Config) -> Self {
+        Self { config, kinds: Vec::new(), strategies: Vec::new(), surroundings: Surroundings::NONE }
     }
 
     /// Starts the node; see [`Builder::start`]. The configuration's warnings were logged by whoever resolved it.

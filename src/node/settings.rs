@@ -4,16 +4,15 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::ActorCell;
 use tumen_actors::clock::Clock;
 use tumen_actors::cluster::consensus;
-use tumen_actors::node::{Connect, Discover, Settings};
+use tumen_actors::node::{Connect, Settings};
 use tumen_actors::transport::{self, Cookie};
 use tumen_core::GroupId;
 use tumen_core::assignment::Strategy;
 use tumen_core::cluster::snapshot::GroupSpec;
 
-use super::builder::Shared;
+use super::builder::{Shared, Surroundings};
 use crate::config::{Config, Value};
 
 /// How often during a lease a majority is asked whether it still follows.
@@ -27,12 +26,11 @@ pub(super) struct Addresses {
     pub(super) http: Option<String>,
 }
 
-/// The runtime's settings. `discover` finds other nodes, where anything does; `listener` is the
-/// cluster port, bound already; `replicated` tells whether a kind of worker has state on all copies.
+/// The runtime's settings. What is discovered is all that anything finds; `listener` is the cluster port, bound already; `replicated` tells whether a kind of worker has state on all copies.
 pub(super) fn settings(
     config: &Config,
     addresses: Addresses,
-    (discover, supervisor): (Option<Discover>, Option<ActorCell>),
+    Surroundings { discover, supervisor }: Surroundings,
     listener: TcpListener,
     strategies: Vec<Arc<dyn Strategy>>,
     replicated: bool,

@@ -40,10 +40,10 @@ pub(super) async fn start(
     let listener = listener.into_std().map_err(system("the cluster port cannot be kept open"))?;
     let kept_open = listener.try_clone().map_err(system("the cluster port cannot be kept open"))?;
     let known = Discover::new(&config, addresses.http.as_deref()).map(Discover::into_function);
-    let discover = discover::both(known, surroundings.discover);
+    let surroundings =
+        Surroundings { discover: discover::both(known, surroundings.discover), ..surroundings };
     let replicated = kinds.iter().any(Hosted::is_replicated);
-    let settings =
-        settings(&config, addresses, (discover, surroundings.supervisor), listener, strategies, replicated);
+    let settings = settings(&config, addresses, surroundings, listener, strategies, replicated);
     let runtime = Runtime::start(settings, kinds).await?;
     let stopping = CancellationToken::new();
     let inner = Inner {

@@ -117,7 +117,7 @@ async fn call(nodes: &Nodes, number: u64) -> End {
         let message = Swallow(Bytes::from(vec![7; LONG]));
         nodes.call_within(number, message, CALL_WITHIN).await.map(drop)
     } else {
-        nodes.call_within(number, Echo::of(number), CALL_WITHIN).await.map(drop)
+        nodes.call_within(number, Echo([number; 8]), CALL_WITHIN).await.map(drop)
     };
     match ended {
         Err(Error::Call(Failure::Overloaded)) => End::Overloaded,

@@ -17,33 +17,13 @@ use crate::node::Node;
 use crate::worker::{Context, Handle, Message, Worker};
 
 /// How many keys are called, so that all partitions are.
-const KEYS: u64 = 4096;
+const KEYS: usize = 4096;
 /// The name of the node that answers.
 pub(super) const ECHO: &str = "echo";
 
-/// 64 bytes, as the bare RPC's are.
+/// 64 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Echo(#[serde(with = "serde_bytes")] pub(super) [u8; 64]);
-
-impl Echo {
-    /// Bytes that hold `number`.
-    pub(super) fn of(number: u64) -> Self {
-        let mut bytes = [7; 64];
-        bytes[..8].copy_from_slice(&number.to_le_bytes());
-        Self(bytes)
-    }
-}
-
-/// One key of all, as a caller makes it: `user:0042`.
-pub(super) fn key(number: u64) -> [u8; 9] {
-    let mut key = *b"user:0000";
-    let mut left = number % KEYS;
-    for digit in key.iter_mut().rev().take(4) {
-        *digit += (left % 10) as u8;
-        left /= 10;
-    }
-    key
-}
+pub(super) struct Echo(pub(super) [u64; 8]);
 
 impl Message for Echo {
     type Reply = Self;
@@ -102,7 +82,8 @@ pub(super) async fn echo(to: &str, orders: mpsc::UnboundedReceiver<Order>) -> Re
 /// The node that calls.
 pub(super) async fn call(mut orders: mpsc::UnboundedReceiver<Order>) -> Result<(), String> {
     let node = start(Node::builder("bench", "caller").weight(0)).await?;
-    let caller = Nodes { node };
+    let keys = (0..KEYS).map(|number| format!("user:{number:04}")).collect();
+    let caller = Nodes { node, keys };
     answer(&Ok(caller.node.address()))?;
     while let Some(order) = orders.recv().await {
         match order {
@@ -130,9 +111,15 @@ async fn start(builder: crate::node::Builder) -> Result<Node, String> {
 #[derive(Clone)]
 pub(super) struct Nodes {
     pub(super) node: Node,
+    keys: Arc<[String]>,
 }
 
 impl Nodes {
+    /// One key of all.
+    pub(super) fn key(&self, number: u64) -> &str {
+        &self.keys[number as usize % self.keys.len()]
+    }
+
     /// Calls with a deadline of its own, and never twice.
     pub(super) async fn call_within<M: Message>(
         &self,
@@ -141,14 +128,14 @@ impl Nodes {
         within: Duration,
     ) -> Outcome<M::Reply> {
         let options = CallOptions { within, ..CallOptions::default() };
-        self.node.call_with(key(number), message, options).await
+        self.node.call_with(self.key(number), message, options).await
     }
 }
 
 impl Caller for Nodes {
     async fn call(&self, number: u64) -> Result<(), String> {
-        let sent = Echo::of(number);
-        match self.node.call(key(number), sent).await {
+        let sent = Echo([number; 8]);
+        match self.node.call(self.key(number), sent).await {
             Ok(echo) if echo == sent => Ok(()),
             Ok(_) => Err("another reply".into()),
             Err(why) => Err(why.to_string()),
