@@ -27,6 +27,7 @@ pub mod phases;
 mod records;
 mod snapshots;
 mod state;
+mod steps;
 mod transfers;
 mod worker;
 
@@ -37,7 +38,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use tokio::sync::{Notify, Semaphore, broadcast};
+use tokio::sync::{Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 use tumen_core::cluster::control::Step;
 use tumen_core::cluster::member;
@@ -58,6 +59,7 @@ use self::lane::Lane;
 pub use self::loading::{Copies, LoadError};
 use self::phases::{Figures, MODES, Meter, Phases};
 use self::state::Makers;
+use self::steps::Steps;
 use self::transfers::Transfers;
 pub use self::transfers::{News, Pace};
 pub use self::worker::{Handling, Led};
@@ -68,8 +70,6 @@ use super::witness::Witness;
 use crate::clock::{self, Clock};
 use crate::transport::{Service, Transport};
 
-/// How long the leader may take over steps.
-const STEPS_WITHIN: Duration = Duration::from_secs(5);
 /// How long a released partition may wait for other copies before it is given back as it is.
 const RELEASE_WITHIN: Duration = Duration::from_millis(1500);
 /// How often it is looked for sessions that are too old.
@@ -113,8 +113,7 @@ struct Shared {
     took: [Meter; MODES.len()],
     packed: Packed,
     lanes: Mutex<BTreeMap<NodeName, Arc<Lane>>>,
-    steps: Mutex<BTreeMap<PartitionId, Step>>,
-    stepped: Notify,
+    steps: Steps,
     /// States on their way.
     transfers: Transfers,
     /// Turns of states that new primaries ask for, which wait for no others.
@@ -187,8 +186,7 @@ impl Replication {
             took: Default::default(),
             packed: Packed::default(),
             lanes: Mutex::default(),
-            steps: Mutex::default(),
-            stepped: Notify::new(),
+            steps: Steps::default(),
             transfers,
             urgent,
             comparing: tokio::sync::Mutex::default(),
@@ -475,12 +473,7 @@ impl Replication {
         for (to, header) in snapshots {
             self.send_snapshot(cell, to, header);
         }
-        if !steps.is_empty() {
-            let mut waiting = self.shared.steps.lock().unwrap_or_else(PoisonError::into_inner);
-            waiting.extend(steps.into_iter().map(|step| (step.partition, step)));
-            drop(waiting);
-            self.shared.stepped.notify_one();
-        }
+        self.shared.steps.want(steps);
         for waiting in woken {
             // Whoever stopped waiting needs no answer.
             let _ = waiting.send(());
@@ -541,30 +534,6 @@ impl Replication {
             if expires {
                 self.forget_transfers();
                 expired = now;
-            }
-        }
-    }
-
-    /// Takes steps to the leader, those of all partitions together.
-    async fn run_steps(&self, ask: AskSteps) {
-        loop {
-            self.shared.stepped.notified().await;
-            // Partitions that open together ask together.
-            tokio::task::yield_now().await;
-            let steps =
-                std::mem::take(&mut *self.shared.steps.lock().unwrap_or_else(PoisonError::into_inner));
-            if steps.is_empty() {
-                continue;
-            }
-            tracing::trace!(?steps, "asking that other copies count");
-            let records = ask(steps.into_values().collect(), STEPS_WITHIN).await;
-            tracing::trace!(?records, "which copies count");
-            let now = self.now();
-            for (partition, record) in records {
-                let Some(cell) = self.cell(partition) else { continue };
-                let mut out = Out::default();
-                cell.handle_record(now, record, &mut out);
-                self.perform(&cell, out);
             }
         }
     }

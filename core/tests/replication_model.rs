@@ -153,6 +153,14 @@ fn a_move_is_interrupted() {
 }
 
 #[test]
+fn a_life_that_a_crash_ends_promises_before_its_disk_has_it() {
+    let budget = Budget { appends: 1, promotions: 2, crashes: 1, lapses: 1, ..NONE };
+    let world = World { acks: Acks::BeforeDisk, slow_disks: vec![1], mortals: vec![1], ..three(budget) };
+    let prelude = vec![Do(Append(0)), Settle];
+    holds("promises before the disk", World { prelude, ..world });
+}
+
+#[test]
 fn a_snapshot_catches_up_who_lacks_what_was_cut_off() {
     let budget = Budget { appends: 1, promotions: 1, lapses: 1, snapshots: 2, changes: 1, ..NONE };
     let prelude = vec![Do(Append(0)), Do(Append(0)), DeliverTo(1), Do(Crash(2)), Forget];

@@ -56,8 +56,10 @@ fn world(chance: &mut Chance, mutant: Mutant) -> World {
         (Mode::Strong, Acks::AfterDisk),
         (Mode::Strong, Acks::AfterDisk),
         (Mode::Sync, Acks::BeforeDisk),
+        (Mode::Sync, Acks::BeforeDisk),
         (Mode::Async, Acks::WithoutDisk),
-    ][chance.draw(7)];
+        (Mode::Async, Acks::BeforeDisk),
+    ][chance.draw(9)];
     let nodes = 3 + u8::try_from(chance.draw(3)).unwrap();
     let members = u8::try_from(chance.draw(4)).unwrap();
     let mut wishes = vec![(0..members.max(1)).collect::<Vec<u8>>()];

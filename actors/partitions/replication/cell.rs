@@ -20,7 +20,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
-use tumen_core::cluster::control::Step;
 use tumen_core::cluster::snapshot::Mode;
 use tumen_core::ids::{Epoch, Life, NodeBoot, NodeName, PartitionId};
 use tumen_core::partitions::fence::Fence;
@@ -42,13 +41,14 @@ use super::keeping::Keeping;
 use super::phases::{Phases, Reached};
 use super::records::{Kept, StateRecord};
 use super::state::{Broken, Makers, State};
+use super::steps::Wanted;
 
 /// What is to be done once the lock is free.
 #[derive(Default)]
 pub(super) struct Out {
     pub(super) sends: Vec<(NodeName, Request<Bytes>)>,
     pub(super) snapshots: Vec<(NodeName, SnapshotHeader)>,
-    pub(super) steps: Vec<Step>,
+    pub(super) steps: Vec<Wanted>,
     /// Nodes for which entries wait.
     pub(super) ready: Vec<NodeName>,
     /// Replies that may leave, if the node still has its lease.

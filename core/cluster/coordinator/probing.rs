@@ -16,7 +16,7 @@ use crate::time::Moment;
 /// How soon a member is dialled again whose session ended, but who did not refuse the first dial. A dying process closes
 /// its listener last, a little after its sessions, so that the first dial often comes too early. Doubles up to a
 /// third of the lease.
-const PROBE_AGAIN_AFTER: Duration = Duration::from_millis(2);
+const PROBE_AGAIN_AFTER: Duration = Duration::from_micros(500);
 
 /// When a silent member was dialled, and how long to wait before it is dialled again.
 #[derive(Clone, Copy, Debug)]

@@ -397,11 +397,16 @@ impl<E: Payload> LocalCopy<E> {
     }
 
     /// The write that has to be on disk for all that happened so far to be there.
-    pub(super) fn settled_by(&self) -> Option<Ticket> {
+    fn settled_by(&self) -> Option<Ticket> {
         match self.has_writes() {
             true => Some(Ticket(self.writes.issued.0 + 1)),
             false => Some(self.writes.issued).filter(|issued| *issued > self.writes.written),
         }
+    }
+
+    /// The write that a promise waits for: to take nothing older, or to have what somebody fetches.
+    pub(super) fn promised_by(&self) -> Option<Ticket> {
+        self.settled_by().filter(|_| self.promises_after_disk())
     }
 
     fn answer_sealed(&self) -> Answer<E> {
@@ -412,7 +417,7 @@ impl<E: Payload> LocalCopy<E> {
             last: self.log.last(),
             mark: self.mark_position(),
         };
-        Answer { after: self.settled_by(), reply }
+        Answer { after: self.promised_by(), reply }
     }
 
     /// The write that an answer to an entry waits for.
@@ -450,7 +455,7 @@ impl<E: Payload> LocalCopy<E> {
                 Reply::Snapshot { header, by }
             }
         };
-        Answer { after: self.settled_by(), reply }
+        Answer { after: self.promised_by(), reply }
     }
 }
 
@@ -544,6 +549,16 @@ impl<E> LocalCopy<E> {
         let new = self.mark.saturating_sub(self.snapshot.sequence);
         let heavy = self.log.weight() >= 2 * KEEP_LEN_MAX && new > 0 && 4 * new >= self.log.len() as u64;
         new >= config.snapshot_every_entries || heavy
+    }
+
+    /// Whether promises wait for the disk. A life that a crash ends promises nothing beyond the crash, so that once it is on
+    /// disk that it is one, its promises do not.
+    pub fn promises_after_disk(&self) -> bool {
+        match self.acks {
+            Acks::AfterDisk => true,
+            Acks::BeforeDisk => self.writes.written == Ticket::default(),
+            Acks::WithoutDisk => false,
+        }
     }
 
     /// Up to which sequence the copy may be counted on: what it has, on disk where that is promised.

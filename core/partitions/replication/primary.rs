@@ -183,7 +183,7 @@ impl<E: Payload> Primary<E> {
             primary.depose(&mut effects);
             return (primary, effects);
         }
-        primary.own_sealed_by = primary.own.settled_by();
+        primary.own_sealed_by = primary.own.promised_by();
         primary.meet_peers();
         primary.greet(now, &mut effects);
         primary.go_on(now, &mut effects);

@@ -77,6 +77,23 @@ fn an_append_shows_its_fence_when_it_is_made() {
 }
 
 #[test]
+fn whoever_is_gone_is_dropped_in_a_hurry_only_where_nothing_holds_without_it() {
+    let nodes = |names: &[&str]| names.iter().copied().map(name).collect::<Vec<_>>();
+    let mut three = serving(Config::default());
+    assert!(three.is_held_by_the_present());
+    three.handle_plan(NOW, nodes(&["a", "b", "c"]), nodes(&["c"]));
+    assert!(three.is_held_by_the_present(), "two of three are there");
+    three.handle_plan(NOW, nodes(&["a", "b", "c"]), nodes(&["b", "c"]));
+    assert!(!three.is_held_by_the_present());
+
+    let own = empty("a", 1, Acks::WithoutDisk);
+    let mut two = named(Config::default(), own, record(1, &[("a", 1), ("b", 1)]));
+    assert!(two.is_held_by_the_present());
+    two.handle_plan(NOW, nodes(&["a", "b"]), nodes(&["b"]));
+    assert!(!two.is_held_by_the_present(), "nothing is acknowledged until b is dropped");
+}
+
+#[test]
 fn in_sync_the_mark_waits_for_w_and_in_async_it_does_not() {
     for (mode, mark) in [(Mode::Sync, 1), (Mode::Strong, 1), (Mode::Async, 3)] {
         let mut primary = serving(Config { mode, pending_entries_max: 2, ..Config::default() });

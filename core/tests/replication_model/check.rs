@@ -37,8 +37,9 @@ impl World {
             let told = |(sequence, entry): &(u64, Entry<Value>)| {
                 *sequence <= mark && node.entry(*sequence) == Some(entry)
             };
-            // One that served before, and does not know of it yet, has what it had.
-            let serves = epoch == state.register.record.epoch;
+            // One that served before, and does not know of it yet, has what it had. And where all lives were lost after that,
+            // what a disk kept of it is better there than nowhere.
+            let serves = epoch == state.register.record.epoch && !state.renewed;
             if serves && state.given_up.iter().any(told) {
                 return Some(STAYS_LOST);
             }

@@ -9,13 +9,14 @@ use tumen_core::cluster::control::Step;
 use tumen_core::ids::PartitionId;
 use tumen_core::partitions::fence::Fence;
 use tumen_core::partitions::identity::Position;
-use tumen_core::partitions::replication::{Body, Effect, LocalCopy, Phase};
+use tumen_core::partitions::replication::{Body, Change, Effect, LocalCopy, Phase};
 use tumen_core::partitions::request::Failure;
 use tumen_core::time::Moment;
 
 use super::{Inner, Lead, Out, Role};
 use crate::partitions::replication::phases::Reached;
 use crate::partitions::replication::state::read_entry;
+use crate::partitions::replication::steps::Wanted;
 
 impl Inner {
     /// The primary under this fence, if it is open.
@@ -70,7 +71,11 @@ impl Inner {
                     None => effects.extend(self.save_snapshot()),
                 },
                 Effect::Ask { epoch, revision, change } => {
-                    out.steps.push(Step { partition, epoch, revision, change });
+                    let writes_go_on =
+                        matches!(&self.role, Role::Primary(lead) if lead.law.is_held_by_the_present());
+                    let hurried = !(writes_go_on && matches!(change, Change::Drop(_)));
+                    let step = Step { partition, epoch, revision, change };
+                    out.steps.push(Wanted { step, hurried });
                 }
                 Effect::Opened { opening } => {
                     tracing::trace!(%partition, %opening, "opened");

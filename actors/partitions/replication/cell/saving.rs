@@ -134,7 +134,10 @@ impl Inner {
     pub(super) fn keep(&mut self, out: &mut Out) {
         let (copy, opens) = match &self.role {
             Role::Copy(copy) => (&**copy, false),
-            Role::Primary(lead) => (lead.law.copy(), lead.law.phase() < Phase::Serving),
+            Role::Primary(lead) => {
+                let copy = lead.law.copy();
+                (copy, lead.law.phase() < Phase::Serving && copy.promises_after_disk())
+            }
             Role::Changing => return,
         };
         let Some(keeping) = self.keeping.as_mut().filter(|keeping| !keeping.is_over()) else { return };

@@ -41,6 +41,13 @@ impl<E: Payload> Primary<E> {
         }
     }
 
+    /// Whether W of the members are on nodes that have not gone, as far as is known here: appends come to hold then, whether
+    /// the others are dropped or not.
+    pub fn is_held_by_the_present(&self) -> bool {
+        let present = self.record.members.iter().filter(|copy| !self.gone.contains(&copy.node));
+        present.count() >= self.record.write_quorum()
+    }
+
     /// Decides on a change, or on another one as long as nobody was asked for it. From here on both quorums count, so
     /// that the new members reach the mark however fast the log grows.
     fn decide(&mut self) {
