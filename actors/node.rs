@@ -51,6 +51,7 @@ use crate::cluster::membership::{Members, Seeds};
 use crate::cluster::plans::Plans;
 use crate::cluster::pubsub::Hub;
 use crate::node_supervisor::Ended;
+use crate::partitions::meter::Took;
 use crate::partitions::partition_manager::Progress;
 use crate::partitions::{Gate, Kinds, ReadTable, ReplicaReads, Replication, Router};
 use crate::transport::Transport;
@@ -187,6 +188,11 @@ impl Runtime {
     /// What became of the requests that came to this node's partitions since it was started.
     pub fn ledger(&self) -> Ledger {
         self.parts.table.books().ledger()
+    }
+
+    /// How long promotions took on this node since it was started.
+    pub fn promotions(&self) -> Took {
+        self.parts.table.promotions().read()
     }
 
     /// What this node saw of the promises that must hold at every moment, since it was started.

@@ -25,28 +25,6 @@ fn start(copies: &str) -> Cluster {
     Cluster::start(5, Options::default().flags(&flags))
 }
 
-/// A key for each partition, and who has its copies, the primary first.
-fn keys(cluster: &Cluster, asked: usize) -> BTreeMap<String, Vec<usize>> {
-    let mut keys: BTreeMap<String, (String, Vec<usize>)> = BTreeMap::new();
-    for number in 0..10_000 {
-        let key = format!("key-{number}");
-        let shown = cluster.get(asked, &format!("/partitions/key?key={key}"));
-        let mut copies = vec![cluster.number_of(shown["primary_node"].as_str().unwrap())];
-        copies.extend(
-            shown["replica_nodes"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|node| cluster.number_of(node.as_str().unwrap())),
-        );
-        keys.entry(shown["id"].as_str().unwrap().to_owned()).or_insert((key, copies));
-        if keys.len() == 10 {
-            break;
-        }
-    }
-    keys.into_values().collect()
-}
-
 /// What a node says of a key: its value, or the code of an error after which nothing is changed.
 ///
 /// # Panics
@@ -92,7 +70,7 @@ fn write_in_vain(cluster: &Cluster, asked: usize, key: &str) -> String {
 
 fn two_gone(copies: &str) {
     let mut cluster = start(copies);
-    let keys = keys(&cluster, 0);
+    let keys = cluster.key_of_each(0);
     write_all(&cluster, 0, &keys, "1");
 
     // One is gone: everything goes on.
@@ -105,7 +83,7 @@ fn two_gone(copies: &str) {
     cluster.wait_until_settled();
 
     // Two are gone at once: where too few copies are left there is an error, and nothing else, ever.
-    let now = self::keys(&cluster, 0);
+    let now = cluster.key_of_each(0);
     let pairs = (0..5).flat_map(|one| (0..one).map(move |other| [other, one]));
     let lost_by = |gone: &[usize; 2]| now.values().filter(|copies| is_lost(copies, gone)).count();
     let gone = pairs.max_by_key(lost_by).unwrap();
@@ -177,7 +155,7 @@ fn of_two_copies_one_may_be_gone_and_two_are_too_many() {
 fn of_two_copies_the_one_that_lags_is_never_promoted() {
     let mut cluster = start("2");
     let asked = 4;
-    let keys = keys(&cluster, asked);
+    let keys = cluster.key_of_each(asked);
     let (key, copies) = keys.iter().find(|(_, copies)| !copies.contains(&asked)).unwrap();
     let (primary, replica) = (copies[0], copies[1]);
     cluster.put(asked, key, "old");
@@ -208,7 +186,7 @@ fn whoever_comes_back_without_its_memory_is_not_counted() {
     for time in 0..times {
         // Somebody must be there who has none of the copies, to ask.
         let asked = (time % 5) as usize;
-        let keys = keys(&cluster, asked);
+        let keys = cluster.key_of_each(asked);
         let Some((key, copies)) = keys.iter().find(|(_, copies)| !copies.contains(&asked)) else {
             panic!("{asked} has a copy of everything: {keys:?}")
         };

@@ -4,18 +4,11 @@
 
 mod harness;
 
-use harness::{Cluster, Options, PATIENCE, check, wait_until};
+use std::collections::BTreeMap;
+use std::time::Instant;
 
-/// The samples of `GET /metrics` whose name and labels begin so, added up.
-fn sum(cluster: &Cluster, number: usize, beginning: &str) -> u64 {
-    let answer = cluster.http.get(&cluster.node(number).http, "/metrics").unwrap();
-    assert_eq!(answer.status, 200);
-    assert!(answer.content_type.as_deref().unwrap().starts_with("text/plain; version=0.0.4"));
-    let text = answer.text();
-    let found: Vec<&str> = text.lines().filter(|line| line.starts_with(beginning)).collect();
-    assert!(!found.is_empty(), "no {beginning} in:\n{text}");
-    found.iter().map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum()
-}
+use harness::{Cluster, Options, PATIENCE, check, wait_until};
+use serde_json::Value as Json;
 
 /// Where an answer stands in its partition's log.
 fn place(answer: &harness::http::Answer) -> (u64, u64) {
@@ -57,16 +50,39 @@ fn writes_and_reads_say_where_in_the_log_they_stand() {
     harness::belief::check(&cluster);
 }
 
-fn everywhere(cluster: &Cluster, beginning: &str) -> u64 {
-    (0..cluster.len()).map(|number| sum(cluster, number, beginning)).sum()
+/// How often a node traced that entries were prepared, pre-committed and committed; none ever before it was prepared.
+fn traced(log: &str) -> [usize; 3] {
+    let (mut lines, mut prepared) = ([0; 3], BTreeMap::new());
+    for line in log.lines().filter(|line| line.contains("tumen::phases")) {
+        // The last one may still be being written.
+        let Ok(line) = serde_json::from_str::<Json>(line) else { continue };
+        let place = (line["partition"].as_str().unwrap().to_owned(), line["epoch"].as_u64().unwrap());
+        let sequence = line["sequence"].as_u64().unwrap();
+        let phase = line["message"].as_str().unwrap();
+        let at = ["prepared", "pre-committed", "committed"].iter().position(|name| *name == phase).unwrap();
+        lines[at] += 1;
+        if at == 0 {
+            prepared.insert(place, sequence);
+        } else {
+            assert!(prepared.get(&place).is_some_and(|prepared| sequence <= *prepared), "{line}");
+        }
+    }
+    lines
 }
 
 #[test]
 fn a_strong_write_is_seen_in_all_three_phases_and_no_promise_is_broken() {
     let flags = ["--mode", "strong", "--partitions", "6", "--replication", "3"];
-    let cluster = Cluster::start(3, Options::default().disks().flags(&flags));
+    let mut cluster = Cluster::prepare(3, Options::default().disks().flags(&flags));
+    for number in 0..3 {
+        let node = cluster.node_mut(number);
+        node.forget_flags(&["--log-filter"]);
+        node.flag(&["--log-filter", "warn,tumen::phases=trace,tumen::belief=trace,openraft=error"]);
+    }
+    cluster.start_all();
+    cluster.wait_until_settled();
     let phase = |phase: &str| format!("tumen_replication_entries_total{{mode=\"strong\",phase=\"{phase}\"}}");
-    let count = |name: &str| everywhere(&cluster, &phase(name));
+    let count = |name: &str| cluster.counted_everywhere(&phase(name));
     let before = count("prepared");
     let (writes, begun) = (50, count("committed"));
     for number in 0..writes {
@@ -76,27 +92,31 @@ fn a_strong_write_is_seen_in_all_three_phases_and_no_promise_is_broken() {
     wait_until("every write went through all phases", PATIENCE, || {
         let (prepared, told, committed) = (count("prepared"), count("pre_committed"), count("committed"));
         let whole = prepared - before >= writes as u64 && told == prepared && committed == prepared;
-        let applied = everywhere(&cluster, "tumen_replica_entries_total{mode=\"strong\"}");
+        let applied = cluster.counted_everywhere("tumen_replica_entries_total{mode=\"strong\"}");
         check(whole && applied >= 2 * (committed - begun), || {
             format!(
                 "{before} to {prepared} prepared, {told} pre-committed, {committed} committed, {applied} by replicas"
             )
         })
     });
-    assert_eq!(everywhere(&cluster, "tumen_replication_lag_entries{mode=\"strong\"}"), 0);
-    assert!(everywhere(&cluster, "tumen_replication_prepare_seconds_count{mode=\"strong\"}") > 0);
+    assert_eq!(cluster.counted_everywhere("tumen_replication_lag_entries{mode=\"strong\"}"), 0);
+    assert!(cluster.counted_everywhere("tumen_replication_prepare_seconds_count{mode=\"strong\"}") > 0);
+    for number in 0..3 {
+        let traced = traced(&cluster.node(number).log());
+        assert!(traced.iter().all(|lines| *lines > 0), "prepared, pre-committed, committed: {traced:?}");
+    }
     assert_eq!(
-        count("prepared") + everywhere(&cluster, "tumen_replication_entries_total{mode=\"sync\""),
+        count("prepared") + cluster.counted_everywhere("tumen_replication_entries_total{mode=\"sync\""),
         count("prepared")
     );
 
-    assert_eq!(everywhere(&cluster, "tumen_partitions_led{mode=\"strong\"}"), 6);
-    assert_eq!(everywhere(&cluster, "tumen_replicas{mode=\"strong\"}"), 12);
-    assert_eq!(everywhere(&cluster, "tumen_leader "), 1);
-    assert_eq!(everywhere(&cluster, "tumen_lease_held "), 3);
-    assert!(sum(&cluster, 0, "tumen_partition_imbalance ") <= 1);
-    assert!(everywhere(&cluster, "tumen_requests_total{ending=\"answered\"") >= writes as u64);
-    assert_eq!(everywhere(&cluster, "tumen_invariant_violations "), 0);
+    assert_eq!(cluster.counted_everywhere("tumen_partitions_led{mode=\"strong\"}"), 6);
+    assert_eq!(cluster.counted_everywhere("tumen_replicas{mode=\"strong\"}"), 12);
+    assert_eq!(cluster.counted_everywhere("tumen_leader "), 1);
+    assert_eq!(cluster.counted_everywhere("tumen_lease_held "), 3);
+    assert!(cluster.counted(0, "tumen_partition_imbalance ") <= 1);
+    assert!(cluster.counted_everywhere("tumen_requests_total{ending=\"answered\"") >= writes as u64);
+    assert_eq!(cluster.counted_everywhere("tumen_invariant_violations "), 0);
     for number in 0..3 {
         let shown = cluster.get(number, "/invariants");
         assert_eq!(shown["violations"], 0, "{shown}");
@@ -104,5 +124,94 @@ fn a_strong_write_is_seen_in_all_three_phases_and_no_promise_is_broken() {
             assert!(shown["invariants"][promise]["observations"].as_u64().unwrap() > 0, "{promise}: {shown}");
         }
     }
+    harness::belief::check(&cluster);
+}
+
+#[test]
+fn whoever_takes_over_says_how_long_it_took() {
+    let flags = ["--mode", "sync", "--partitions", "12", "--replication", "3"];
+    let mut cluster = Cluster::start(3, Options::default().flags(&flags));
+    let counts = |cluster: &Cluster| {
+        [0, 1, 2].map(|number| match cluster.awake().contains(&number) {
+            true => cluster.counted(number, "tumen_promotion_seconds_count"),
+            false => 0,
+        })
+    };
+    let primaries = |cluster: &Cluster, asked: usize| -> Vec<usize> {
+        let shown = cluster.get(asked, "/partitions");
+        let partitions = shown["partitions"].as_array().unwrap();
+        partitions.iter().map(|partition| cluster.holders(partition)[0]).collect()
+    };
+    let victim = 2;
+    let (before, led) = (counts(&cluster), primaries(&cluster, 0));
+    let took = |cluster: &Cluster| {
+        let sum = |number: usize| cluster.measured(number, "tumen_promotion_seconds_sum");
+        sum(0) + sum(1)
+    };
+    let took_before = took(&cluster);
+    let killed = Instant::now();
+    cluster.kill9(victim);
+    // Whoever serves what it did says so, and has counted it by then.
+    for key in cluster.key_of_each(0).keys() {
+        cluster.put(0, key, "1");
+    }
+    cluster.wait_until_settled();
+    let (now, after) = (primaries(&cluster, 0), counts(&cluster));
+    for number in [0, 1] {
+        let took_over = led.iter().zip(&now).filter(|(was, is)| **was == victim && **is == number).count();
+        assert!(took_over > 0, "{led:?} became {now:?}");
+        let risen = after[number] - before[number];
+        assert!(risen >= took_over as u64, "{number} took over {took_over} and counts {risen}");
+    }
+    let risen: u64 = (0..2).map(|number| after[number] - before[number]).sum();
+    let took = took(&cluster) - took_before;
+    eprintln!("{risen} promotions took {took:.4} s together");
+    // Each of them began after the kill, and is over.
+    assert!(took > 0.0 && took < risen as f64 * killed.elapsed().as_secs_f64(), "{took} s for {risen}");
+}
+
+#[test]
+fn in_async_the_lag_is_shown_and_is_the_most_that_a_dead_primary_takes_along() {
+    // Long leases: whoever freezes is still expected back.
+    let flags = ["--mode", "async", "--partitions", "12", "--replication", "2"];
+    let patient = ["--lease", "30s", "--stop-deadline", "60s"];
+    let mut cluster = Cluster::start(3, Options::default().flags(&flags).flags(&patient));
+    let leader = cluster.leader(0);
+    let lag = |cluster: &Cluster| cluster.counted_everywhere("tumen_replication_lag_entries{mode=\"async\"}");
+    let wait_for_rest = |cluster: &Cluster| {
+        wait_until("copies have everything", PATIENCE, || {
+            check(lag(cluster) == 0, || format!("{} entries are missing", lag(cluster)))
+        });
+    };
+    wait_for_rest(&cluster);
+
+    // Two copies: the one freezes, and the other goes on alone, as far as it may.
+    let keys = cluster.key_of_each(leader);
+    let apart = |copies: &&Vec<usize>| !copies.contains(&leader);
+    let copies = keys.values().find(apart).expect("the other two share a partition").clone();
+    let [primary, replica] = copies[..] else { panic!("{copies:?}") };
+    cluster.freeze(replica);
+    let holders = |key: &str| cluster.holders(&cluster.get(leader, &format!("/partitions/key?key={key}")));
+    let keys = (0..10_000).map(|number| format!("lagging-{number}"));
+    let written: Vec<String> = keys.filter(|key| holders(key) == copies).take(50).collect();
+    written.iter().for_each(|key| cluster.put(leader, key, "1"));
+    let [lagging, most] = ["lag_entries{", "lag_entries_max{"]
+        .map(|name| cluster.counted(primary, &format!("tumen_replication_{name}mode=\"async\"}}")));
+    let limit = cluster.counted(primary, "tumen_replication_lag_entries_limit");
+    assert!(lagging >= written.len() as u64, "{lagging} entries lag of {} that were written", written.len());
+    assert!(most <= lagging && most <= limit, "{most} in one partition, {lagging} in all, {limit} at most");
+
+    cluster.kill9(primary);
+    cluster.thaw(replica);
+    let lost = written.iter().filter(|key| {
+        wait_until(&format!("{key} is read"), PATIENCE, || {
+            let got = cluster.http.get(&cluster.node(leader).http, &format!("/kv/{key}"))?;
+            check(matches!(got.status, 200 | 404), || got.text()).map(|()| got.status == 404)
+        })
+    });
+    let lost = lost.count() as u64;
+    eprintln!("{lost} of {} were lost; {lagging} entries lagged", written.len());
+    assert!(lost <= lagging, "{lost} were lost, and {lagging} lagged");
+    wait_for_rest(&cluster);
     harness::belief::check(&cluster);
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tumen_core::cluster::lease::Release;
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::ids::{Epoch, NodeBoot, PartitionId, Version};
@@ -25,6 +26,7 @@ use tumen_core::partitions::reconcile::{Effect, Reconcile};
 use super::gate::Gate;
 use super::host::{Kinds, Place};
 use super::partition_worker::{PartitionWorker, PartitionWorkerMsg};
+use super::promotions::Promotions;
 use super::read_table::{Mailbox, ReadTable, Seat};
 use super::replication::Replication;
 
@@ -130,8 +132,10 @@ struct Running {
     seat: Option<Arc<Seat>>,
     /// The workers' actors, and whether each has started.
     workers: BTreeMap<ActorId, bool>,
-    since: tokio::time::Instant,
+    since: Instant,
     wait: Duration,
+    /// When the plan came that named this boot, until it serves for the first time.
+    named: Option<Instant>,
     /// Whether it is among [`PartitionManagerState::whole`].
     counted: bool,
 }
@@ -148,6 +152,8 @@ impl Running {
 pub struct PartitionManagerState {
     law: Reconcile,
     plan: Option<Arc<Snapshot>>,
+    /// When that came.
+    planned: Instant,
     running: BTreeMap<PartitionId, Running>,
     by_actor: BTreeMap<ActorId, PartitionId>,
     failing: BTreeMap<PartitionId, String>,
@@ -156,13 +162,14 @@ pub struct PartitionManagerState {
 }
 
 impl PartitionManagerState {
-    /// Counts a partition anew whose workers changed.
-    fn recount(&mut self, partition: PartitionId) {
-        let Some(running) = self.running.get_mut(&partition) else { return };
+    /// Counts a partition anew whose workers changed. Says how long its promotion took, if that is over by now.
+    fn recount(&mut self, partition: PartitionId) -> Option<Duration> {
+        let running = self.running.get_mut(&partition)?;
         let whole = running.is_whole();
         if whole != std::mem::replace(&mut running.counted, whole) {
             if whole { self.whole += 1 } else { self.whole -= 1 }
         }
+        running.named.take_if(|_| whole).map(|named| named.elapsed())
     }
 
     fn forget(&mut self, partition: PartitionId) -> Option<Running> {
@@ -253,11 +260,20 @@ impl PartitionManager {
             drop(worker.actor().cast(PartitionWorkerMsg::Sit(Arc::clone(&seat))));
         }
         self.table.open(Arc::clone(&seat));
-        let wait = state.forget(partition).map_or(RESTART_WAIT, |running| running.wait);
-        let since = tokio::time::Instant::now();
-        let running = Running { epoch, seat: Some(seat), workers, since, wait, counted: false };
+        let (wait, named) = match state.forget(partition) {
+            Some(running) => (running.wait, running.named),
+            None => (RESTART_WAIT, Promotions::is_one(epoch).then_some(state.planned)),
+        };
+        let (seat, since) = (Some(seat), Instant::now());
+        let running = Running { epoch, seat, workers, since, wait, named, counted: false };
         state.running.insert(partition, running);
-        state.recount(partition);
+        self.recount(state, partition);
+    }
+
+    fn recount(&self, state: &mut PartitionManagerState, partition: PartitionId) {
+        if let Some(took) = state.recount(partition) {
+            self.table.promotions().note(took);
+        }
     }
 
     fn stop(
@@ -318,7 +334,7 @@ impl PartitionManager {
             state.by_actor.remove(&other);
         }
         let seat = running.seat.take();
-        state.recount(partition);
+        self.recount(state, partition);
         self.table.close(partition, epoch);
         state.failing.insert(partition, why);
         let myself = myself.clone();
@@ -340,7 +356,7 @@ impl PartitionManager {
                 state.failing.remove(&partition);
             }
         }
-        state.recount(partition);
+        self.recount(state, partition);
         self.show(state);
     }
 
@@ -418,6 +434,7 @@ impl Actor for PartitionManager {
         Ok(PartitionManagerState {
             law,
             plan: None,
+            planned: Instant::now(),
             running: BTreeMap::new(),
             by_actor: BTreeMap::new(),
             failing: BTreeMap::new(),
@@ -433,12 +450,13 @@ impl Actor for PartitionManager {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             PartitionManagerMsg::Plan(plan) => {
+                let came = Instant::now();
                 if state.plan.as_ref().is_none_or(|known| known.version < plan.version) {
                     self.replication.handle_plan(&plan);
                 }
                 let effects = state.law.handle_snapshot(&plan);
                 if state.plan.as_ref().is_none_or(|known| known.version < plan.version) {
-                    state.plan = Some(Arc::clone(&plan));
+                    (state.plan, state.planned) = (Some(Arc::clone(&plan)), came);
                 }
                 self.run(&myself, state, effects, Why::Taken);
                 self.reports.acted_on(&plan);

@@ -13,6 +13,7 @@ use super::belief::Belief;
 use super::books::{Books, Tally};
 use super::delivery::Delivery;
 use super::partition_worker::PartitionWorkerMsg;
+use super::promotions::Promotions;
 use super::witness::Witness;
 
 /// The most messages that wait for one worker. More are answered `Overloaded`.
@@ -106,18 +107,25 @@ pub struct ReadTable {
     seats: Arc<DashMap<PartitionId, Arc<Seat>>>,
     belief: Belief,
     books: Books,
+    promotions: Promotions,
     witness: Witness,
 }
 
 impl ReadTable {
     /// A table without seats.
     pub fn new(belief: Belief, witness: Witness) -> Self {
-        Self { seats: Arc::default(), belief, books: Books::default(), witness }
+        let (books, promotions) = (Books::default(), Promotions::default());
+        Self { seats: Arc::default(), belief, books, promotions, witness }
     }
 
     /// What became of the messages of all seats, those that are gone included.
     pub const fn books(&self) -> &Books {
         &self.books
+    }
+
+    /// How long it took until seats served whose partitions had another primary before.
+    pub const fn promotions(&self) -> &Promotions {
+        &self.promotions
     }
 
     /// The seat of a partition, whatever its epoch.

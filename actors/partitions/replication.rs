@@ -57,7 +57,7 @@ use self::compress::{Packed, Packing};
 use self::disk::Disk;
 use self::lane::Lane;
 pub use self::loading::{Copies, LoadError};
-use self::phases::{Figures, MODES, Meter, Phases};
+use self::phases::{MODES, Phases, TOOK_US};
 use self::state::Makers;
 use self::steps::Steps;
 use self::transfers::Transfers;
@@ -66,6 +66,7 @@ pub use self::worker::{Handling, Led};
 use super::delivery::Told;
 use super::gate::Gate;
 use super::host::Kinds;
+use super::meter::Meter;
 use super::witness::Witness;
 use crate::clock::{self, Clock};
 use crate::transport::{Service, Transport};
@@ -183,7 +184,7 @@ impl Replication {
             unneeded: Mutex::default(),
             rebuilt,
             counted: Mutex::default(),
-            took: Default::default(),
+            took: MODES.map(|_| Meter::new(&TOOK_US)),
             packed: Packed::default(),
             lanes: Mutex::default(),
             steps: Steps::default(),
@@ -403,22 +404,6 @@ impl Replication {
         self.shared.transfers.news()
     }
 
-    /// What the copies here come to, by mode, in the order of [`MODES`].
-    pub fn figures(&self) -> [Figures; MODES.len()] {
-        let mut figures = [Figures::default(); MODES.len()];
-        for cell in self.cells() {
-            cell.count(&mut figures);
-        }
-        let counted = self.shared.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        for (mode, phases) in &*counted {
-            figures[*mode as usize].phases.add(phases);
-        }
-        for (figures, meter) in figures.iter_mut().zip(&self.shared.took) {
-            figures.took = meter.read();
-        }
-        figures
-    }
-
     /// How many bytes the states had that were sent from here, and how many were sent for them.
     pub fn packing(&self) -> Packing {
         self.shared.packed.read()
@@ -493,12 +478,6 @@ impl Replication {
                 held.delivery.answer(Err(Failure::Timeout { maybe_applied: held.changed }));
             }
         }
-    }
-
-    /// What a copy counted is kept that counts for another mode from now on, or is no more.
-    fn keep_count(&self, mode: Mode, phases: &Phases) {
-        let mut counted = self.shared.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        counted.entry(mode).or_default().add(phases);
     }
 
     fn lane(&self, node: &NodeName) -> Arc<Lane> {

@@ -12,7 +12,9 @@ use std::fmt::{Display, Write};
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
-use tumen_actors::partitions::replication::phases::{Figures, MODES, TOOK_US};
+use tumen_actors::partitions::meter::{PLACES, Took};
+use tumen_actors::partitions::promotions;
+use tumen_actors::partitions::replication::phases::{self, Figures, MODES};
 use tumen_core::cluster::member::Status;
 use tumen_core::partitions::ledger::Reason;
 
@@ -32,6 +34,7 @@ fn page(node: &Node) -> String {
     put_cluster(&mut page, node);
     put_invariants(&mut page, node);
     put_ledger(&mut page, node);
+    put_promotions(&mut page, node);
     put_copies(&mut page, node);
     page.text
 }
@@ -128,6 +131,12 @@ fn put_ledger(page: &mut Page, node: &Node) {
     page.counter("tumen_handovers_total", "Partitions that this node gave away, as planned.", all);
 }
 
+fn put_promotions(page: &mut Page, node: &Node) {
+    let help = "From the plan that named this node primary of a partition until it served. Not of a partition's first primary; and one that waits for copies is not over: see tumen_partitions_opening.";
+    page.family("tumen_promotion_seconds", Kind::Histogram, help);
+    page.took(&[], &node.runtime().promotions(), &promotions::TOOK_US);
+}
+
 /// One of the figures.
 type Of = fn(&Figures) -> u64;
 
@@ -152,16 +161,7 @@ fn put_copies(page: &mut Page, node: &Node) {
     figures.iter().for_each(|(mode, one)| page.sample(&[("mode", mode)], one.phases.applied));
     let help = "From an entry's append until W copies had logged it: of one entry of a partition at a time.";
     page.family("tumen_replication_prepare_seconds", Kind::Histogram, help);
-    for (mode, figures) in &figures {
-        let mut so_far = 0;
-        for (count, most) in figures.took.counts.iter().zip(TOOK_US.map(Some).into_iter().chain([None])) {
-            so_far += count;
-            let le = most.map_or_else(|| "+Inf".to_owned(), |most| Seconds(most).to_string());
-            page.part("_bucket", &[("mode", mode), ("le", &le)], so_far);
-        }
-        page.part("_sum", &[("mode", mode)], Seconds(figures.took.sum_us));
-        page.part("_count", &[("mode", mode)], so_far);
-    }
+    figures.iter().for_each(|(mode, one)| page.took(&[("mode", mode)], &one.took, &phases::TOOK_US));
     let gauges: [(_, _, Of); 6] = [
         (
             "tumen_replication_lag_entries",
@@ -180,6 +180,9 @@ fn put_copies(page: &mut Page, node: &Node) {
         page.family(name, Kind::Gauge, help);
         figures.iter().for_each(|(mode, one)| page.sample(&[("mode", mode)], value(one)));
     }
+    let help =
+        "How many of them there may be in one partition: beyond that writes are refused as overloaded.";
+    page.gauge("tumen_replication_lag_entries_limit", help, replication.lag_max());
     let packing = replication.packing();
     page.counter("tumen_states_sent_total", "Whole states that this node sent to copies.", packing.states);
     page.family(
@@ -279,6 +282,19 @@ impl Page {
         let _ = writeln!(self.text, "{end} {value}");
     }
 
+    /// A histogram's samples under these labels, in seconds.
+    fn took(&mut self, labels: &[(&str, &str)], took: &Took, up_to_us: &[u64; PLACES]) {
+        let ends = up_to_us.iter().map(|most| Seconds(*most).to_string()).chain(["+Inf".to_owned()]);
+        let mut so_far = 0;
+        for (count, le) in took.counts.iter().zip(ends) {
+            so_far += count;
+            let labels: Vec<_> = labels.iter().copied().chain([("le", &*le)]).collect();
+            self.part("_bucket", &labels, so_far);
+        }
+        self.part("_sum", labels, Seconds(took.sum_us));
+        self.part("_count", labels, so_far);
+    }
+
     fn gauge(&mut self, name: &'static str, help: &str, value: u64) {
         self.family(name, Kind::Gauge, help);
         self.sample(&[], value);
@@ -292,7 +308,31 @@ impl Page {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tumen_actors::partitions::meter::Meter;
+
     use super::*;
+
+    #[test]
+    fn a_histogram_adds_up_from_place_to_place() {
+        let meter = Meter::new(&promotions::TOOK_US);
+        for ms in [1, 2, 40_000] {
+            meter.note(Duration::from_millis(ms));
+        }
+        let mut page = Page::default();
+        page.family("a", Kind::Histogram, "How long.");
+        page.took(&[("mode", "sync")], &meter.read(), &promotions::TOOK_US);
+        let lines: Vec<&str> = page.text.lines().skip(2).collect();
+        assert_eq!(lines.len(), PLACES + 3);
+        assert_eq!(
+            lines[..2],
+            ["a_bucket{mode=\"sync\",le=\"0.001\"} 1", "a_bucket{mode=\"sync\",le=\"0.0025\"} 2"]
+        );
+        let end = ["a_bucket{mode=\"sync\",le=\"30\"} 2", "a_bucket{mode=\"sync\",le=\"+Inf\"} 3"];
+        assert_eq!(lines[PLACES - 1..=PLACES], end);
+        assert_eq!(lines[PLACES + 1..], ["a_sum{mode=\"sync\"} 40.003", "a_count{mode=\"sync\"} 3"]);
+    }
 
     #[test]
     fn a_page_is_as_prometheus_reads_it() {

@@ -13,10 +13,12 @@
 
 pub mod belief;
 pub mod http;
+pub mod metrics;
 pub mod node;
 pub mod ports;
 pub mod proxies;
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -377,6 +379,28 @@ impl Cluster {
             .map(|number| format!("key-{number}"))
             .find(wanted)
             .expect("a node is primary of something")
+    }
+
+    /// A key of each partition, and the nodes that are to have copies of it, the primary first, as this node says.
+    pub fn key_of_each(&self, asked: usize) -> BTreeMap<String, Vec<usize>> {
+        let count = self.get(asked, "/partitions")["count"].as_u64().unwrap() as usize;
+        let mut keys: BTreeMap<String, (String, Vec<usize>)> = BTreeMap::new();
+        for key in (0..10_000).map(|number| format!("key-{number}")) {
+            let shown = self.get(asked, &format!("/partitions/key?key={key}"));
+            keys.entry(shown["id"].as_str().unwrap().to_owned()).or_insert((key, self.holders(&shown)));
+            if keys.len() == count {
+                break;
+            }
+        }
+        keys.into_values().collect()
+    }
+
+    /// The nodes that are to have copies of a partition that is shown so, the primary first.
+    pub fn holders(&self, shown: &Json) -> Vec<usize> {
+        let replicas = shown["replica_nodes"].as_array().unwrap();
+        let names =
+            shown["primary_node"].as_str().into_iter().chain(replicas.iter().filter_map(Json::as_str));
+        names.map(|name| self.number_of(name)).collect()
     }
 
     /// Writes a key at a node, as soon as it can be written.

@@ -8,15 +8,18 @@
 //! A primary's own copy needs not be told, and may apply before the others hear of it. Counting is adding under a lock that
 //! is held anyway; the time is taken of one entry of a partition at once, not of each.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use tumen_core::cluster::snapshot::Mode;
 use tumen_core::ids::{Epoch, PartitionId};
 use tumen_core::time::Moment;
 
+use super::Replication;
+use crate::partitions::meter::{PLACES, Took};
+
 /// How long the first phase took, in microseconds: up to each of these, and longer.
-pub const TOOK_US: [u64; 14] =
+pub static TOOK_US: [u64; PLACES] =
     [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000];
 
 /// How many entries went through each phase.
@@ -39,36 +42,6 @@ impl Phases {
         self.pre_committed += other.pre_committed;
         self.committed += other.committed;
         self.applied += other.applied;
-    }
-}
-
-/// How long the first phase took, of the entries that were looked at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Took {
-    /// How many took so long, by [`TOOK_US`]; the last place is for those that took longer.
-    pub counts: [u64; TOOK_US.len() + 1],
-    /// All of it together, in microseconds.
-    pub sum_us: u64,
-}
-
-/// Where it is counted how long the first phase took.
-#[derive(Debug, Default)]
-pub(super) struct Meter {
-    counts: [AtomicU64; TOOK_US.len() + 1],
-    sum_us: AtomicU64,
-}
-
-impl Meter {
-    pub(super) fn note(&self, took: Duration) {
-        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let at = TOOK_US.partition_point(|most| *most < us);
-        self.counts[at].fetch_add(1, Ordering::Relaxed);
-        self.sum_us.fetch_add(us, Ordering::Relaxed);
-    }
-
-    pub(super) fn read(&self) -> Took {
-        let counts = self.counts.each_ref().map(|count| count.load(Ordering::Relaxed));
-        Took { counts, sum_us: self.sum_us.load(Ordering::Relaxed) }
     }
 }
 
@@ -125,7 +98,7 @@ impl Reached {
 pub struct Figures {
     /// How many entries went through each phase, since the node was started.
     pub phases: Phases,
-    /// How long the first phase took.
+    /// How long the first phase took, of the entries that were looked at.
     pub took: Took,
     /// How many partitions are led from here, and are open.
     pub primaries: u64,
@@ -144,6 +117,36 @@ pub struct Figures {
 /// All modes, in the order in which they are shown.
 pub const MODES: [Mode; 3] = [Mode::Async, Mode::Sync, Mode::Strong];
 
+impl Replication {
+    /// What the copies here come to, by mode, in the order of [`MODES`].
+    pub fn figures(&self) -> [Figures; MODES.len()] {
+        let mut figures = [Figures::default(); MODES.len()];
+        for cell in self.cells() {
+            cell.count(&mut figures);
+        }
+        let counted = self.shared.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        for (mode, phases) in &*counted {
+            figures[*mode as usize].phases.add(phases);
+        }
+        for (figures, meter) in figures.iter_mut().zip(&self.shared.took) {
+            figures.took = meter.read();
+        }
+        figures
+    }
+
+    /// How many entries of one partition may wait for W copies at most: further ones are refused as overloaded. In `async`,
+    /// what a node can take along at most when it dies, of each partition that it leads.
+    pub fn lag_max(&self) -> u64 {
+        self.shared.config.pending_entries_max
+    }
+
+    /// What a copy counted is kept that counts for another mode from now on, or is no more.
+    pub(super) fn keep_count(&self, mode: Mode, phases: &Phases) {
+        let mut counted = self.shared.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        counted.entry(mode).or_default().add(phases);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,16 +161,5 @@ mod tests {
         assert_eq!(reached.advance(at(14), (3, 1, 3), &mut phases), Some(Duration::from_millis(4)));
         assert_eq!(reached.advance(at(15), (3, 3, 3), &mut phases), None);
         assert_eq!(phases, Phases { prepared: 2, pre_committed: 2, committed: 2, applied: 0 });
-    }
-
-    #[test]
-    fn times_go_into_the_first_place_that_is_long_enough() {
-        let meter = Meter::default();
-        for us in [0, 50, 51, 1_000_000, 1_000_001] {
-            meter.note(Duration::from_micros(us));
-        }
-        let took = meter.read();
-        assert_eq!((took.counts[0], took.counts[1], took.counts[13], took.counts[14]), (2, 1, 1, 1));
-        assert_eq!(took.sum_us, 2_000_102);
     }
 }

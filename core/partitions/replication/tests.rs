@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::wire::{Reply, Request};
+use super::wire::{Reply, Request, SnapshotHeader};
 use super::*;
 use crate::ids::{Epoch, Generation, Life, NodeName, PartitionId, Revision};
 use crate::partitions::fence::Fence;
@@ -287,6 +287,28 @@ fn with_two_that_hold(node: &str) -> LocalCopy<Bytes> {
     };
     copy.handle_request(NOW, &Config::default(), append);
     copy
+}
+
+#[test]
+fn an_older_state_never_replaces_what_surely_holds() {
+    let mut copy = with_two_that_hold("b");
+    let header = |position| SnapshotHeader { fence: fence(2), to: Life(1), counts: Some(Life(1)), position };
+    // Of this log, further back: there is nothing to take over.
+    let (installed, answer) = copy.handle_snapshot(header(Position::new(Epoch(1), 1)));
+    assert!(!installed && matches!(answer.reply, Reply::Acked { end: 1, .. }), "{answer:?}");
+    // Of another log, which ended before this one's last entry: however long it is.
+    for sequence in [1, 2, 9] {
+        let (installed, answer) = copy.handle_snapshot(header(Position::new(Epoch::ZERO, sequence)));
+        assert!(!installed && matches!(answer.reply, Reply::Behind { .. }), "{answer:?}");
+    }
+    let hold = Position::new(Epoch(1), 2);
+    assert_eq!((copy.last(), copy.mark_position()), (hold, hold));
+    // Nor does one that an older primary sends.
+    let older = SnapshotHeader { fence: fence(1), ..header(Position::new(Epoch(1), 9)) };
+    let (installed, answer) = copy.handle_snapshot(older);
+    assert!(!installed && matches!(answer.reply, Reply::Refused { .. }), "{answer:?}");
+    let (installed, _) = copy.handle_snapshot(header(Position::new(Epoch(2), 3)));
+    assert!(installed, "a newer one does");
 }
 
 #[test]
