@@ -58,6 +58,8 @@ pub struct Holder {
     until: Moment,
     /// Releases that no plan has answered: the newest epoch given up of each partition.
     releases: BTreeMap<PartitionId, Epoch>,
+    /// Some of them were noted since the last request left.
+    untold: bool,
     returned: bool,
     paused: bool,
     refusal: Option<Refusal>,
@@ -78,6 +80,7 @@ impl Holder {
             waiting: BTreeMap::new(),
             until: Moment::ZERO,
             releases: BTreeMap::new(),
+            untold: false,
             returned: false,
             paused: true,
             refusal: None,
@@ -166,6 +169,7 @@ impl Holder {
             *known = epoch.max(*known);
         }
         self.ask_at = self.ask_at.min(now);
+        self.untold = true;
     }
 
     /// The node leaves its cluster, with everything stopped, to join another: it holds nothing there and has
@@ -249,7 +253,9 @@ impl Holder {
             let known = self.waiting.entry(newest).or_insert(until);
             *known = until.max(*known);
         }
-        self.ask_at = self.next_ask(now, sent, until);
+        let next = self.next_ask(now, sent, until);
+        // What was released since that request left is told as soon as the node is woken for it.
+        self.ask_at = if self.untold { self.ask_at.min(next) } else { next };
     }
 
     fn take_refusal(&mut self, now: Moment, number: u64, why: Refusal) {
@@ -269,6 +275,7 @@ impl Holder {
         while self.asked.len() >= ASKED_LEN_MAX {
             self.asked.pop_first();
         }
+        self.untold = false;
         self.last_number += 1;
         self.asked.insert(self.last_number, now);
         self.ask_at = self.next_ask(now, now, self.until);

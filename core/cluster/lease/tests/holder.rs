@@ -186,6 +186,25 @@ fn a_release_is_known_before_it_is_sent() {
 }
 
 #[test]
+fn what_is_released_while_a_request_is_under_way_is_told_as_soon_as_it_was_answered() {
+    let mut holder = holding();
+    holder.note_released(at(100), [release(1)]);
+    let first = asked(&holder.handle_wake(at(100)));
+    let other = Release { partition: PartitionId::user(9), epoch: Epoch(1) };
+    holder.note_released(at(101), [other]);
+    // The answer to the first request is handled before the word that there is more to tell.
+    holder.handle_reply(at(102), granted(&first, 1, ms(1500), 1));
+    assert_eq!(holder.wake_at(), at(101));
+    let second = asked(&holder.handle_wake(at(102)));
+    assert_eq!(
+        (first.releases.clone(), second.releases.clone()),
+        (vec![release(1)], vec![release(1), other])
+    );
+    holder.handle_reply(at(103), granted(&Request { releases: Vec::new(), ..second }, 1, ms(1500), 1));
+    assert!(holder.wake_at() > at(500), "all is told");
+}
+
+#[test]
 fn a_late_grant_of_a_cluster_that_was_left_grants_nothing() {
     let mut holder = holding();
     let late = asked(&holder.handle_wake(at(500)));
