@@ -156,6 +156,10 @@ impl Coordinator {
     /// The plan that accepts the next loss, if its primary gave the partition back.
     pub(super) fn accept_loss(&mut self, now: Now, leading: Leading, snapshot: &Snapshot) -> Vec<Effect> {
         self.drop_old_losses(now.moment, snapshot);
+        // Its plan may be in force before the answer to it comes. One after the other, or an answer is taken for another's.
+        if self.losses.proposed.is_some() {
+            return Vec::new();
+        }
         let ready = |(partition, loss): &(&PartitionId, &Loss)| {
             loss.standing.is_some() && self.grantor.is_free(now.moment, &loss.from, **partition, loss.epoch)
         };
@@ -208,7 +212,13 @@ impl Coordinator {
 
     /// Raft answered the plan that accepts a loss.
     pub(super) fn note_loss(&mut self, outcome: Option<&Outcome>) {
-        let Some((partition, version)) = self.losses.proposed.take() else { return };
+        // The answer to a plan before it, which was in force when this one was proposed.
+        let earlier =
+            |version: Version| matches!(outcome, Some(Outcome::Published { version: v }) if *v < version);
+        let Some((partition, version)) = self.losses.proposed.take_if(|(_, version)| !earlier(*version))
+        else {
+            return;
+        };
         match outcome {
             Some(Outcome::Published { .. }) => {
                 let Some(loss) = self.losses.asked.get(&partition) else { return };
