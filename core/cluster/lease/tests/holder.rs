@@ -196,10 +196,7 @@ fn what_is_released_while_a_request_is_under_way_is_told_as_soon_as_it_was_answe
     holder.handle_reply(at(102), granted(&first, 1, ms(1500), 1));
     assert_eq!(holder.wake_at(), at(101));
     let second = asked(&holder.handle_wake(at(102)));
-    assert_eq!(
-        (first.releases.clone(), second.releases.clone()),
-        (vec![release(1)], vec![release(1), other])
-    );
+    assert_eq!((first.releases, second.releases.clone()), (vec![release(1)], vec![release(1), other]));
     holder.handle_reply(at(103), granted(&Request { releases: Vec::new(), ..second }, 1, ms(1500), 1));
     assert!(holder.wake_at() > at(500), "all is told");
 }
