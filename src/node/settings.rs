@@ -26,7 +26,8 @@ pub(super) struct Addresses {
     pub(super) http: Option<String>,
 }
 
-/// The runtime's settings. What is discovered is all that anything finds; `listener` is the cluster port, bound already; `replicated` tells whether a kind of worker has state on all copies.
+/// The runtime's settings. `discover` finds other nodes by every way there is; `listener` is the cluster port, bound already;
+/// `replicated` tells whether a kind of worker has state on all copies.
 pub(super) fn settings(
     config: &Config,
     addresses: Addresses,

@@ -10,7 +10,7 @@
 //! What goes to disk gathers until [`LocalCopy::take_write`]: one write, and one fsync, for all that came in between. An
 //! [`Answer`] says which write has to be on disk before it leaves.
 
-use std::collections::VecDeque;
+mod writes;
 
 use super::log::{Log, Payload};
 use super::wire::{Reply, Request, SnapshotHeader};
@@ -18,6 +18,9 @@ use super::{Config, CopyId, Entry, Position};
 use crate::ids::{Epoch, Generation, Life, PartitionId};
 use crate::partitions::fence::Fence;
 use crate::time::Moment;
+
+use writes::Writes;
+pub use writes::{Ticket, Write};
 
 /// The most former lives that a copy remembers.
 const FORMER_MAX: usize = 16;
@@ -36,10 +39,6 @@ pub enum Acks {
     AfterDisk,
 }
 
-/// Numbers a write. Each holds all that changed since the one before it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub u64);
-
 /// Send `reply` to the node that asked, once the write `after` is on disk.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Answer<E> {
@@ -47,31 +46,6 @@ pub struct Answer<E> {
     pub after: Option<Ticket>,
     /// What to say.
     pub reply: Reply<E>,
-}
-
-/// What is to go to disk as one: all of it or nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Write<E> {
-    /// Its number. Once it is on disk: [`LocalCopy::handle_written`].
-    pub ticket: Ticket,
-    /// The copy.
-    pub id: CopyId,
-    /// Lives that it read the disk of.
-    pub former: Vec<Life>,
-    /// When it says that it has an entry, from this write on: once it is on disk. To be told to [`LocalCopy::restore`].
-    pub acks: Acks,
-    /// What it sealed.
-    pub sealed: Fence,
-    /// What surely holds.
-    pub mark: u64,
-    /// The newest snapshot, whose bytes have to be on disk with this write or before it. State before it is not needed.
-    pub snapshot: Position,
-    /// Where the log begins. Forget the entries up to there.
-    pub start: Position,
-    /// Forget all entries behind this sequence, before those that follow are written.
-    pub truncate_after: u64,
-    /// Entries to write, the first one at `truncate_after + 1`.
-    pub entries: Vec<Entry<E>>,
 }
 
 /// What was read back from a disk.
@@ -113,32 +87,6 @@ pub struct LocalCopy<E> {
     /// When the primary last said how far all holds.
     heard: Option<Moment>,
     writes: Writes,
-}
-
-/// What has to go to disk, and what is on its way.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-struct Writes {
-    /// Up to here the log is in some write that was taken.
-    taken: u64,
-    /// Something else changed that an answer depends on.
-    dirty: bool,
-    issued: Ticket,
-    written: Ticket,
-    /// Writes under way, and the sequence up to which each holds the log.
-    under_way: VecDeque<(Ticket, u64)>,
-    /// Up to here the log is on disk.
-    on_disk: u64,
-}
-
-impl Writes {
-    /// What stands behind `sequence` was cut off. A write under way that holds it says nothing of what comes there next.
-    fn forget_after(&mut self, sequence: u64) {
-        let ends = self.under_way.iter_mut().map(|(_, end)| end);
-        for end in ends.chain([&mut self.taken, &mut self.on_disk]) {
-            *end = (*end).min(sequence);
-        }
-        self.dirty = true;
-    }
 }
 
 impl<E: Payload> LocalCopy<E> {
@@ -250,63 +198,6 @@ impl<E: Payload> LocalCopy<E> {
         true
     }
 
-    /// What has to go to disk now, if anything has. Without a disk nothing has, ever.
-    pub fn take_write(&mut self) -> Option<Write<E>> {
-        if !self.has_writes() {
-            return None;
-        }
-        let (end, start) = (self.log.end(), self.log.start());
-        let truncate_after = self.writes.taken.max(start.sequence);
-        let ticket = Ticket(self.writes.issued.0 + 1);
-        self.writes.issued = ticket;
-        self.writes.under_way.push_back((ticket, end));
-        self.writes.taken = end;
-        self.writes.dirty = false;
-        Some(Write {
-            ticket,
-            id: self.id.clone(),
-            former: self.former.clone(),
-            acks: if self.relaxes.is_some() { Acks::BeforeDisk } else { self.acks },
-            sealed: self.sealed,
-            mark: self.mark,
-            snapshot: self.snapshot,
-            start,
-            truncate_after,
-            entries: self.log.batch(truncate_after + 1, end, usize::MAX, usize::MAX),
-        })
-    }
-
-    /// This write, and all before it, are on disk.
-    pub fn handle_written(&mut self, ticket: Ticket) {
-        self.writes.written = self.writes.written.max(ticket);
-        if self.relaxes.take_if(|relaxes| *relaxes <= ticket).is_some() {
-            self.acks = Acks::BeforeDisk;
-        }
-        while let Some((_, end)) = self.writes.under_way.pop_front_if(|(under_way, _)| *under_way <= ticket) {
-            self.writes.on_disk = end;
-        }
-    }
-
-    /// Says from now on at another time that it has something; a copy without a disk never does otherwise.
-    ///
-    /// What acknowledges before its disk has it has to be known for that when it is read back, or a crash would go
-    /// unnoticed: it does so only once that is on disk. The other way the next write has all that was acknowledged before.
-    pub fn set_acks(&mut self, acks: Acks) {
-        match (self.acks, acks) {
-            (Acks::AfterDisk, Acks::BeforeDisk) if self.relaxes.is_none() => {
-                self.writes.dirty = true;
-                self.relaxes = self.settled_by();
-            }
-            (Acks::BeforeDisk, Acks::AfterDisk) => {
-                self.writes.dirty = true;
-                self.acks = acks;
-            }
-            // A write may be under way that says otherwise: the next one takes that back.
-            (Acks::AfterDisk, Acks::AfterDisk) if self.relaxes.take().is_some() => self.writes.dirty = true,
-            _ => {}
-        }
-    }
-
     /// Takes the promise of `fence`'s primary, or says which newer one was here.
     ///
     /// A copy that does not count keeps only what surely holds: nobody counted on the rest, and another primary may have
@@ -391,24 +282,6 @@ impl<E: Payload> LocalCopy<E> {
         }
     }
 
-    /// Whether anything has to go to disk.
-    pub fn has_writes(&self) -> bool {
-        self.acks != Acks::WithoutDisk && (self.writes.dirty || self.writes.taken < self.log.end())
-    }
-
-    /// The write that has to be on disk for all that happened so far to be there.
-    fn settled_by(&self) -> Option<Ticket> {
-        match self.has_writes() {
-            true => Some(Ticket(self.writes.issued.0 + 1)),
-            false => Some(self.writes.issued).filter(|issued| *issued > self.writes.written),
-        }
-    }
-
-    /// The write that a promise waits for: to take nothing older, or to have what somebody fetches.
-    pub(super) fn promised_by(&self) -> Option<Ticket> {
-        self.settled_by().filter(|_| self.promises_after_disk())
-    }
-
     fn answer_sealed(&self) -> Answer<E> {
         let reply = Reply::Sealed {
             fence: self.sealed,
@@ -418,11 +291,6 @@ impl<E: Payload> LocalCopy<E> {
             mark: self.mark_position(),
         };
         Answer { after: self.promised_by(), reply }
-    }
-
-    /// The write that an answer to an entry waits for.
-    fn kept_by(&self) -> Option<Ticket> {
-        self.settled_by().filter(|_| self.acks == Acks::AfterDisk)
     }
 
     fn answer_acked(&self) -> Answer<E> {
@@ -550,28 +418,6 @@ impl<E> LocalCopy<E> {
         let heavy = self.log.weight() >= 2 * KEEP_LEN_MAX && new > 0 && 4 * new >= self.log.len() as u64;
         new >= config.snapshot_every_entries || heavy
     }
-
-    /// Whether promises wait for the disk. A life that a crash ends promises nothing beyond the crash, so that once it is on
-    /// disk that it is one, its promises do not.
-    pub fn promises_after_disk(&self) -> bool {
-        match self.acks {
-            Acks::AfterDisk => true,
-            Acks::BeforeDisk => self.writes.written == Ticket::default(),
-            Acks::WithoutDisk => false,
-        }
-    }
-
-    /// Up to which sequence the copy may be counted on: what it has, on disk where that is promised.
-    pub(super) fn held(&self) -> u64 {
-        match self.acks {
-            Acks::AfterDisk => self.writes.on_disk,
-            Acks::BeforeDisk | Acks::WithoutDisk => self.log.end(),
-        }
-    }
-
-    pub(super) fn is_written(&self, ticket: Option<Ticket>) -> bool {
-        ticket.is_none_or(|ticket| ticket <= self.writes.written)
-    }
 }
 
 /// Entries that do not follow what is there.
@@ -585,97 +431,4 @@ fn rises<E>(mut before: Epoch, entries: &[Entry<E>], newest: Epoch) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-
-    use super::*;
-    use crate::ids::NodeName;
-    use crate::partitions::replication::Body;
-
-    const LIFE: Life = Life(1);
-    const PARTITION: PartitionId = PartitionId::user(0);
-
-    fn new(acks: Acks) -> LocalCopy<Bytes> {
-        LocalCopy::new(PARTITION, CopyId { node: NodeName::new("a").unwrap(), life: LIFE }, acks)
-    }
-
-    /// The next entry comes. What has to be on disk before it is acknowledged.
-    fn append(copy: &mut LocalCopy<Bytes>, len: usize) -> Option<Ticket> {
-        let entries = vec![Entry { epoch: Epoch(1), body: Body::Data(Bytes::from(vec![0; len])) }];
-        let fence = Fence { generation: Generation::ZERO, epoch: Epoch(1), partition: PARTITION };
-        let prev = copy.last();
-        let request =
-            Request::Append { fence, to: LIFE, counts: Some(LIFE), prev, entries, mark: prev.sequence + 1 };
-        let answer = copy.handle_request(Moment::ZERO, &Config::default(), request);
-        assert!(matches!(answer.reply, Reply::Acked { .. }), "{answer:?}");
-        answer.after
-    }
-
-    fn write(copy: &mut LocalCopy<Bytes>) -> Write<Bytes> {
-        copy.take_write().unwrap()
-    }
-
-    #[test]
-    fn a_copy_acknowledges_before_the_disk_only_once_the_disk_says_so_of_it() {
-        let mut copy = new(Acks::AfterDisk);
-        let first = append(&mut copy, 1).unwrap();
-        assert_eq!((write(&mut copy).acks, first), (Acks::AfterDisk, Ticket(1)));
-        copy.set_acks(Acks::BeforeDisk);
-        assert_eq!(append(&mut copy, 1), Some(Ticket(2)));
-        assert_eq!(write(&mut copy).acks, Acks::BeforeDisk);
-        copy.handle_written(Ticket(1));
-        assert_eq!(append(&mut copy, 1), Some(Ticket(3)), "a crash now would go unnoticed");
-        copy.handle_written(Ticket(2));
-        assert_eq!((append(&mut copy, 1), copy.acks()), (None, Acks::BeforeDisk));
-    }
-
-    #[test]
-    fn what_was_acknowledged_before_is_in_the_write_from_which_a_copy_waits_for_its_disk() {
-        let mut copy = new(Acks::BeforeDisk);
-        assert_eq!(append(&mut copy, 1), None);
-        copy.set_acks(Acks::AfterDisk);
-        assert_eq!(copy.held(), 0, "nothing is on disk yet");
-        let first = write(&mut copy);
-        assert_eq!((first.acks, first.entries.len()), (Acks::AfterDisk, 1));
-        copy.handle_written(first.ticket);
-        assert_eq!(copy.held(), 1);
-    }
-
-    #[test]
-    fn a_wish_that_was_taken_back_in_time_changes_nothing() {
-        let mut copy = new(Acks::AfterDisk);
-        copy.set_acks(Acks::BeforeDisk);
-        let relaxed = write(&mut copy);
-        copy.set_acks(Acks::AfterDisk);
-        copy.handle_written(relaxed.ticket);
-        assert_eq!((copy.acks(), write(&mut copy).acks), (Acks::AfterDisk, Acks::AfterDisk));
-    }
-
-    #[test]
-    fn a_log_of_large_entries_is_cut_early() {
-        let mut copy = new(Acks::WithoutDisk);
-        let due = |copy: &LocalCopy<Bytes>| copy.wants_snapshot(&Config::default());
-        for _ in 0..7 {
-            append(&mut copy, 1 << 20);
-        }
-        assert!(!due(&copy));
-        append(&mut copy, 1 << 20);
-        assert!(due(&copy));
-        assert!(copy.handle_snapshot_saved(copy.last(), 4096));
-        assert!(!due(&copy));
-        append(&mut copy, 6 << 20);
-        assert!(due(&copy), "one of three entries, and most of the bytes");
-    }
-
-    #[test]
-    fn what_is_kept_before_a_snapshot_is_bounded_in_entries_and_in_bytes() {
-        for (len, kept) in [(1, 10), (1 << 20, 3)] {
-            let mut copy = new(Acks::WithoutDisk);
-            for _ in 0..20 {
-                append(&mut copy, len);
-            }
-            assert!(copy.handle_snapshot_saved(copy.last(), 10));
-            assert_eq!(copy.len(), kept);
-        }
-    }
-}
+mod tests;

@@ -9,7 +9,7 @@ use tumen_core::cluster::control::Step;
 use tumen_core::ids::PartitionId;
 use tumen_core::partitions::fence::Fence;
 use tumen_core::partitions::identity::Position;
-use tumen_core::partitions::replication::{Body, Change, Effect, LocalCopy, Phase};
+use tumen_core::partitions::replication::{Body, Effect, LocalCopy, Phase};
 use tumen_core::partitions::request::Failure;
 use tumen_core::time::Moment;
 
@@ -71,9 +71,7 @@ impl Inner {
                     None => effects.extend(self.save_snapshot()),
                 },
                 Effect::Ask { epoch, revision, change } => {
-                    let writes_go_on =
-                        matches!(&self.role, Role::Primary(lead) if lead.law.is_held_by_the_present());
-                    let hurried = !(writes_go_on && matches!(change, Change::Drop(_)));
+                    let hurried = matches!(&self.role, Role::Primary(lead) if lead.law.waits_for(&change));
                     let step = Step { partition, epoch, revision, change };
                     out.steps.push(Wanted { step, hurried });
                 }

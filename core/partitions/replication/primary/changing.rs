@@ -41,11 +41,11 @@ impl<E: Payload> Primary<E> {
         }
     }
 
-    /// Whether W of the members are on nodes that have not gone, as far as is known here: appends come to hold then, whether
-    /// the others are dropped or not.
-    pub fn is_held_by_the_present(&self) -> bool {
+    /// Whether anybody waits for this change. Not for one that is gone to be dropped, where W of the members are on nodes that
+    /// have not gone, as far as is known here: appends come to hold all the same.
+    pub fn waits_for(&self, change: &Change) -> bool {
         let present = self.record.members.iter().filter(|copy| !self.gone.contains(&copy.node));
-        present.count() >= self.record.write_quorum()
+        !matches!(change, Change::Drop(_)) || present.count() < self.record.write_quorum()
     }
 
     /// Decides on a change, or on another one as long as nobody was asked for it. From here on both quorums count, so
