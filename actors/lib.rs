@@ -8,6 +8,7 @@
 //! ├ Consensus              openraft, voters only · Lease
 //! ├ PubSub
 //! ├ Partitions rest_for_one    AssignmentCoordinator · PartitionManager ─ PartitionWorker × n · Router
+//! ├ Names                  Registry · DistributedSupervisor ─ DirectoryAgent × n, ChildActor × n
 //! └ Doors      one_for_one     HTTP
 //! ```
 //!
@@ -16,6 +17,7 @@
 pub mod clock;
 pub mod cluster;
 pub mod codec;
+pub mod names;
 pub mod node;
 pub mod node_supervisor;
 pub mod partitions;

@@ -8,6 +8,7 @@
 //!                                             └────▶ Router ◀─ calls
 //! ```
 
+mod acting;
 mod announcing;
 mod asking;
 mod assembly;
@@ -50,6 +51,7 @@ use crate::cluster::consensus::{Leadership, Metrics};
 use crate::cluster::membership::{Members, Seeds};
 use crate::cluster::plans::Plans;
 use crate::cluster::pubsub::Hub;
+use crate::names::Names;
 use crate::node_supervisor::Ended;
 use crate::partitions::meter::Took;
 use crate::partitions::partition_manager::Progress;
@@ -138,6 +140,11 @@ impl Runtime {
     /// The copies that this node has.
     pub fn replication(&self) -> &Replication {
         &self.parts.replication
+    }
+
+    /// The names of the cluster.
+    pub fn names(&self) -> &Names {
+        &self.parts.names
     }
 
     /// The committed plans, as this node learns of them.

@@ -27,7 +27,7 @@ pub mod witness;
 pub use belief::Belief;
 pub use books::Books;
 pub use gate::Gate;
-pub use host::{Begin, Host, Hosted, Kinds, Place};
+pub use host::{Begin, Host, Hosted, Kinds, KindsByGroup, Place};
 pub use machine::{Journal, Machine};
 pub use partition_manager::PartitionManager;
 pub use promotions::Promotions;

@@ -7,6 +7,7 @@
 //! orders     what the directory's primary tells the nodes, until what runs is what stands there
 //! crew       what one node runs for all directories: starts, stops, and reports
 //! placement  which node is to run a child
+//! request    what is asked of a directory, and answered
 //! ```
 //!
 //! ```text
@@ -20,13 +21,43 @@
 //! One authority, the directory: a claim stands, held by a majority of its copies, *before* anything runs under it. So no
 //! crash between two steps leaves an orphan, or starts a second instance.
 
+use crate::cluster::snapshot::{GroupSpec, Mode};
+use crate::ids::{GroupId, PartitionId};
+use crate::partitioner::Partitioner;
+
 pub mod claim;
 pub mod crew;
 pub mod directory;
 pub mod name;
 pub mod orders;
 pub mod placement;
+pub mod request;
 
 pub use claim::{Child, Claim, ClaimNumber, Held, Holder, Reason, Spec, Stage};
 pub use directory::Directory;
 pub use name::{Name, NameLenError};
+
+/// How many partitions the names have, each with a directory of its own. The same in every cluster.
+pub const DIRECTORIES: u32 = 64;
+
+/// How many copies of each are wanted.
+pub const DIRECTORY_COPIES: u32 = 3;
+
+/// What all nodes agree on about the names' partitions: the same in every cluster.
+pub fn group_spec() -> GroupSpec {
+    GroupSpec {
+        partitions: DIRECTORIES,
+        replication: DIRECTORY_COPIES,
+        strategy: "balanced".to_owned(),
+        mode: Mode::Sync,
+        partitioner: Partitioner::Hash,
+        replicated: true,
+    }
+}
+
+/// The directory that a name belongs to: by its hash, the same on every platform and for ever.
+pub fn directory_of(name: &Name) -> PartitionId {
+    // It fails where there are no partitions only.
+    let index = Partitioner::Hash.partition_of(name.as_bytes(), DIRECTORIES).unwrap_or_default();
+    PartitionId { group: GroupId::Names, index }
+}

@@ -139,6 +139,7 @@ pub(super) async fn follow_plans(parts: Arc<Parts>) {
         parts.witness.acts_on(&plan);
         parts.ports.router.cast(RouterMsg::Plan(Arc::clone(&plan)));
         parts.ports.manager.cast(PartitionManagerMsg::Plan(Arc::clone(&plan)));
+        parts.names.handle_plan(&plan);
         for member in plan.members.iter().filter(|member| *member.name() != parts.id.node) {
             parts.transport.remember(member.name(), &member.info.address);
         }

@@ -15,6 +15,7 @@ use tumen_core::ids::NodeBoot;
 use tumen_core::partitions::replication;
 use tumen_core::wire::PROTOCOL;
 
+use super::acting::{ActedOn, By};
 use super::announcing;
 use super::asking::Asking;
 use super::council::{self, Council, IfDamaged};
@@ -31,8 +32,12 @@ use crate::cluster::lease_keeper::Lease;
 use crate::cluster::membership::{Members, Seeds};
 use crate::cluster::plans::Plans;
 use crate::cluster::pubsub::Hub;
+use crate::names::child::ChildKinds;
+use crate::names::{Acted, Ground, NameTable, Names, child_service, directory_worker};
 use crate::partitions::replication::Copies;
-use crate::partitions::{Belief, Gate, Kinds, ReadTable, ReplicaReads, Replication, Router, Witness};
+use crate::partitions::{
+    Belief, Gate, Kinds, KindsByGroup, ReadTable, ReplicaReads, Replication, Router, Witness,
+};
 
 /// After how many entries a copy's log is cut: early, for where the state is in memory that costs nothing.
 const CUT_EVERY: u64 = 1024;
@@ -67,6 +72,10 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
     let if_damaged = if told_of_others { IfDamaged::BeginAnew } else { IfDamaged::Refuse };
     let store = council::open_store(settings.data_dir.as_deref(), &settings.name, &clock, if_damaged)?;
     let config = replication::Config { snapshot_every_entries: CUT_EVERY, ..replication::Config::default() };
+    let names = NameTable::default();
+    let directories =
+        Kinds::new(vec![directory_worker::hosted(&names)]).expect("one kind, with names of its own");
+    let kinds = KindsByGroup { users: kinds, names: directories };
     let copies = Copies::load(settings.data_dir.as_deref(), &settings.name, &kinds, &config, clock).await;
     let copies = copies.map_err(|error| StartError::Store(error.to_string()))?;
     let id = NodeBoot::new(settings.name.clone(), store.boot());
@@ -76,7 +85,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         http: settings.http.clone(),
         zone: settings.zone.clone(),
         weight: settings.weight,
-        services: kinds.iter().map(|hosted| hosted.kind.to_string()).collect(),
+        services: services(&kinds.users, &settings.children),
         protocol: PROTOCOL,
     };
     let has_disk = settings.data_dir.is_some();
@@ -87,7 +96,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         info: info.clone(),
         cluster: settings.cluster.clone(),
         groups: settings.groups.clone(),
-        modes: kinds.modes(),
+        modes: kinds.users.modes(),
         lease: settings.coordinator.lease,
         plans: plans.clone(),
         gate: gate.clone(),
@@ -122,7 +131,26 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
     );
     let router = Router::new(id.clone(), table.clone(), kinds.clone(), gate.clone(), transport.clone());
     let reads = ReplicaReads::new(replication.clone(), plans.clone(), transport.clone());
+    let acted_on = ActedOn::default();
+    let acted: Acted = {
+        let (acted_on, keeper) = (acted_on.clone(), ports.lease_keeper.clone());
+        Arc::new(move |plan| acted_on.note(By::Names, plan, &keeper))
+    };
+    let names = Names::new(Ground {
+        me: id.clone(),
+        table: names,
+        kinds: settings.children,
+        plans: plans.clone(),
+        router: router.clone(),
+        seats: table.clone(),
+        gate: gate.clone(),
+        transport: transport.clone(),
+        clock,
+        acted,
+    });
     let parts = Arc::new(Parts {
+        names,
+        acted_on,
         lease: Lease::new(id.clone(), settings.coordinator.lease),
         asking: Asking {
             coordinator: ports.coordinator.clone(),
@@ -193,6 +221,14 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         parts.tasks.spawn(until_stopping(&parts, founding::found(Arc::clone(&parts), founder)));
     }
     Ok(parts)
+}
+
+/// What a node says that it hosts: kinds of workers, and of children, sorted.
+fn services(kinds: &Kinds, children: &ChildKinds) -> Vec<String> {
+    let workers = kinds.iter().map(|hosted| hosted.kind.to_string());
+    let mut services: Vec<String> = workers.chain(children.iter().map(child_service)).collect();
+    services.sort();
+    services
 }
 
 /// Starts what waits for news beside the actors.

@@ -104,6 +104,8 @@ pub(super) fn handle_met(parts: &Arc<Parts>, peer: &Greeting) {
 async fn leave_own(parts: &Arc<Parts>) {
     parts.ports.lease_keeper.cast(LeaseKeeperMsg::Left);
     parts.ports.manager.cast(PartitionManagerMsg::Left);
+    parts.names.handle_left();
+    parts.acted_on.clear();
     if let Err(error) = parts.renew_council().await {
         return parts.fail(format!("this node's own cluster could not be dropped: {error}")).await;
     }

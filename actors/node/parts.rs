@@ -19,6 +19,7 @@ use tumen_core::cluster::refusals::Refusals;
 use tumen_core::ids::{ClusterId, NodeBoot, NodeName, Term};
 use tumen_core::wire::CoordinatorFrame;
 
+use super::acting::ActedOn;
 use super::asking::Asking;
 use super::council::Council;
 use super::events::Event;
@@ -32,6 +33,7 @@ use crate::cluster::membership::Members;
 use crate::cluster::plans::Plans;
 use crate::cluster::pubsub::Hub;
 use crate::codec;
+use crate::names::Names;
 use crate::node_supervisor::{Ended, NodeSupervisor};
 use crate::partitions::partition_manager::{PartitionManagerMsg, Progress};
 use crate::partitions::router::RouterMsg;
@@ -65,6 +67,8 @@ pub(super) struct Parts {
     pub(super) replication: Replication,
     pub(super) reads: ReplicaReads,
     pub(super) router: Router,
+    pub(super) names: Names,
+    pub(super) acted_on: ActedOn,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) council: ArcSwap<Council>,
     pub(super) connected: Mutex<BTreeSet<NodeBoot>>,

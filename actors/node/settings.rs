@@ -16,6 +16,7 @@ use tumen_core::ids::{GroupId, NodeName};
 
 use crate::clock::Clock;
 use crate::cluster::consensus;
+use crate::names::child::ChildKinds;
 use crate::partitions::replication::Pace;
 use crate::transport::{Greet, Transport};
 
@@ -69,6 +70,8 @@ pub struct Settings {
     pub pace: Pace,
     /// The user's own strategies.
     pub strategies: MakeStrategies,
+    /// The kinds of children that it has factories for.
+    pub children: ChildKinds,
     /// Time.
     pub clock: Clock,
     /// The transport.

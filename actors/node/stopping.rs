@@ -15,6 +15,9 @@ use super::parts::Parts;
 /// How long the last lease request may be on its way before the sessions end.
 const LAST_WORD: Duration = Duration::from_millis(50);
 
+/// How often it is looked whether children still run here.
+const CHILDREN_EVERY: Duration = Duration::from_millis(10);
+
 /// How often a node that waits for others to vote looks who is there.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -31,6 +34,7 @@ pub(super) async fn stop(parts: &Arc<Parts>) {
         return close(parts, deadline).await;
     }
     hand_over(parts, deadline).await;
+    hand_over_children(parts, deadline).await;
     hand_over_vote(parts, deadline).await;
     if hand_over_leadership(parts, deadline).await {
         // The new leader does not know yet that this node is on its way.
@@ -75,6 +79,20 @@ async fn hand_over(parts: &Arc<Parts>, deadline: Instant) {
     let leader = || parts.leader.borrow().1.clone();
     if let Err(error) = parts.asking.ask(&parts.transport, leader, ask, within).await {
         tracing::warn!(%error, "partitions were not handed over; others take them over after this node");
+    }
+}
+
+/// Waits until the children of this node run elsewhere, as far as they can.
+async fn hand_over_children(parts: &Arc<Parts>, deadline: Instant) {
+    // The time that is left after it is for the rest of the way.
+    let patience = deadline.saturating_duration_since(Instant::now()) / 2;
+    let waiting = async {
+        while parts.names.has_children_for_others() {
+            tokio::time::sleep(CHILDREN_EVERY).await;
+        }
+    };
+    if tokio::time::timeout(patience, waiting).await.is_err() {
+        tracing::warn!("children were not handed over in time; others start them again after this node");
     }
 }
 

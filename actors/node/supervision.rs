@@ -14,8 +14,10 @@ use crate::cluster::assignment_coordinator::{AssignmentCoordinator, AssignmentCo
 use crate::cluster::lease_keeper::{LeaseKeeper, LeaseKeeperMsg};
 use crate::cluster::membership::Membership;
 use crate::cluster::pubsub::PubSub;
+use crate::names::distributed_supervisor::DistributedSupervisor;
+use crate::names::registry::RegistryActor;
 use crate::node_supervisor::{Child, NodeSupervisor, Spec, StartError};
-use crate::partitions::Kinds;
+use crate::partitions::KindsByGroup;
 use crate::partitions::partition_manager::{PartitionManager, PartitionManagerMsg};
 use crate::partitions::router::{RouterActor, RouterMsg};
 
@@ -24,7 +26,7 @@ pub(super) struct Actors {
     pub(super) coordinator: coordinator::Config,
     pub(super) membership: membership::Config,
     pub(super) strategies: MakeStrategies,
-    pub(super) kinds: Kinds,
+    pub(super) kinds: KindsByGroup,
     /// Under whom all of it runs.
     pub(super) supervisor: Option<ActorCell>,
 }
@@ -47,6 +49,8 @@ pub(super) async fn start(parts: &Arc<Parts>, actors: Actors) -> Result<NodeSupe
         child!("AssignmentCoordinator", start_coordinator),
         child!("PartitionManager", start_manager),
         child!("Router", start_router),
+        child!("Registry", start_registry),
+        child!("DistributedSupervisor", start_distributed_supervisor),
     ];
     let (stop_within, under) = (parts.stop_within, actors.supervisor.clone());
     NodeSupervisor::start_under(under, Spec { stop_within, ..Spec::new(parts.clock, children) }).await
@@ -133,4 +137,24 @@ async fn start_router(parts: Arc<Parts>, _: Arc<Actors>, supervisor: ActorCell) 
         parts.ports.router.cast(RouterMsg::Plan(plan));
     }
     Ok(router.get_cell())
+}
+
+async fn start_registry(parts: Arc<Parts>, _: Arc<Actors>, supervisor: ActorCell) -> Started {
+    let registry = RegistryActor::new(parts.names.clone());
+    let (registry, _) = RegistryActor::spawn_linked(None, registry, (), supervisor).await?;
+    parts.names.ports().registry.lead_to(registry.clone());
+    if let Some(plan) = parts.plans.newest() {
+        parts.names.handle_plan(&plan);
+    }
+    Ok(registry.get_cell())
+}
+
+async fn start_distributed_supervisor(parts: Arc<Parts>, _: Arc<Actors>, supervisor: ActorCell) -> Started {
+    let names = DistributedSupervisor::new(parts.names.clone());
+    let (names, _) = DistributedSupervisor::spawn_linked(None, names, (), supervisor).await?;
+    parts.names.ports().supervisor.lead_to(names.clone());
+    if let Some(plan) = parts.plans.newest() {
+        parts.names.handle_plan(&plan);
+    }
+    Ok(names.get_cell())
 }

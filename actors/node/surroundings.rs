@@ -10,6 +10,7 @@ use tumen_core::cluster::lease::{Release, Reply};
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::ids::NodeName;
 
+use super::acting::By;
 use super::parts::Parts;
 use crate::cluster::assignment_coordinator::{Proposed, Surroundings};
 use crate::cluster::consensus::CommitError;
@@ -69,7 +70,7 @@ impl Surroundings for Around {
 impl Reports for Around {
     fn acted_on(&self, plan: &Arc<Snapshot>) {
         if let Some(parts) = self.parts.upgrade() {
-            parts.ports.lease_keeper.cast(LeaseKeeperMsg::ActedOn(Arc::clone(plan)));
+            parts.acted_on.note(By::Partitions, plan, &parts.ports.lease_keeper);
         }
     }
 

@@ -215,7 +215,7 @@ const EXPIRED: u8 = 4;
 const PLACED: u8 = 5;
 
 /// Writes what became of a call straight into the connection's buffer.
-pub(super) fn send(to: Responder, told: &Told) {
+pub(crate) fn send(to: Responder, told: &Told) {
     to.send_with(|buffer| {
         let mut failed = |tag, failure: &Failure| {
             buffer.put_u8(tag);
@@ -241,7 +241,7 @@ pub(super) fn send(to: Responder, told: &Told) {
 }
 
 /// Reads what [`send`] wrote.
-pub(super) fn read(mut bytes: Bytes) -> Told {
+pub(crate) fn read(mut bytes: Bytes) -> Told {
     let failure = |bytes: &[u8]| codec::decode_body(bytes).ok();
     let told = match bytes.first() {
         Some(&REPLIED) => Some(Told::Reply(Ok(bytes.split_off(1)))),

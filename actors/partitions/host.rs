@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tumen_core::cluster::snapshot::Mode;
-use tumen_core::ids::{Kind, NodeName, PartitionId};
+use tumen_core::ids::{GroupId, Kind, NodeName, PartitionId};
 use tumen_core::partitions::fence::Fence;
 use tumen_core::partitions::request::{MessageId, Reply};
 use tumen_core::partitions::session::ask::Ask;
@@ -206,5 +206,24 @@ impl Kinds {
     /// Whether the node hosts nothing.
     pub fn is_empty(&self) -> bool {
         self.kinds.is_empty()
+    }
+}
+
+/// The kinds of worker that a node hosts, for each group of partitions.
+#[derive(Clone, Debug, Default)]
+pub struct KindsByGroup {
+    /// The users' own.
+    pub users: Kinds,
+    /// Those of the names.
+    pub names: Kinds,
+}
+
+impl KindsByGroup {
+    /// The kinds of one group.
+    pub const fn of(&self, group: GroupId) -> &Kinds {
+        match group {
+            GroupId::Users => &self.users,
+            GroupId::Names => &self.names,
+        }
     }
 }

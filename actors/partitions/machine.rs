@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use tumen_core::ids::PartitionId;
 use tumen_core::partitions::entry::{Changes, KindIndex, TooManyChanges};
+use tumen_core::partitions::identity::Position;
 use tumen_core::partitions::request::{Failure, MessageId, Reply};
 
 use super::host::{Host, Place};
@@ -29,6 +31,16 @@ pub trait Machine: Send + 'static {
 
     /// Becomes what a snapshot says. After an error nothing changed.
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), String>;
+
+    /// From now on it is what a copy of this partition has up to the mark, not a fork that runs ahead.
+    fn follow(&mut self, partition: PartitionId) {
+        let _ = partition;
+    }
+
+    /// What it has is what the log up to here comes to, and surely holds. Only where it follows a copy.
+    fn settled(&mut self, position: Position) {
+        let _ = position;
+    }
 
     /// Answers a message that only reads. Others are refused.
     fn query(&self, message: MessageId, body: Bytes) -> Reply;

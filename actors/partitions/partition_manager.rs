@@ -24,7 +24,7 @@ use tumen_core::partitions::fence::Fence;
 use tumen_core::partitions::reconcile::{Effect, Reconcile};
 
 use super::gate::Gate;
-use super::host::{Kinds, Place};
+use super::host::{KindsByGroup, Place};
 use super::partition_worker::{PartitionWorker, PartitionWorkerMsg};
 use super::promotions::Promotions;
 use super::read_table::{Mailbox, ReadTable, Seat};
@@ -118,7 +118,7 @@ impl ractor::Message for PartitionManagerMsg {}
 /// One node's partitions. Supervises their workers.
 pub struct PartitionManager {
     me: NodeBoot,
-    kinds: Kinds,
+    kinds: KindsByGroup,
     table: ReadTable,
     gate: Gate,
     reports: Arc<dyn Reports>,
@@ -183,7 +183,7 @@ impl PartitionManager {
     /// A manager for this boot, which shows what it does in `table` and `progress`.
     pub fn new(
         me: NodeBoot,
-        kinds: Kinds,
+        kinds: KindsByGroup,
         table: ReadTable,
         gate: Gate,
         reports: Arc<dyn Reports>,
@@ -228,10 +228,11 @@ impl PartitionManager {
         let fence = Fence { generation: plan.generation, epoch, partition };
         let place = Place { fence, partition_name: name.into(), node: self.me.node.clone() };
         self.replication.lead(&plan, fence);
-        let mut mailboxes = Vec::with_capacity(self.kinds.len());
+        let kinds = self.kinds.of(partition.group);
+        let mut mailboxes = Vec::with_capacity(kinds.len());
         let mut workers = BTreeMap::new();
         let mut replicated = 0;
-        for hosted in self.kinds.iter() {
+        for hosted in kinds.iter() {
             let index = KindIndex(replicated);
             replicated += u16::from(hosted.is_replicated());
             let waiting = Arc::new(AtomicUsize::new(0));

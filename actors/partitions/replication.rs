@@ -58,14 +58,14 @@ use self::disk::Disk;
 use self::lane::Lane;
 pub use self::loading::{Copies, LoadError};
 use self::phases::{MODES, Phases, TOOK_US};
-use self::state::Makers;
+use self::state::MakersByGroup;
 use self::steps::Steps;
 use self::transfers::Transfers;
 pub use self::transfers::{News, Pace};
 pub use self::worker::{Handling, Led};
 use super::delivery::Told;
 use super::gate::Gate;
-use super::host::Kinds;
+use super::host::KindsByGroup;
 use super::meter::Meter;
 use super::witness::Witness;
 use crate::clock::{self, Clock};
@@ -96,7 +96,7 @@ struct Shared {
     transport: Transport,
     witness: Witness,
     config: Config,
-    makers: Makers,
+    makers: MakersByGroup,
     cells: RwLock<BTreeMap<PartitionId, Arc<Cell>>>,
     disk: Option<Arc<Disk>>,
     /// The cluster whose copies these are, as far as that is known.
@@ -158,7 +158,7 @@ impl Replication {
     #[allow(clippy::too_many_arguments, reason = "each is another part of the node, and they are given once")]
     pub fn new(
         me: NodeName,
-        kinds: &Kinds,
+        kinds: &KindsByGroup,
         (config, pace): (Config, Pace),
         clock: Clock,
         (gate, witness): (Gate, Witness),
@@ -175,7 +175,7 @@ impl Replication {
             transport,
             witness,
             config,
-            makers: Makers::of(kinds),
+            makers: MakersByGroup::new(kinds),
             cells: RwLock::new(cells),
             disk: disk.map(Arc::new),
             cluster: Mutex::new(cluster),
@@ -206,6 +206,11 @@ impl Replication {
     /// Whether any kind of worker here is replicated.
     pub fn is_used(&self) -> bool {
         !self.shared.makers.is_empty()
+    }
+
+    /// The same of one group.
+    fn is_used_by(&self, group: GroupId) -> bool {
+        !self.shared.makers.of(group).is_empty()
     }
 
     /// Starts what waits for time to pass, asks the leader, and gives epochs back. Ends with [`Self::stop`].
@@ -253,12 +258,14 @@ impl Replication {
         let mut cells = self.shared.cells.write().unwrap_or_else(PoisonError::into_inner);
         let new = || {
             let id = CopyId { node: self.shared.me.clone(), life: clock::new_life(&self.shared.clock) };
-            let (mut config, makers) = (self.shared.config.clone(), self.shared.makers.clone());
+            let (mut config, makers) =
+                (self.shared.config.clone(), self.shared.makers.of(partition.group).clone());
             let modes = self.shared.modes.read().unwrap_or_else(PoisonError::into_inner);
             if let Some(mode) = modes.get(&partition.group) {
                 config.mode = makers.mode_of_log(*mode);
             }
             drop(modes);
+            config.tells_at_once = partition.group == GroupId::Names;
             Arc::new(Cell::new(partition, id, self.acks_of(partition.group), config, makers))
         };
         Arc::clone(cells.entry(partition).or_insert_with(new))
@@ -275,6 +282,9 @@ impl Replication {
         let mut unneeded = Vec::new();
         let index = plan.member_index(self.shared.me.as_str()).map(|at| at as u32);
         for (partition, assignment) in plan.partitions() {
+            if !self.is_used_by(partition.group) {
+                continue;
+            }
             let wanted = index.is_some_and(|me| assignment.copies.contains(&me));
             if !wanted && !assignment.is_in_sync(&self.shared.me) {
                 // Neither wanted nor counted: nobody will ask for it again, or will find it empty.
@@ -305,7 +315,8 @@ impl Replication {
 
     /// This boot is primary of a partition from now on, by this plan.
     pub fn lead(&self, plan: &Snapshot, fence: Fence) {
-        let Some(assignment) = plan.assignment(fence.partition).filter(|_| self.is_used()) else { return };
+        let used = self.is_used_by(fence.partition.group);
+        let Some(assignment) = plan.assignment(fence.partition).filter(|_| used) else { return };
         let cell = self.cell_or_new(fence.partition);
         let (wanted, gone) = copies_of(plan, assignment);
         let mut out = Out::default();

@@ -34,7 +34,7 @@ use tumen_core::partitions::routing::{RouteError, RoutingTable};
 use self::conversation::Conversations;
 use super::delivery::{self, Delivery, Told};
 use super::gate::Gate;
-use super::host::{Effect, Kinds};
+use super::host::{Effect, KindsByGroup};
 use super::read_table::{Mailbox, ReadTable};
 use crate::transport::{Deadline, Incoming, LaneError, Serve, Service, Transport};
 
@@ -96,7 +96,7 @@ struct Shared {
     table: ArcSwap<RoutingTable>,
     version: watch::Sender<Version>,
     seats: ReadTable,
-    kinds: Kinds,
+    kinds: KindsByGroup,
     gate: Gate,
     transport: Transport,
     conversations: Conversations,
@@ -104,7 +104,13 @@ struct Shared {
 
 impl Router {
     /// A router that knows no plan yet. It serves other nodes' calls from now on.
-    pub fn new(me: NodeBoot, seats: ReadTable, kinds: Kinds, gate: Gate, transport: Transport) -> Self {
+    pub fn new(
+        me: NodeBoot,
+        seats: ReadTable,
+        kinds: KindsByGroup,
+        gate: Gate,
+        transport: Transport,
+    ) -> Self {
         let shared = Shared {
             me,
             table: ArcSwap::default(),
@@ -226,7 +232,7 @@ impl Router {
                     "a message has at most {BODY_LEN_MAX} bytes, this one has {len}"
                 )));
             }
-            if self.shared.kinds.effect_of(call.message) == Effect::Once {
+            if self.effect_of(&call) == Effect::Once {
                 return self.carry_out_once(call).await;
             }
             if call.options.idempotency_key.is_some() {
@@ -254,7 +260,7 @@ impl Router {
         mut failure: Failure,
     ) -> Reply {
         let mut pause = Pause::new(deadline);
-        let reads = self.shared.kinds.effect_of(call.message) == Effect::None;
+        let reads = self.effect_of(call) == Effect::None;
         let idempotent = call.options.idempotent || reads;
         // Whether an earlier try of an idempotent call may have been carried out, and changed anything.
         let mut maybe_applied = false;
@@ -345,13 +351,23 @@ impl Router {
 
     /// Whether a call may come in under its fence, and to whom.
     fn admit(&self, header: &Header) -> Result<Mailbox, Failure> {
-        self.admit_kind(header.fence, self.kind_for(header.message)?)
+        self.admit_kind(header.fence, self.kind_for(header.fence.partition.group, header.message)?)
+    }
+
+    /// What carrying a call out twice would come to.
+    fn effect_of(&self, call: &Call<'_>) -> Effect {
+        let group = match call.target {
+            Target::Key(_) => GroupId::Users,
+            Target::Partition(partition) => partition.group,
+        };
+        self.shared.kinds.of(group).effect_of(call.message)
     }
 
     /// Which of the kinds that are hosted here handles messages of this type.
-    fn kind_for(&self, message: MessageId) -> Result<usize, Failure> {
+    fn kind_for(&self, group: GroupId, message: MessageId) -> Result<usize, Failure> {
         self.shared
             .kinds
+            .of(group)
             .index_for(message)
             .ok_or_else(|| Failure::Rejected(format!("no worker here handles messages of type {message}")))
     }
@@ -481,7 +497,7 @@ fn expired(last: Failure, maybe_applied: bool) -> Failure {
     }
 }
 
-fn lane_failure(error: &LaneError) -> Failure {
+pub(crate) fn lane_failure(error: &LaneError) -> Failure {
     match error {
         LaneError::PeerOverloaded | LaneError::NotSent(crate::transport::SendError::Overloaded) => {
             Failure::Overloaded
@@ -512,7 +528,7 @@ impl Serve for Router {
                 refuse(reply, Failure::Rejected("the request cannot be read".into()));
                 continue;
             };
-            let kind = match self.kind_for(message) {
+            let kind = match self.kind_for(fence.partition.group, message) {
                 Ok(kind) => kind,
                 Err(failure) => {
                     refuse(reply, failure);

@@ -371,6 +371,14 @@ impl Crew {
         self.instances.iter().filter_map(over).collect()
     }
 
+    /// What runs here, starts or ends.
+    pub fn instances(&self) -> Vec<InstanceId> {
+        let there = |(id, instance): (&InstanceId, &Instance)| {
+            (!matches!(instance.state, State::Over(_))).then_some(*id)
+        };
+        self.instances.iter().filter_map(there).collect()
+    }
+
     fn cleared(&self) -> Option<Effect> {
         (self.since.is_none() && self.instances.is_empty()).then_some(Effect::Cleared)
     }

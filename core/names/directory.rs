@@ -112,7 +112,7 @@ pub enum Change {
 }
 
 /// What a change did, for those who listen.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum News {
     /// Somebody answers under a name.
     Registered {
@@ -371,6 +371,11 @@ impl Directory {
     /// What stands under a name.
     pub fn get(&self, name: &Name) -> Option<&Claim> {
         self.names.get(name)
+    }
+
+    /// A directory in which these claims stand, and which gave out numbers up to this one.
+    pub fn of(claims: impl IntoIterator<Item = (Name, Claim)>, last: ClaimNumber) -> Self {
+        Saved { names: claims.into_iter().collect(), last }.into()
     }
 
     /// How many names there are.

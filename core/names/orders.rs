@@ -6,6 +6,7 @@
 //!   Starting ──────────────────▶ Start{number}, again ──▶  Started ─────────────────▶ Started
 //!                                                           NotStarted ─────────────▶ Freed, or Released
 //!   Running                                                 Ended ──────────────────▶ Freed, or Released
+//!   ··· on a node that leaves, or where its name belongs no more ───────────────────▶ Stopping, to move
 //!   Stopping ──────────────────▶ Stop{number}, again ───▶  Ended ──────────────────▶ Freed, or Released
 //!   on a node that is gone      ────────────────────────────────────────────────────▶ NodeGone
 //! ```
@@ -24,7 +25,7 @@ use crate::names::claim::{ClaimNumber, Held, Stage};
 use crate::names::crew::{Frame, Order, Stamp};
 use crate::names::directory::{Change, Directory};
 use crate::names::name::Name;
-use crate::names::placement::{Candidate, Choice, Placement};
+use crate::names::placement::{Candidate, Choice, Placement, Placing};
 use crate::time::Moment;
 
 /// How long things take.
@@ -199,7 +200,9 @@ impl Orders {
         }
         let waiting: Vec<Name> = directory.waiting().filter(|name| self.is_idle(name)).cloned().collect();
         waiting.iter().for_each(|name| self.look_at(now, directory, name));
-        self.handle_tick(now, directory)
+        let mut effects = self.redistribute(directory);
+        effects.extend(self.handle_tick(now, directory));
+        effects
     }
 
     /// W copies hold this change; `directory` has it.
@@ -256,6 +259,7 @@ impl Orders {
     /// Time has passed.
     pub fn handle_tick(&mut self, now: Moment, directory: &Directory) -> Vec<Effect> {
         let mut effects = self.bury(directory);
+        effects.extend(self.evacuate(directory));
         let due = self.due.iter().take_while(|(due, _)| *due <= now).map(|(_, name)| name.clone());
         let due: Vec<Name> = due.collect();
         let mut frames: BTreeMap<NodeBoot, Vec<Order>> = BTreeMap::new();
@@ -280,6 +284,48 @@ impl Orders {
         let gone: Vec<NodeBoot> = gone.cloned().collect();
         self.leaving.extend(gone.iter().cloned());
         gone.into_iter().map(|node| Effect::Commit(Change::NodeGone { node })).collect()
+    }
+
+    /// Nodes that are about to go: what runs there is to run elsewhere, as far as it can.
+    fn evacuate(&mut self, directory: &Directory) -> Vec<Effect> {
+        let leaving = self.members.iter().filter(|member| member.serves && !member.takes);
+        let leaving: Vec<NodeBoot> = leaving.map(|member| member.node.clone()).collect();
+        let mut effects = Vec::new();
+        for node in leaving {
+            for name in directory.on_node(&node) {
+                effects.extend(self.move_away(directory, name, |_| true));
+            }
+        }
+        effects
+    }
+
+    /// The members are others: whatever is to be where its name belongs moves there.
+    fn redistribute(&mut self, directory: &Directory) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for (name, claim) in directory.iter() {
+            let here = claim.child().filter(|child| child.spec.placing == Placing::UniformActive);
+            if let Some(node) = here.and_then(|child| child.stage.node()) {
+                effects.extend(self.move_away(directory, name, |wanted| wanted != node));
+            }
+        }
+        effects
+    }
+
+    /// Moves a child that runs, or is about to, if there is a node for it and that one is meant.
+    fn move_away(
+        &mut self,
+        directory: &Directory,
+        name: &Name,
+        meant: impl FnOnce(&NodeBoot) -> bool,
+    ) -> Vec<Effect> {
+        let Some(claim) = directory.get(name) else { return Vec::new() };
+        let Some(change) = directory.judge_move(name) else { return Vec::new() };
+        if self.logging.get(name) == Some(&claim.number)
+            || !self.pick(directory, name).is_some_and(|it| meant(&it))
+        {
+            return Vec::new();
+        }
+        self.log(name.clone(), claim.number, change)
     }
 
     /// Does what a child's stage asks for.

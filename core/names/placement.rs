@@ -16,7 +16,9 @@ pub enum Placing {
     /// By the name: always the same one among the same nodes, and children spread evenly.
     #[default]
     Uniform,
-    /// The same, as long as more than half of all members are there.
+    /// The same, and it moves when nodes come or go by which it belongs elsewhere; the others stay where they run.
+    UniformActive,
+    /// As `Uniform`, as long as more than half of all members are there.
     UniformQuorum,
     /// The one that runs the fewest children beside its weight.
     LeastLoaded,
@@ -62,7 +64,7 @@ impl Placement for Placing {
         let quorum = 2 * choice.there > choice.members;
         match self {
             Self::UniformQuorum if !quorum => None,
-            Self::Uniform | Self::UniformQuorum => {
+            Self::Uniform | Self::UniformActive | Self::UniformQuorum => {
                 let best =
                     weighty().max_by_key(|(_, candidate)| (draw(choice.name, candidate), candidate.node));
                 best.map(|(at, _)| at)

@@ -56,6 +56,9 @@ pub struct Config {
     /// How often a copy to which nothing else goes is told the mark: how old a read there may be taken for, and how soon a
     /// copy that begins anew on an idle partition is noticed. Default 500 ms.
     pub tell_every: Duration,
+    /// Whether a copy is told at once how far what it has surely holds, where nothing else goes to it. Default no: what is
+    /// read there may be a little older, and each write costs a message less.
+    pub tells_at_once: bool,
     /// How many entries before its newest snapshot a copy keeps, so that others catch up by tail. Default 4,096.
     pub keep_entries: u64,
     /// After how many entries since the last one a snapshot is wanted. Default 65,536.
@@ -73,6 +76,7 @@ impl Default for Config {
             tail_bytes_max: 256 << 10,
             retry_every: Duration::from_millis(100),
             tell_every: Duration::from_millis(500),
+            tells_at_once: false,
             keep_entries: 4096,
             snapshot_every_entries: 65_536,
         }

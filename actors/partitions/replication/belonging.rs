@@ -17,7 +17,7 @@ impl Replication {
             return Acks::WithoutDisk;
         }
         let modes = self.shared.modes.read().unwrap_or_else(PoisonError::into_inner);
-        let of_log = |mode: &Mode| cell::acks_of(self.shared.makers.mode_of_log(*mode));
+        let of_log = |mode: &Mode| cell::acks_of(self.shared.makers.of(group).mode_of_log(*mode));
         modes.get(&group).map_or(Acks::AfterDisk, of_log)
     }
 

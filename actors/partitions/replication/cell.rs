@@ -145,6 +145,18 @@ struct Lead {
     waits: Vec<(u64, oneshot::Sender<()>)>,
 }
 
+impl Lead {
+    /// How far what they have surely holds, for copies to which nothing else goes.
+    fn take_marks(&mut self, now: Moment) -> Vec<Effect<Bytes>> {
+        let nodes: Vec<NodeName> = self.law.progress().map(|(node, _)| node.clone()).collect();
+        let marks = nodes.into_iter().filter_map(|to| {
+            let request = self.law.take_mark(now, &to)?;
+            Some(Effect::Send { to, request })
+        });
+        marks.collect()
+    }
+}
+
 impl Cell {
     /// An empty copy, under a life that was never used.
     pub(super) fn new(
@@ -155,7 +167,7 @@ impl Cell {
         makers: Makers,
     ) -> Self {
         let keeping = (acks != Acks::WithoutDisk).then(Keeping::default);
-        let state = State::new(makers.clone());
+        let state = State::new(makers.clone(), partition);
         Self::of(partition, LocalCopy::new(partition, id, acks), state, keeping, config, makers)
     }
 
@@ -170,6 +182,7 @@ impl Cell {
     ) -> Result<Self, String> {
         let cell = Self::of(partition, copy, state, Some(Keeping::of(kept)), config, makers);
         let mut inner = cell.lock();
+        inner.state.lock().unwrap_or_else(PoisonError::into_inner).announce();
         inner.apply_up_to_mark();
         let broken = inner.broken.clone();
         drop(inner);
@@ -302,6 +315,9 @@ impl Cell {
             inner.now = now;
             if let Role::Primary(lead) = &mut inner.role {
                 effects.extend(lead.law.handle_reply(now, reply));
+                if inner.config.tells_at_once {
+                    effects.extend(lead.take_marks(now));
+                }
             }
         });
     }
@@ -316,7 +332,7 @@ impl Cell {
         out: &mut Out,
     ) -> Result<Option<Answer<Bytes>>, Broken> {
         let makers = self.lock().makers.clone();
-        let state = State::restore(makers, bytes)?;
+        let mut state = State::restore(makers, self.partition, bytes)?;
         if state.applied() != header.position {
             let why = format!("it is of {}, not {}", state.applied(), header.position);
             return Err(Broken::Snapshot(why));
@@ -336,6 +352,7 @@ impl Cell {
             };
             if installed {
                 inner.applied = state.applied();
+                state.announce();
                 inner.state = Arc::new(Mutex::new(state));
                 inner.broken = None;
             }
@@ -397,11 +414,7 @@ impl Cell {
             inner.hold.take_if(|hold| hold.expires <= now);
             if let Role::Primary(lead) = &mut inner.role {
                 effects.extend(lead.law.handle_wake(now));
-                let nodes: Vec<NodeName> = lead.law.progress().map(|(node, _)| node.clone()).collect();
-                for node in nodes {
-                    let mark = lead.law.take_mark(now, &node);
-                    effects.extend(mark.map(|request| Effect::Send { to: node, request }));
-                }
+                effects.extend(lead.take_marks(now));
             }
         });
     }

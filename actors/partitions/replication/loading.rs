@@ -10,16 +10,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use tumen_core::ids::{ClusterId, NodeName, PartitionId};
+use tumen_core::ids::{ClusterId, GroupId, NodeName, PartitionId};
 use tumen_core::partitions::replication::{Acks, Config, LocalCopy};
 
 use super::cell::Cell;
 use super::disk::Disk;
 use super::records::{self, Found, ReadError};
-use super::state::{Makers, State};
+use super::state::{MakersByGroup, State};
 use crate::clock::{self, Clock};
 use crate::codec;
-use crate::partitions::host::Kinds;
+use crate::partitions::host::KindsByGroup;
 use crate::store::{self, Batch, COPIES_FILE_NAME, Previous, Space, Store, StoreError};
 
 /// What [`super::Replication`] begins with.
@@ -56,11 +56,11 @@ impl Copies {
     pub async fn load(
         data_dir: Option<&Path>,
         node: &NodeName,
-        kinds: &Kinds,
+        kinds: &KindsByGroup,
         config: &Config,
         clock: Clock,
     ) -> Result<Self, LoadError> {
-        let makers = Makers::of(kinds);
+        let makers = MakersByGroup::new(kinds);
         let Some(data_dir) = data_dir.filter(|_| !makers.is_empty()) else { return Ok(Self::default()) };
         let (dir, name, config) = (data_dir.to_owned(), node.clone(), config.clone());
         let blocking = tokio::task::spawn_blocking(move || read(&dir, &name, &makers, &config, clock));
@@ -112,7 +112,7 @@ impl From<StoreError> for Trouble {
 fn read(
     data_dir: &Path,
     node: &NodeName,
-    makers: &Makers,
+    makers: &MakersByGroup,
     config: &Config,
     clock: Clock,
 ) -> Result<Copies, Trouble> {
@@ -173,13 +173,14 @@ fn restore(
     found: Found,
     previous: Previous,
     fresh: tumen_core::ids::Life,
-    makers: &Makers,
+    makers: &MakersByGroup,
     config: &Config,
 ) -> Result<Cell, String> {
     let Found { saved, acks, kept, state } = found;
+    let makers = makers.of(partition.group);
     let state = match state {
-        Some(bytes) => State::restore(makers.clone(), bytes),
-        None => Ok(State::new(makers.clone())),
+        Some(bytes) => State::restore(makers.clone(), partition, bytes),
+        None => Ok(State::new(makers.clone(), partition)),
     };
     let state = state.map_err(|why| why.to_string())?;
     if state.applied() != saved.snapshot {
@@ -188,5 +189,6 @@ fn restore(
     // What was taken back may have had what this life said that it has.
     let keeps = if previous == Previous::RolledBack { Acks::BeforeDisk } else { acks };
     let copy = LocalCopy::restore(saved, keeps, previous == Previous::Clean, fresh);
-    Cell::restored(partition, copy, state, kept, config.clone(), makers.clone())
+    let config = Config { tells_at_once: partition.group == GroupId::Names, ..config.clone() };
+    Cell::restored(partition, copy, state, kept, config, makers.clone())
 }

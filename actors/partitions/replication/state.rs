@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tumen_core::cluster::snapshot::Mode;
+use tumen_core::ids::{GroupId, PartitionId};
 use tumen_core::partitions::entry::encoding::DecodeError;
 use tumen_core::partitions::entry::{Entry, KindIndex};
 use tumen_core::partitions::identity::Position;
@@ -17,12 +18,36 @@ use tumen_core::partitions::request::{Failure, MessageId, Reply};
 use tumen_core::partitions::session::Sessions;
 
 use crate::codec;
-use crate::partitions::host::{Begin, Kinds};
+use crate::partitions::host::{Begin, Kinds, KindsByGroup};
 use crate::partitions::machine::{Machine, MakeMachine};
 
 /// The replicated kinds of a node, sorted by name: the same list on every node of a group.
 #[derive(Clone, Default)]
 pub(super) struct Makers(Arc<[Maker]>);
+
+/// The same for each group.
+#[derive(Clone, Default)]
+pub(super) struct MakersByGroup {
+    users: Makers,
+    names: Makers,
+}
+
+impl MakersByGroup {
+    pub(super) fn of(&self, group: GroupId) -> &Makers {
+        match group {
+            GroupId::Users => &self.users,
+            GroupId::Names => &self.names,
+        }
+    }
+
+    pub(super) fn new(kinds: &KindsByGroup) -> Self {
+        Self { users: Makers::of(&kinds.users), names: Makers::of(&kinds.names) }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.names.is_empty()
+    }
+}
 
 struct Maker {
     make: MakeMachine,
@@ -90,9 +115,14 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Before the first entry.
-    pub(super) fn new(makers: Makers) -> Self {
-        let machines = makers.0.iter().map(|maker| (maker.make)()).collect();
+    /// A partition's, before the first entry.
+    pub(super) fn new(makers: Makers, partition: PartitionId) -> Self {
+        let make = |maker: &Maker| {
+            let mut machine = (maker.make)();
+            machine.follow(partition);
+            machine
+        };
+        let machines = makers.0.iter().map(make).collect();
         Self { makers, machines, sessions: Sessions::default(), applied: Position::ZERO }
     }
 
@@ -120,7 +150,14 @@ impl State {
             self.sessions.apply(position, &entry);
         }
         self.applied = position;
+        self.announce();
         Ok(())
+    }
+
+    /// Tells the workers that what they have is a copy's, up to here.
+    pub(super) fn announce(&mut self) {
+        let applied = self.applied;
+        self.machines.iter_mut().for_each(|machine| machine.settled(applied));
     }
 
     /// A worker's state of its own, to run ahead from.
@@ -154,10 +191,10 @@ impl State {
     }
 
     /// The state that [`Self::snapshot`] wrote.
-    pub(super) fn restore(makers: Makers, mut bytes: Bytes) -> Result<Self, Broken> {
+    pub(super) fn restore(makers: Makers, partition: PartitionId, mut bytes: Bytes) -> Result<Self, Broken> {
         let short = || Broken::Snapshot("it ends too early".into());
         let unreadable = |why: String| Broken::Snapshot(why);
-        let mut state = Self::new(makers);
+        let mut state = Self::new(makers, partition);
         let sessions = take_part(&mut bytes).ok_or_else(short)?;
         (state.applied, state.sessions) =
             codec::read_state(&sessions).map_err(|why| unreadable(why.to_string()))?;

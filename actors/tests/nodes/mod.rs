@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
 pub mod adder;
+pub mod teller;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tumen_actors::clock::Clock;
 use tumen_actors::cluster::consensus;
+use tumen_actors::names::child::ChildKinds;
 use tumen_actors::node::{Runtime, Settings};
 use tumen_actors::partitions::replication::Pace;
 use tumen_actors::partitions::router::CallOptions;
@@ -95,6 +97,7 @@ pub fn settings(world: &World, n: usize, seeds: &[usize], min_nodes: usize) -> S
         stop_within: Duration::from_secs(5),
         pace: Pace::default(),
         strategies: Arc::new(Vec::new),
+        children: ChildKinds::default(),
         clock: Clock::tokio(),
         connect: Box::new(move |greet| {
             Box::pin(async move { Ok(world.node(greet, Cookie::none(), transport::Settings::default())) })

@@ -90,7 +90,7 @@ impl Orders {
     }
 
     /// Has a change logged, once.
-    fn log(&mut self, name: Name, number: ClaimNumber, change: Change) -> Vec<Effect> {
+    pub(super) fn log(&mut self, name: Name, number: ClaimNumber, change: Change) -> Vec<Effect> {
         if self.logging.get(&name) == Some(&number) {
             return Vec::new();
         }

@@ -1,0 +1,548 @@
+//! Names, supervised children and singletons, on the network: who holds which, in a directory that is replicated as any
+//! partition is.
+//!
+//! ```text
+//!  claim, start_child ─▶ DirectoryWorker (primary) ─ log ─▶ copies ─▶ NameTable, on every node ◀─ lookup
+//!                              ▲ Commit                                  │ each step
+//!                        DirectoryAgent ◀────────────────────────────────┘
+//!                              │ orders          ▲ answers
+//!                              ▼                 │
+//!                        DistributedSupervisor of a node ─▶ ChildActor × n ◀─ call by name
+//! ```
+
+pub mod calling;
+pub mod child;
+pub mod directory_agent;
+pub mod directory_worker;
+pub mod distributed_supervisor;
+pub mod registry;
+pub mod table;
+mod tail;
+mod wire;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use ractor::ActorRef;
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+use tumen_core::cluster::snapshot::Snapshot;
+use tumen_core::ids::{Kind, NodeBoot, NodeName, PartitionId};
+use tumen_core::names::crew::Crew;
+use tumen_core::names::directory::{News, Refused};
+use tumen_core::names::request::{Answered, Done, Request};
+use tumen_core::names::{Claim, ClaimNumber, Holder, Name, Reason, Spec, directory_of};
+use tumen_core::partitions::identity::Position;
+use tumen_core::partitions::request::Failure;
+
+use self::child::ChildKinds;
+use self::directory_agent::DirectoryAgentMsg;
+use self::directory_worker::{body_of, request_message};
+use self::distributed_supervisor::DistributedSupervisorMsg;
+use self::registry::{Registry, RegistryMsg};
+pub use self::table::{Found, NameTable};
+pub(crate) use self::wire::child_service;
+use self::wire::{Supervision, child_kind};
+use crate::clock::Clock;
+use crate::cluster::plans::Plans;
+use crate::codec;
+use crate::partitions::router::CallOptions;
+use crate::partitions::{Gate, ReadTable, Router};
+use crate::port::Port;
+use crate::transport::{Deadline, Incoming, Serve, Service, Transport};
+
+/// How long orders and answers may be on their way.
+const SEND_WITHIN: Duration = Duration::from_secs(2);
+/// How long a node that is a member by its own plan, and not by the directory's, waits before it asks again.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(20);
+/// The longest message between directories and nodes.
+const SUPERVISION_LEN_MAX: usize = 8 << 20;
+
+/// Told when this node acted on a plan, as far as names go.
+pub(crate) type Acted = Arc<dyn Fn(&Arc<Snapshot>) + Send + Sync>;
+
+/// The names of a cluster, on one node. Cheap to clone.
+#[derive(Clone)]
+pub struct Names {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    me: NodeBoot,
+    table: NameTable,
+    registry: Registry,
+    kinds: ChildKinds,
+    crew: Mutex<Crew>,
+    agents: DashMap<PartitionId, ActorRef<DirectoryAgentMsg>>,
+    plans: Plans,
+    router: Router,
+    seats: ReadTable,
+    gate: Gate,
+    transport: Transport,
+    clock: Clock,
+    ports: Ports,
+    acted: Acted,
+}
+
+/// Where each actor is reached.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ports {
+    pub(crate) registry: Port<RegistryMsg>,
+    pub(crate) supervisor: Port<DistributedSupervisorMsg>,
+}
+
+/// What names stand on.
+pub(crate) struct Ground {
+    pub(crate) me: NodeBoot,
+    pub(crate) table: NameTable,
+    pub(crate) kinds: ChildKinds,
+    pub(crate) plans: Plans,
+    pub(crate) router: Router,
+    pub(crate) seats: ReadTable,
+    pub(crate) gate: Gate,
+    pub(crate) transport: Transport,
+    pub(crate) clock: Clock,
+    pub(crate) acted: Acted,
+}
+
+/// Why a name was not claimed, or a child not started. Each says whether anything changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameFailure {
+    /// The directory refused: nothing changed.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The directory could not be asked, or nobody knows what it did.
+    #[error("the directory did not answer: {0}")]
+    Call(#[from] Failure),
+    /// No member has a factory for this kind of child: nothing was tracked.
+    #[error("no node can start a child of the kind {kind}{}", .known.is_empty().then(String::new).unwrap_or_else(|| format!(": there are {}", list(.known))))]
+    NoSuchKind {
+        /// The kind.
+        kind: Kind,
+        /// The kinds that some node has a factory for.
+        known: Vec<Kind>,
+    },
+    /// The child was not started: nothing is tracked.
+    #[error("the child was not started: {0}")]
+    StartFailed(String),
+    /// The child did not start in time. It is still being tried.
+    #[error("the child did not start in time; it is still being tried: terminate it if it is not to run")]
+    StartTimeout,
+    /// The claim stands, and this node has not seen it yet.
+    #[error("it is done, and this node has not seen it within the deadline")]
+    NotVisible,
+    /// There is no such actor on this node.
+    #[error("that actor has ended: nothing changed")]
+    NoSuchActor,
+}
+
+fn list(kinds: &[Kind]) -> String {
+    kinds.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl Names {
+    /// The names of this node. Orders, answers and calls of other nodes are taken from now on.
+    pub(crate) fn new(ground: Ground) -> Self {
+        let Ground { me, table, kinds, plans, router, seats, gate, transport, clock, acted } = ground;
+        let shared = Shared {
+            me,
+            table,
+            registry: Registry::default(),
+            kinds,
+            crew: Mutex::default(),
+            agents: DashMap::new(),
+            plans,
+            router,
+            seats,
+            gate,
+            transport,
+            clock,
+            ports: Ports::default(),
+            acted,
+        };
+        let names = Self { shared: Arc::new(shared) };
+        names.shared.transport.serve(Service::Supervision, Arc::new(names.clone()));
+        names.shared.transport.serve(Service::Directory, Arc::new(tail::Followed::new(names.clone())));
+        names.shared.transport.serve(Service::Application, Arc::new(calling::Answering::new(names.clone())));
+        names
+    }
+
+    pub(crate) fn ports(&self) -> &Ports {
+        &self.shared.ports
+    }
+
+    /// A plan was committed: who is no member answers under no name any more.
+    pub(crate) fn handle_plan(&self, plan: &Arc<Snapshot>) {
+        self.shared.table.handle_plan(plan);
+        self.shared.ports.registry.cast(RegistryMsg::Plan(Arc::clone(plan)));
+        self.shared.ports.supervisor.cast(DistributedSupervisorMsg::Plan(Arc::clone(plan)));
+    }
+
+    /// This node left its cluster.
+    pub(crate) fn handle_left(&self) {
+        self.shared.table.clear();
+        self.shared.ports.registry.cast(RegistryMsg::Left);
+        self.shared.ports.supervisor.cast(DistributedSupervisorMsg::Left);
+    }
+
+    /// What runs here is as the plan says, but for claims on their way: once these are answered the plan is acted on.
+    fn note_acted(&self, plan: &Arc<Snapshot>) {
+        let (names, plan) = (self.clone(), Arc::clone(plan));
+        let serves = plan
+            .member(self.shared.me.node.as_str())
+            .is_some_and(|member| *member.id() == self.shared.me && member.status.may_serve());
+        if serves {
+            return (self.shared.acted)(&plan);
+        }
+        tokio::spawn(async move {
+            names.shared.registry.claims_ended().await;
+            (names.shared.acted)(&plan);
+        });
+    }
+
+    /// Sends something to the supervisor, or the agents, of a node. It may be lost.
+    fn send(&self, to: &NodeBoot, what: Supervision) {
+        if *to == self.shared.me {
+            return self.take(&self.shared.me.clone(), what);
+        }
+        let deadline = Deadline::after(SEND_WITHIN);
+        let frame = match codec::try_pack(&what, SUPERVISION_LEN_MAX) {
+            Ok(frame) => frame,
+            Err(error) => return tracing::error!(%to, %error, "orders or answers are not sent"),
+        };
+        let encode = |buffer: &mut bytes::BytesMut| buffer.extend_from_slice(&frame);
+        drop(self.shared.transport.ask(&to.node, Service::Supervision, deadline, encode));
+    }
+
+    fn take(&self, from: &NodeBoot, what: Supervision) {
+        match what {
+            Supervision::Orders { to, frame } => {
+                if to == self.shared.me {
+                    self.shared.ports.supervisor.cast(DistributedSupervisorMsg::Orders(frame));
+                }
+            }
+            Supervision::Answers(answers) => {
+                for (directory, said) in answers {
+                    if let Some(agent) = self.shared.agents.get(&directory) {
+                        // One that just stopped needs none.
+                        drop(agent.cast(DirectoryAgentMsg::Answers(from.clone(), said)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// What this node knows of all names.
+    pub fn table(&self) -> &NameTable {
+        &self.shared.table
+    }
+
+    /// What becomes known of names from now on.
+    pub fn news(&self) -> broadcast::Receiver<Arc<News>> {
+        self.shared.table.news()
+    }
+
+    /// Who answers under a name. A local read.
+    pub fn lookup(&self, name: &Name) -> Option<Found> {
+        self.shared.table.lookup(name)
+    }
+
+    /// Claims a name for an actor of this node.
+    ///
+    /// # Errors
+    /// Somebody else holds it, or the directory could not be asked; see [`NameFailure`].
+    pub async fn claim(
+        &self,
+        actor: u64,
+        name: &Name,
+        value: Bytes,
+        within: Duration,
+    ) -> Result<ClaimNumber, NameFailure> {
+        let deadline = Instant::now() + within;
+        let refused = || NameFailure::Refused(Refused::NoMember(self.shared.me.clone()));
+        let _claiming = self.shared.registry.begin_claim().ok_or_else(refused)?;
+        let held_before = self.shared.registry.holds(name, actor);
+        if !self.shared.registry.want(name, actor) {
+            return Err(NameFailure::NoSuchActor);
+        }
+        let holder = Holder { node: self.shared.me.clone(), actor };
+        let request = Request::Claim { name: name.clone(), holder, value };
+        match self.ask(&request, deadline).await {
+            Ok(Done { number: Some(number) }) => {
+                if self.shared.registry.holds(name, actor) {
+                    return Ok(number);
+                }
+                // It ended meanwhile, or gave the name back: whoever heard of that may have come before the claim.
+                drop(self.give_back(name, actor, Reason::Normal, SEND_WITHIN).await);
+                Err(NameFailure::NoSuchActor)
+            }
+            Ok(Done { number: None }) => Err(NameFailure::NoSuchActor),
+            Err(NameFailure::NotVisible) => Err(NameFailure::NotVisible),
+            Err(failure) => {
+                if !held_before {
+                    self.shared.registry.want_no_more(name, actor);
+                    if matches!(&failure, NameFailure::Call(call) if call.maybe_changed()) {
+                        self.shared.ports.registry.cast(RegistryMsg::GiveBack { actor, name: name.clone() });
+                    }
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Gives a name back that an actor of this node holds. Nothing to do where it does not hold it.
+    ///
+    /// # Errors
+    /// The directory could not be asked. It frees the name once it has asked this node.
+    pub async fn release(&self, actor: u64, name: &Name, within: Duration) -> Result<(), NameFailure> {
+        self.shared.registry.want_no_more(name, actor);
+        self.give_back(name, actor, Reason::Normal, within).await
+    }
+
+    async fn give_back(
+        &self,
+        name: &Name,
+        actor: u64,
+        reason: Reason,
+        within: Duration,
+    ) -> Result<(), NameFailure> {
+        let holder = Holder { node: self.shared.me.clone(), actor };
+        let request = Request::Release { name: name.clone(), holder, reason };
+        self.ask(&request, Instant::now() + within).await.map(drop)
+    }
+
+    /// Says something else of an actor of this node that holds a name, or is the child of that name.
+    ///
+    /// # Errors
+    /// It does not hold the name, or the directory could not be asked.
+    pub async fn update(
+        &self,
+        actor: u64,
+        name: &Name,
+        value: Bytes,
+        within: Duration,
+    ) -> Result<(), NameFailure> {
+        let holder = Holder { node: self.shared.me.clone(), actor };
+        let request = Request::Update { name: name.clone(), holder, value };
+        self.ask(&request, Instant::now() + within).await.map(drop)
+    }
+
+    /// The names that an actor of this node holds, or is about to, sorted.
+    pub fn names_of(&self, actor: u64) -> Vec<Name> {
+        self.shared.registry.names_of(actor)
+    }
+
+    /// Has the cluster run a child under a name, and waits until it runs. The same child asked for twice is the same as once.
+    ///
+    /// # Errors
+    /// See [`NameFailure`]: something else stands under the name, no node can start it, its factory failed, or no time is left.
+    pub async fn start(
+        &self,
+        name: &Name,
+        spec: Spec,
+        value: Bytes,
+        within: Duration,
+    ) -> Result<Found, NameFailure> {
+        let deadline = Instant::now() + within;
+        let known = self.child_kinds();
+        if !known.contains(&spec.kind) {
+            return Err(NameFailure::NoSuchKind { kind: spec.kind, known });
+        }
+        let mut news = self.news();
+        let request = Request::Start { name: name.clone(), spec: Arc::new(spec), value };
+        let asked = self.ask(&request, deadline).await?;
+        loop {
+            if let Some(found) = self.lookup(name) {
+                return Ok(found);
+            }
+            if self.shared.table.claim(name).is_none() {
+                let why = news_of_end(&mut news, name, asked.number);
+                return Err(NameFailure::StartFailed(why.unwrap_or_else(|| "it ended at once".to_owned())));
+            }
+            match tokio::time::timeout_at(deadline, self.changed(name)).await {
+                Ok(()) => {}
+                Err(_) => return Err(NameFailure::StartTimeout),
+            }
+        }
+    }
+
+    /// Waits until anything changes in the directory of a name.
+    async fn changed(&self, name: &Name) {
+        if let Some(mut positions) = self.shared.table.positions(directory_of(name)) {
+            // What changed just before is looked at once more soon, so that nothing is missed.
+            drop(tokio::time::timeout(ASK_AGAIN_AFTER, positions.changed()).await);
+        }
+    }
+
+    /// Ends a child for good, and waits until it runs no more.
+    ///
+    /// # Errors
+    /// There is none of that name, or the directory could not be asked.
+    pub async fn terminate(&self, name: &Name, within: Duration) -> Result<(), NameFailure> {
+        let deadline = Instant::now() + within;
+        let done = self.ask(&Request::Terminate { name: name.clone() }, deadline).await?;
+        let Some(number) = done.number else { return Ok(()) };
+        while self.shared.table.claim(name).is_some_and(|claim| claim.number <= number) {
+            tokio::time::timeout_at(deadline, self.changed(name))
+                .await
+                .map_err(|_| NameFailure::NotVisible)?;
+        }
+        Ok(())
+    }
+
+    /// Has a child run on another node than it does, if there is one; it may hand something over. Does not wait for it.
+    ///
+    /// # Errors
+    /// The directory could not be asked.
+    pub async fn relocate(&self, name: &Name, within: Duration) -> Result<(), NameFailure> {
+        self.ask(&Request::Move { name: name.clone() }, Instant::now() + within).await.map(drop)
+    }
+
+    /// The kinds of children that some member has a factory for, sorted.
+    pub fn child_kinds(&self) -> Vec<Kind> {
+        let Some(plan) = self.shared.plans.newest() else {
+            return self.shared.kinds.iter().cloned().collect();
+        };
+        let mut kinds: Vec<Kind> = plan
+            .members
+            .iter()
+            .flat_map(|member| &member.info.services)
+            .filter_map(|it| child_kind(it))
+            .collect();
+        kinds.sort();
+        kinds.dedup();
+        kinds
+    }
+
+    /// The members that have a factory for a kind of child.
+    pub fn hosts_of(&self, kind: &Kind) -> Vec<NodeName> {
+        let Some(plan) = self.shared.plans.newest() else { return Vec::new() };
+        let has = child_service(kind);
+        let hosts = plan.members.iter().filter(|member| member.info.services.contains(&has));
+        hosts.map(|member| member.name().clone()).collect()
+    }
+
+    /// Whether a child runs here, or is about to, that another node could run.
+    pub(crate) fn has_children_for_others(&self) -> bool {
+        let (me, Some(plan)) = (&self.shared.me, self.shared.plans.newest()) else { return false };
+        let others: Vec<_> = plan.members.iter().filter(|it| it.id() != me && it.status.may_lead()).collect();
+        let movable = |_: &Name, claim: &Claim| {
+            let kind =
+                claim.child().filter(|_| claim.node() == Some(me)).map(|it| child_service(&it.spec.kind));
+            kind.is_some_and(|kind| others.iter().any(|it| it.info.services.contains(&kind)))
+        };
+        !self.shared.table.select(b"", 1, movable).is_empty()
+    }
+
+    /// Asks the directory of a name, and waits until this node has seen what came of it.
+    async fn ask(&self, request: &Request, deadline: Instant) -> Result<Done, NameFailure> {
+        let directory = directory_of(request.name());
+        let body = body_of(request);
+        loop {
+            let place = Mutex::new(Position::ZERO);
+            let within = deadline.saturating_duration_since(Instant::now());
+            let options = CallOptions { within, ..CallOptions::default() };
+            let reply = self
+                .shared
+                .router
+                .call_partition_placed(directory, request_message(), body.clone(), options, &place)
+                .await?;
+            let answered: Answered = codec::decode_body(&reply).map_err(|why| {
+                Failure::WorkerFailed(format!("a directory's answer cannot be read: {why}"))
+            })?;
+            match answered {
+                Ok(done) => {
+                    let at = *place.lock().unwrap_or_else(PoisonError::into_inner);
+                    self.reached(directory, at, deadline).await?;
+                    return Ok(done);
+                }
+                // The directory's node is behind this one: it knows a plan that is older.
+                Err(Refused::NoMember(node))
+                    if node == self.shared.me
+                        && self.shared.table.is_member(&node)
+                        && Instant::now() + ASK_AGAIN_AFTER < deadline =>
+                {
+                    tokio::time::sleep(ASK_AGAIN_AFTER).await;
+                }
+                Err(refused) => return Err(refused.into()),
+            }
+        }
+    }
+
+    /// Waits until this node knows a directory up to here.
+    async fn reached(
+        &self,
+        directory: PartitionId,
+        position: Position,
+        deadline: Instant,
+    ) -> Result<(), NameFailure> {
+        let Some(mut positions) = self.shared.table.positions(directory) else { return Ok(()) };
+        let reached = positions.wait_for(|known| *known >= position);
+        match tokio::time::timeout_at(deadline, reached).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(NameFailure::NotVisible),
+        }
+    }
+
+    /// The names that begin so and what stands there, in order, at most so many of them.
+    pub fn select(&self, prefix: &[u8], limit: usize) -> Vec<(Name, Claim)> {
+        self.shared.table.select(prefix, limit, |_, _| true)
+    }
+
+    /// The children whose names begin so, in order, at most so many of them.
+    pub fn children(&self, prefix: &[u8], limit: usize) -> Vec<(Name, Claim)> {
+        self.shared.table.select(prefix, limit, |_, claim| claim.child().is_some())
+    }
+}
+
+/// Why a child of this name is no more, if the news say so.
+fn news_of_end(
+    news: &mut broadcast::Receiver<Arc<News>>,
+    of: &Name,
+    since: Option<ClaimNumber>,
+) -> Option<String> {
+    let mut why = None;
+    loop {
+        match news.try_recv() {
+            Ok(piece) => {
+                if let News::Unregistered { name, number, reason, goes_on: false, .. } = &*piece
+                    && name == of
+                    && Some(*number) >= since
+                {
+                    why = Some(match reason {
+                        Reason::StartFailed(why) => why.clone(),
+                        other => other.to_string(),
+                    });
+                }
+            }
+            Err(broadcast::error::TryRecvError::Lagged(_)) => {}
+            Err(_) => return why,
+        }
+    }
+}
+
+impl Serve for Names {
+    fn serve(&self, batch: &mut Vec<Incoming>) {
+        for incoming in batch.drain(..) {
+            match codec::decode::<Supervision>(&incoming.body, SUPERVISION_LEN_MAX) {
+                Ok(what) => {
+                    let from = incoming.from().clone();
+                    self.take(&from, what);
+                }
+                Err(error) => {
+                    tracing::warn!(from = %incoming.from(), %error, "orders or answers are dropped")
+                }
+            }
+            incoming.reply.send(&[]);
+        }
+    }
+}
+
+impl fmt::Debug for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Names").field("me", &self.shared.me).finish_non_exhaustive()
+    }
+}

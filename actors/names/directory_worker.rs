@@ -1,0 +1,222 @@
+//! The worker of the names' partitions: one directory, replicated like any other worker's state.
+//!
+//! ```text
+//!  any node ─ Request ─▶ Host: judge, commit ─▶ log ─▶ every copy: apply up to the mark ─▶ NameTable
+//!  agent ──── Log ─────▶        commit
+//! ```
+
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use tumen_core::ids::{Kind, PartitionId};
+use tumen_core::names::directory::{Change, Refused};
+use tumen_core::names::request::{Answered, Done, Request};
+use tumen_core::names::{Directory, Name};
+use tumen_core::partitions::identity::Position;
+use tumen_core::partitions::request::{Failure, MessageId, Reply};
+
+use super::table::{NameTable, Step};
+use crate::codec;
+use crate::partitions::machine::{Journal, Machine};
+use crate::partitions::{Begin, Host, Hosted, Place};
+
+/// What its messages are called.
+const REQUEST: &str = "tumen.names.request";
+const LOG: &str = "tumen.names.log";
+
+/// The message that asks for something. See [`Request`].
+pub(super) fn request_message() -> MessageId {
+    MessageId::of(REQUEST)
+}
+
+/// The message by which the agent has changes logged.
+pub(super) fn log_message() -> MessageId {
+    MessageId::of(LOG)
+}
+
+/// The one kind of worker that the names' partitions have.
+pub(crate) fn hosted(table: &NameTable) -> Hosted {
+    let table = table.clone();
+    let make = move || -> Box<dyn Machine> {
+        Box::new(DirectoryWorker { directory: Directory::default(), table: table.clone(), followed: None })
+    };
+    Hosted {
+        kind: Kind::new("directory").expect("a short name"),
+        messages: vec![(request_message(), REQUEST), (log_message(), LOG)],
+        queries: Vec::new(),
+        mode: None,
+        begin: Begin::Replicated(Arc::new(make)),
+    }
+}
+
+/// One directory, on any copy.
+struct DirectoryWorker {
+    directory: Directory,
+    table: NameTable,
+    /// Where it is what a copy has up to the mark.
+    followed: Option<Followed>,
+}
+
+struct Followed {
+    partition: PartitionId,
+    position: Position,
+    /// What the next position brings; `None` where all of it is news.
+    step: Option<Step>,
+}
+
+impl Followed {
+    const fn whole(partition: PartitionId) -> Self {
+        Self { partition, position: Position::ZERO, step: None }
+    }
+}
+
+fn empty_step() -> Step {
+    Step { position: Position::ZERO, changes: Vec::new(), now: Vec::new(), news: Vec::new() }
+}
+
+impl Machine for DirectoryWorker {
+    fn apply(&mut self, change: &[u8]) -> Result<(), String> {
+        let change: Change = codec::decode_body(change).map_err(|why| why.to_string())?;
+        let Some(step) = self.followed.as_mut().and_then(|followed| followed.step.as_mut()) else {
+            self.directory.apply(&change);
+            return Ok(());
+        };
+        let touched: Vec<Name> = match &change {
+            Change::NodeGone { node } => self.directory.on_node(node).cloned().collect(),
+            Change::Claimed { name, .. }
+            | Change::Updated { name, .. }
+            | Change::Released { name, .. }
+            | Change::Added { name, .. }
+            | Change::Ordered { name, .. }
+            | Change::Started { name, .. }
+            | Change::Stopping { name, .. }
+            | Change::Freed { name, .. } => vec![name.clone()],
+        };
+        step.news.extend(self.directory.apply(&change));
+        step.changes.push(change);
+        for name in touched {
+            let claim = self.directory.get(&name).cloned();
+            step.now.push((name, claim));
+        }
+        Ok(())
+    }
+
+    fn follow(&mut self, partition: PartitionId) {
+        self.followed = Some(Followed { step: Some(empty_step()), ..Followed::whole(partition) });
+    }
+
+    fn settled(&mut self, position: Position) {
+        let Some(followed) = &mut self.followed else { return };
+        let (partition, previous) = (followed.partition, std::mem::replace(&mut followed.position, position));
+        let taken = match followed.step.replace(empty_step()) {
+            Some(step) => {
+                let step = Step { position, ..step };
+                self.table.take(partition, previous, self.directory.last_number(), step)
+            }
+            None => false,
+        };
+        if !taken {
+            self.table.take_whole(partition, position, &self.directory);
+        }
+    }
+
+    fn fork(&self) -> Result<Box<dyn Machine>, String> {
+        let (directory, table) = (self.directory.clone(), self.table.clone());
+        Ok(Box::new(Self { directory, table, followed: None }))
+    }
+
+    fn snapshot(&self) -> Result<Bytes, String> {
+        let mut bytes = BytesMut::new().writer();
+        codec::write_state(&self.directory, &mut bytes).map_err(|why| why.to_string())?;
+        Ok(bytes.into_inner().freeze())
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {
+        self.directory = codec::read_state(snapshot).map_err(|why| why.to_string())?;
+        if let Some(followed) = &mut self.followed {
+            *followed = Followed::whole(followed.partition);
+        }
+        Ok(())
+    }
+
+    fn query(&self, message: MessageId, _: Bytes) -> Reply {
+        Err(Failure::Rejected(format!("a directory answers no messages of type {message} on a replica")))
+    }
+
+    fn into_host(self: Box<Self>, _: Place, journal: Journal) -> Box<dyn Host> {
+        Box::new(Primary { directory: self.directory, table: self.table, journal })
+    }
+}
+
+/// One directory on its primary.
+struct Primary {
+    directory: Directory,
+    table: NameTable,
+    journal: Journal,
+}
+
+impl Primary {
+    fn answer(&mut self, message: MessageId, body: &[u8]) -> Reply {
+        let unreadable = |why: codec::DecodeError| {
+            Failure::Rejected(format!("what is asked of a directory cannot be read: {why}"))
+        };
+        if message == log_message() {
+            let changes: Vec<Change> = codec::decode_body(body).map_err(unreadable)?;
+            changes.iter().try_for_each(|change| self.commit(change))?;
+            return Ok(Bytes::new());
+        }
+        let request: Request = codec::decode_body(body).map_err(unreadable)?;
+        let answered: Answered = match self.judge(&request) {
+            Ok(changes) => {
+                changes.iter().try_for_each(|change| self.commit(change))?;
+                Ok(Done { number: self.directory.get(request.name()).map(|claim| claim.number) })
+            }
+            Err(refused) => Err(refused),
+        };
+        Ok(body_of(&answered))
+    }
+
+    fn judge(&self, request: &Request) -> Result<Vec<Change>, Refused> {
+        let directory = &self.directory;
+        let is_member = |node: &_| self.table.is_member(node);
+        Ok(match request {
+            Request::Claim { name, holder, value } => {
+                directory.judge_claim(name, holder, value, is_member)?
+            }
+            Request::Release { name, holder, reason } => {
+                directory.judge_release(name, holder, reason).into_iter().collect()
+            }
+            Request::Update { name, holder, value } => vec![directory.judge_update(name, holder, value)?],
+            Request::Start { name, spec, value } => {
+                directory.judge_start(name, spec, value)?.into_iter().collect()
+            }
+            Request::Terminate { name } => directory.judge_terminate(name)?.into_iter().collect(),
+            Request::Move { name } => directory.judge_move(name).into_iter().collect(),
+        })
+    }
+
+    fn commit(&mut self, change: &Change) -> Result<(), Failure> {
+        let directory = &mut self.directory;
+        self.journal
+            .commit(body_of(change), || drop(directory.apply(change)))
+            .map_err(|why| Failure::Rejected(why.to_string()))
+    }
+}
+
+impl Host for Primary {
+    fn handle<'a>(&'a mut self, message: MessageId, body: Bytes) -> BoxFuture<'a, Reply> {
+        Box::pin(std::future::ready(self.answer(message, &body)))
+    }
+
+    fn journal(&mut self) -> Option<&mut Journal> {
+        Some(&mut self.journal)
+    }
+}
+
+/// A value as the body of a message.
+pub(super) fn body_of<T: serde::Serialize>(value: &T) -> Bytes {
+    let mut body = BytesMut::with_capacity(64);
+    codec::encode_body_into(value, &mut body).expect("plain data, and not too long");
+    body.freeze()
+}

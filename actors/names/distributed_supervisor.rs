@@ -1,0 +1,390 @@
+//! What this node runs for the directories, and the agents of those that it leads.
+//!
+//! ```text
+//!  Orders ─▶ Crew (core) ─ Spawn, Kill ─▶ ChildActor × n      plan ─▶ DirectoryAgent × directories led here
+//!  answers ◀────┘  ▲ started, ended ◀──────┘
+//! ```
+//!
+//! The crew belongs to the node: an actor that crashed comes back to what it was told, though not to the children, which end
+//! with it and are started again by their directories.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
+use tokio::task::JoinHandle;
+use tumen_core::cluster::snapshot::Snapshot;
+use tumen_core::ids::{GroupId, NodeBoot, PartitionId};
+use tumen_core::names::crew::{Answer, Effect, Frame, InstanceId, NotStarted};
+use tumen_core::partitions::fence::Fence;
+use tumen_core::supervision::Exit;
+
+use super::Names;
+use super::child::{ChildActor, ChildMsg, ChildPlace, Legacy, STOP_WITHIN};
+use super::directory_agent::{DirectoryAgent, DirectoryAgentMsg};
+use super::registry::Local;
+use super::wire::Supervision;
+
+/// How often what was not heard is said again.
+const SAY_AGAIN_EVERY: Duration = Duration::from_millis(500);
+/// How long after a failure an agent is started again.
+const AGENT_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// What the supervisor's mailbox takes.
+#[derive(Debug)]
+pub enum DistributedSupervisorMsg {
+    /// A plan was committed.
+    Plan(Arc<Snapshot>),
+    /// This node left its cluster.
+    Left,
+    /// A directory's primary tells this node what to run.
+    Orders(Frame),
+    /// A child did not start. A supervisor hears nothing of one that ends before it began.
+    NotStarted(InstanceId, NotStarted),
+    /// A child that was told to end has had its time.
+    Overdue(InstanceId, ActorId),
+    /// Some time has passed.
+    Tick,
+    /// An agent failed a while ago.
+    AgentAgain,
+}
+
+impl ractor::Message for DistributedSupervisorMsg {}
+
+/// The actor.
+pub struct DistributedSupervisor {
+    names: Names,
+}
+
+struct Instance {
+    child: ActorRef<ChildMsg>,
+    /// Its number on this run of the node.
+    actor: u64,
+    legacy: Legacy,
+}
+
+struct Agent {
+    fence: Fence,
+    actor: ActorRef<DirectoryAgentMsg>,
+}
+
+/// What it holds.
+pub struct DistributedSupervisorState {
+    plan: Option<Arc<Snapshot>>,
+    instances: BTreeMap<InstanceId, Instance>,
+    by_actor: BTreeMap<ActorId, InstanceId>,
+    agents: BTreeMap<PartitionId, Agent>,
+}
+
+type Myself = ActorRef<DistributedSupervisorMsg>;
+
+impl DistributedSupervisor {
+    /// The supervisor of this node.
+    pub const fn new(names: Names) -> Self {
+        Self { names }
+    }
+
+    fn with_crew<T>(&self, act: impl FnOnce(&mut tumen_core::names::crew::Crew) -> T) -> T {
+        act(&mut self.names.shared.crew.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn run(&self, myself: &Myself, state: &mut DistributedSupervisorState, effects: Vec<Effect>) {
+        let mut answers: BTreeMap<PartitionId, Vec<Answer>> = BTreeMap::new();
+        let mut effects = std::collections::VecDeque::from(effects);
+        while let Some(effect) = effects.pop_front() {
+            match effect {
+                Effect::Spawn { instance, name, spec, handed } => {
+                    let Some(start) = self.names.shared.kinds.get(&spec.kind) else {
+                        let more =
+                            self.with_crew(|crew| crew.handle_not_started(instance, NotStarted::NoSuchKind));
+                        effects.extend(more);
+                        continue;
+                    };
+                    let place = ChildPlace {
+                        name,
+                        number: instance.number,
+                        node: self.names.shared.me.clone(),
+                        args: spec.args.clone(),
+                        handed,
+                    };
+                    self.spawn(myself, state, instance, place, start);
+                }
+                Effect::Kill { instance, moves, .. } => {
+                    let Some(running) = state.instances.get(&instance) else { continue };
+                    self.names.shared.registry.forget(running.actor);
+                    // One that just ended has nothing to say.
+                    drop(running.child.cast(ChildMsg::Stop { moves }));
+                    let (id, myself) = (running.child.get_id(), myself.clone());
+                    tokio::spawn(async move {
+                        // It has as much again as its last words may take, for what it is in the middle of.
+                        tokio::time::sleep(2 * STOP_WITHIN).await;
+                        drop(myself.cast(DistributedSupervisorMsg::Overdue(instance, id)));
+                    });
+                }
+                Effect::Tell { directory, answer } => answers.entry(directory).or_default().push(answer),
+                Effect::Cleared => {
+                    if let Some(plan) = &state.plan {
+                        self.names.note_acted(plan);
+                    }
+                }
+            }
+        }
+        self.tell(answers);
+    }
+
+    /// Says these to whoever is primary of each directory, as far as this node knows. What is lost is said again.
+    fn tell(&self, answers: BTreeMap<PartitionId, Vec<Answer>>) {
+        let mut by_node: BTreeMap<NodeBoot, Vec<(PartitionId, Vec<Answer>)>> = BTreeMap::new();
+        let table = self.names.shared.router.table();
+        for (directory, said) in answers {
+            if let Ok(located) = table.primary_of(directory) {
+                by_node.entry(located.primary.clone()).or_default().push((directory, said));
+            }
+        }
+        drop(table);
+        for (node, said) in by_node {
+            self.names.send(&node, Supervision::Answers(said));
+        }
+    }
+
+    fn spawn(
+        &self,
+        myself: &Myself,
+        state: &mut DistributedSupervisorState,
+        instance: InstanceId,
+        place: ChildPlace,
+        start: super::child::StartChild,
+    ) {
+        let (waiting, legacy) = (Arc::new(AtomicUsize::new(0)), Legacy::default());
+        let not_started = Arc::new(Mutex::new(None));
+        let child = ChildActor {
+            gate: self.names.shared.gate.clone(),
+            waiting: Arc::clone(&waiting),
+            legacy: legacy.clone(),
+            start,
+            not_started: Arc::clone(&not_started),
+        };
+        // Instantly: a slow start of one child must not hold up the others.
+        match ractor::ActorRuntime::spawn_linked_instant(None, child, place, myself.get_cell()) {
+            Ok((child, started)) => {
+                let actor = self.names.shared.registry.next_number();
+                self.names.shared.registry.add(actor, Local::child(child.clone(), waiting));
+                state.by_actor.insert(child.get_id(), instance);
+                state.instances.insert(instance, Instance { child, actor, legacy });
+                tokio::spawn(tell_not_started(myself.clone(), instance, started, not_started));
+            }
+            Err(error) => {
+                let why = NotStarted::Failed(error.to_string());
+                drop(myself.cast(DistributedSupervisorMsg::NotStarted(instance, why)));
+            }
+        }
+    }
+
+    fn forget(&self, state: &mut DistributedSupervisorState, instance: InstanceId) -> Option<Instance> {
+        let running = state.instances.remove(&instance)?;
+        state.by_actor.remove(&running.child.get_id());
+        self.names.shared.registry.forget(running.actor);
+        Some(running)
+    }
+
+    fn handle_ended(
+        &self,
+        myself: &Myself,
+        state: &mut DistributedSupervisorState,
+        actor: ActorId,
+        exit: Exit,
+    ) {
+        if let Some(instance) = state.by_actor.get(&actor).copied() {
+            let handed = self.forget(state, instance).and_then(|running| running.legacy.take());
+            let effects = self.with_crew(|crew| crew.handle_ended(instance, exit, handed));
+            return self.run(myself, state, effects);
+        }
+        let agent = state.agents.iter().find(|(_, agent)| agent.actor.get_id() == actor);
+        if let Some(directory) = agent.map(|(directory, _)| *directory) {
+            if let Exit::Failed(why) = exit {
+                tracing::warn!(%directory, %why, "a directory's agent failed; it is started again");
+            }
+            state.agents.remove(&directory);
+            self.names.shared.agents.remove(&directory);
+            drop(myself.send_after(AGENT_AGAIN_AFTER, || DistributedSupervisorMsg::AgentAgain));
+        }
+    }
+
+    fn handle_plan(&self, myself: &Myself, state: &mut DistributedSupervisorState, plan: Arc<Snapshot>) {
+        if state.plan.as_ref().is_some_and(|known| known.version >= plan.version) {
+            return;
+        }
+        state.plan = Some(Arc::clone(&plan));
+        let me = &self.names.shared.me;
+        let serves = plan
+            .member(me.node.as_str())
+            .is_some_and(|member| member.id() == me && member.status.may_serve());
+        self.names.shared.registry.set_open(serves);
+        let effects = self.with_crew(|crew| crew.handle_membership(plan.version, serves));
+        let clears = self.with_crew(|crew| !serves && !crew.is_empty());
+        self.run(myself, state, effects);
+        // While what runs here has to end first, it is noted once it has.
+        if !clears {
+            self.names.note_acted(&plan);
+        }
+        self.look_after_agents(myself, state);
+    }
+
+    /// Each directory that this boot is primary of has its agent; others have none here.
+    fn look_after_agents(&self, myself: &Myself, state: &mut DistributedSupervisorState) {
+        let Some(plan) = state.plan.clone() else { return };
+        let me = &self.names.shared.me;
+        let led = plan.partitions().filter_map(|(partition, assignment)| {
+            let names = partition.group == GroupId::Names;
+            let mine = names && plan.primary(assignment).is_some_and(|primary| primary.id() == me);
+            mine.then(|| Fence { generation: plan.generation, partition, epoch: assignment.epoch })
+        });
+        let led: BTreeMap<PartitionId, Fence> = led.map(|fence| (fence.partition, fence)).collect();
+        state.agents.retain(|directory, agent| {
+            let stays = led.get(directory) == Some(&agent.fence);
+            if stays {
+                drop(agent.actor.cast(DirectoryAgentMsg::Plan(Arc::clone(&plan))));
+            } else {
+                agent.actor.stop(None);
+                self.names.shared.agents.remove(directory);
+            }
+            stays
+        });
+        for (directory, fence) in led {
+            if state.agents.contains_key(&directory) {
+                continue;
+            }
+            let agent = DirectoryAgent::new(self.names.clone(), fence);
+            let cell = myself.get_cell();
+            match ractor::ActorRuntime::spawn_linked_instant(None, agent, Arc::clone(&plan), cell) {
+                Ok((actor, _)) => {
+                    self.names.shared.agents.insert(directory, actor.clone());
+                    state.agents.insert(directory, Agent { fence, actor });
+                }
+                Err(error) => tracing::error!(%directory, %error, "a directory's agent cannot be spawned"),
+            }
+        }
+    }
+}
+
+/// Waits until a child has started, and tells its supervisor if it has not.
+async fn tell_not_started<T>(
+    supervisor: Myself,
+    instance: InstanceId,
+    started: JoinHandle<Result<T, SpawnErr>>,
+    why: Arc<Mutex<Option<NotStarted>>>,
+) {
+    let text = match started.await {
+        Ok(Ok(_)) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    let why = why.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let why = why.unwrap_or(NotStarted::Failed(text));
+    // Whoever supervised it may be gone by now.
+    drop(supervisor.cast(DistributedSupervisorMsg::NotStarted(instance, why)));
+}
+
+impl Actor for DistributedSupervisor {
+    type Msg = DistributedSupervisorMsg;
+    type State = DistributedSupervisorState;
+    type Arguments = ();
+
+    async fn pre_start(&self, myself: Myself, (): ()) -> Result<Self::State, ActorProcessingErr> {
+        // It ends with this actor.
+        drop(myself.send_interval(SAY_AGAIN_EVERY, || DistributedSupervisorMsg::Tick));
+        let mut state = DistributedSupervisorState {
+            plan: None,
+            instances: BTreeMap::new(),
+            by_actor: BTreeMap::new(),
+            agents: BTreeMap::new(),
+        };
+        self.names.shared.agents.clear();
+        // What a former life of this actor ran ended with it.
+        let failed = Exit::Failed("its supervisor failed".into());
+        let left = self.with_crew(|crew| crew.instances());
+        for instance in left {
+            let effects = self.with_crew(|crew| crew.handle_ended(instance, failed.clone(), None));
+            self.run(&myself, &mut state, effects);
+        }
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: Myself,
+        message: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            DistributedSupervisorMsg::Plan(plan) => self.handle_plan(&myself, state, plan),
+            DistributedSupervisorMsg::Left => {
+                let version = state.plan.take().map(|plan| plan.version).unwrap_or_default();
+                self.names.shared.registry.set_open(false);
+                let effects = self.with_crew(|crew| crew.handle_membership(version, false));
+                self.run(&myself, state, effects);
+                for (directory, agent) in std::mem::take(&mut state.agents) {
+                    agent.actor.stop(None);
+                    self.names.shared.agents.remove(&directory);
+                }
+            }
+            DistributedSupervisorMsg::Orders(frame) => {
+                let registry = &self.names.shared.registry;
+                let effects = self
+                    .with_crew(|crew| crew.handle_orders(frame, |name, actor| registry.holds(name, actor)));
+                self.run(&myself, state, effects);
+            }
+            DistributedSupervisorMsg::NotStarted(instance, why) => {
+                if let Some(running) = self.forget(state, instance) {
+                    running.child.kill();
+                }
+                let effects = self.with_crew(|crew| crew.handle_not_started(instance, why));
+                self.run(&myself, state, effects);
+            }
+            DistributedSupervisorMsg::Overdue(instance, actor) => {
+                let running = state.instances.get(&instance).filter(|it| it.child.get_id() == actor);
+                if let Some(running) = running {
+                    tracing::warn!("a child that was to end did not: it is killed");
+                    running.child.kill();
+                }
+            }
+            DistributedSupervisorMsg::Tick => {
+                let effects = self.with_crew(|crew| crew.handle_tick());
+                self.run(&myself, state, effects);
+            }
+            DistributedSupervisorMsg::AgentAgain => self.look_after_agents(&myself, state),
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: Myself,
+        event: SupervisionEvent,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorStarted(actor) => {
+                let Some(instance) = state.by_actor.get(&actor.get_id()).copied() else { return Ok(()) };
+                let Some(running) = state.instances.get(&instance) else { return Ok(()) };
+                let number = running.actor;
+                let effects = self.with_crew(|crew| crew.handle_started(instance, number));
+                self.run(&myself, state, effects);
+            }
+            SupervisionEvent::ActorFailed(actor, why) => {
+                self.handle_ended(&myself, state, actor.get_id(), Exit::Failed(why.to_string()));
+            }
+            SupervisionEvent::ActorTerminated(actor, _, reason) => {
+                let exit = match reason.as_deref() {
+                    Some(why @ ("killed" | "actor_task_cancelled")) => Exit::Failed(format!("it was {why}")),
+                    Some(_) | None => Exit::Normal,
+                };
+                self.handle_ended(&myself, state, actor.get_id(), exit);
+            }
+            SupervisionEvent::ProcessGroupChanged(_) | SupervisionEvent::PidLifecycleEvent(_) => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,265 @@
+//! The actors of this node that hold names or run as children: by number, each number given once.
+//!
+//! ```text
+//!  claim ─▶ wants(name) ─▶ directory: Claimed ─▶ held        the actor ends ─▶ its names are given back
+//!  message for a number ─▶ Local ─▶ its mailbox
+//! ```
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::Notify;
+use tumen_core::cluster::snapshot::Snapshot;
+use tumen_core::names::{Name, Reason};
+use tumen_core::partitions::request::Failure;
+
+use super::Names;
+use super::child::{ChildMsg, MAILBOX_LEN_MAX};
+use super::tail::Tails;
+use crate::partitions::delivery::Delivery;
+
+/// How long a name of an actor that is gone is given back for, before that is left to its directory, which asks now and then.
+const RELEASE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Hands a message to an actor, or answers it.
+type Deliver = Arc<dyn Fn(Delivery) + Send + Sync>;
+
+/// One actor of this node.
+#[derive(Clone)]
+pub(super) struct Local {
+    deliver: Deliver,
+    /// The names that it holds, or is about to.
+    wants: Arc<Mutex<BTreeSet<Name>>>,
+}
+
+impl Local {
+    pub(super) fn new(deliver: Deliver) -> Self {
+        Self { deliver, wants: Arc::default() }
+    }
+
+    /// A child. `waiting` counts what its mailbox holds.
+    pub(super) fn child(child: ActorRef<ChildMsg>, waiting: Arc<AtomicUsize>) -> Self {
+        Self::new(Arc::new(move |delivery| {
+            if waiting.fetch_add(1, Ordering::Relaxed) >= MAILBOX_LEN_MAX {
+                waiting.fetch_sub(1, Ordering::Relaxed);
+                return delivery.answer(Err(Failure::Overloaded));
+            }
+            // One that just stopped drops it, and it answers for itself.
+            drop(child.cast(ChildMsg::Deliver(delivery)));
+        }))
+    }
+
+    fn wants(&self) -> std::sync::MutexGuard<'_, BTreeSet<Name>> {
+        self.wants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All actors of this node that others reach by name or number. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Registry {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    actors: DashMap<u64, Local>,
+    last: AtomicU64,
+    /// Whether this boot may hold names, by the newest plan that it acted on.
+    open: AtomicBool,
+    /// Claims on their way.
+    claiming: AtomicUsize,
+    claimed: Notify,
+}
+
+/// A claim on its way.
+pub(super) struct Claiming(Registry);
+
+impl Drop for Claiming {
+    fn drop(&mut self) {
+        if self.0.shared.claiming.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.shared.claimed.notify_waiters();
+        }
+    }
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                actors: DashMap::new(),
+                last: AtomicU64::new(0),
+                open: AtomicBool::new(false),
+                claiming: AtomicUsize::new(0),
+                claimed: Notify::new(),
+            }),
+        }
+    }
+}
+
+impl Registry {
+    pub(super) fn next_number(&self) -> u64 {
+        self.shared.last.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(super) fn add(&self, actor: u64, local: Local) {
+        self.shared.actors.insert(actor, local);
+    }
+
+    /// The actor takes no more messages. The names that it wanted.
+    pub(super) fn forget(&self, actor: u64) -> BTreeSet<Name> {
+        let gone = self.shared.actors.remove(&actor);
+        gone.map(|(_, local)| std::mem::take(&mut *local.wants())).unwrap_or_default()
+    }
+
+    /// Whether that actor is there and wants that name.
+    pub(super) fn holds(&self, name: &Name, actor: u64) -> bool {
+        self.shared.actors.get(&actor).is_some_and(|local| local.wants().contains(name))
+    }
+
+    /// The names that an actor holds, or is about to, sorted.
+    pub(super) fn names_of(&self, actor: u64) -> Vec<Name> {
+        self.shared
+            .actors
+            .get(&actor)
+            .map(|local| local.wants().iter().cloned().collect())
+            .unwrap_or_default()
+    }
+
+    /// The actor wants a name. `false`: there is no such actor.
+    pub(super) fn want(&self, name: &Name, actor: u64) -> bool {
+        self.shared.actors.get(&actor).is_some_and(|local| {
+            local.wants().insert(name.clone());
+            true
+        })
+    }
+
+    pub(super) fn want_no_more(&self, name: &Name, actor: u64) {
+        if let Some(local) = self.shared.actors.get(&actor) {
+            local.wants().remove(name);
+        }
+    }
+
+    /// Hands a message to an actor. It is given back where there is none.
+    pub(super) fn deliver(&self, actor: u64, delivery: Delivery) -> Result<(), Delivery> {
+        let Some(deliver) = self.shared.actors.get(&actor).map(|local| Arc::clone(&local.deliver)) else {
+            return Err(delivery);
+        };
+        deliver(delivery);
+        Ok(())
+    }
+
+    pub(super) fn set_open(&self, open: bool) {
+        self.shared.open.store(open, Ordering::SeqCst);
+    }
+
+    /// A claim begins. `None`: this boot may hold no names at present.
+    pub(super) fn begin_claim(&self) -> Option<Claiming> {
+        self.shared.claiming.fetch_add(1, Ordering::SeqCst);
+        let claiming = Claiming(self.clone());
+        self.shared.open.load(Ordering::SeqCst).then_some(claiming)
+    }
+
+    /// Waits until no claim is on its way that began while this boot might hold names.
+    pub(super) async fn claims_ended(&self) {
+        loop {
+            let ended = self.shared.claimed.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            if self.shared.claiming.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").field("actors", &self.shared.actors.len()).finish_non_exhaustive()
+    }
+}
+
+/// What the registry's mailbox takes.
+#[derive(Debug)]
+pub enum RegistryMsg {
+    /// A plan was committed.
+    Plan(Arc<Snapshot>),
+    /// This node left its cluster.
+    Left,
+    /// An actor of this node ended.
+    Gone {
+        /// Its number.
+        actor: u64,
+        /// Why.
+        reason: Reason,
+    },
+    /// An actor may hold a name that it does not want.
+    GiveBack {
+        /// Its number.
+        actor: u64,
+        /// Which name.
+        name: Name,
+    },
+}
+
+impl ractor::Message for RegistryMsg {}
+
+/// What the registry's actor holds.
+#[derive(Debug, Default)]
+pub struct RegistryState {
+    tails: Tails,
+}
+
+/// The actor that follows directories of which this node has no copy, and gives back the names of actors that ended.
+pub struct RegistryActor {
+    names: Names,
+}
+
+impl RegistryActor {
+    /// The actor of this node's registry.
+    pub const fn new(names: Names) -> Self {
+        Self { names }
+    }
+
+    fn give_back(&self, name: Name, actor: u64, reason: Reason) {
+        let names = self.names.clone();
+        tokio::spawn(async move {
+            if let Err(why) = names.give_back(&name, actor, reason, RELEASE_WITHIN).await {
+                tracing::debug!(%name, %why, "a name is not given back yet: its directory will ask");
+            }
+        });
+    }
+}
+
+impl Actor for RegistryActor {
+    type Msg = RegistryMsg;
+    type State = RegistryState;
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<RegistryState, ActorProcessingErr> {
+        Ok(RegistryState::default())
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            RegistryMsg::Plan(plan) => state.tails.handle_plan(&self.names, &plan),
+            RegistryMsg::Left => state.tails.clear(),
+            RegistryMsg::Gone { actor, reason } => {
+                for name in self.names.shared.registry.forget(actor) {
+                    self.give_back(name, actor, reason.clone());
+                }
+            }
+            RegistryMsg::GiveBack { actor, name } => self.give_back(name, actor, Reason::Normal),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,394 @@
+//! What stands under each name, as far as this node knows: read without waiting, by every lookup.
+//!
+//! ```text
+//!  a copy's log up to the mark ──┐
+//!  tail of a directory ──────────┼─▶ shard: name → claim, at a position ─▶ lookup · select · await
+//!  plans ─▶ who is a member ─────┘       └─▶ news, for listeners · each step, for who follows
+//! ```
+//!
+//! Only what surely holds comes here, in the order of the directory's log: what is newer replaces, what is older is ignored.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use bytes::Bytes;
+use tokio::sync::{broadcast, watch};
+use tumen_core::cluster::snapshot::Snapshot;
+use tumen_core::ids::{NodeBoot, NodeName, PartitionId};
+use tumen_core::names::directory::{Change, News};
+use tumen_core::names::{
+    Claim, ClaimNumber, DIRECTORIES, DIRECTORY_COPIES, Directory, Holder, Name, Reason, directory_of,
+};
+use tumen_core::partitions::identity::Position;
+
+/// The most news that wait for a slow listener.
+const NEWS_MAX: usize = 8192;
+
+/// How many steps of a directory are kept for those who follow it.
+const RECENT_MAX: usize = 512;
+
+/// One entry of a directory's log, and what it came to.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Where it stands.
+    pub position: Position,
+    /// What was changed.
+    pub changes: Vec<Change>,
+    /// What stands under each name that it touched.
+    pub now: Vec<(Name, Option<Claim>)>,
+    /// What that is for listeners.
+    pub news: Vec<News>,
+}
+
+/// What comes after something that is known already.
+#[derive(Debug)]
+pub enum After {
+    /// These steps, each with the newest number that was given by then.
+    Steps(Vec<(ClaimNumber, Arc<Step>)>),
+    /// All of it, at this position: the steps are kept no more.
+    Whole(Directory, Position),
+}
+
+/// Whoever wants each step of one directory, in order. Called under a lock: be quick. Once it breaks it is called no more.
+pub type Follower = Box<dyn FnMut(&Arc<Step>) -> ControlFlow<()> + Send + Sync>;
+
+/// Who answers under a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// By which claim. Of a child: the number of its start, which is its fence.
+    pub number: ClaimNumber,
+    /// Who.
+    pub holder: Holder,
+    /// What it says of itself.
+    pub value: Bytes,
+}
+
+/// What this node knows of all names. Cheap to clone; all clones see the same.
+#[derive(Clone)]
+pub struct NameTable {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    shards: Box<[Shard]>,
+    peers: Mutex<Peers>,
+    news: broadcast::Sender<Arc<News>>,
+    /// Whether there are nodes without copies, which ask for steps.
+    keeps: AtomicBool,
+}
+
+struct Shard {
+    inner: RwLock<Inner>,
+    position: watch::Sender<Position>,
+}
+
+#[derive(Default)]
+struct Inner {
+    entries: HashMap<Name, Entry>,
+    last: ClaimNumber,
+    position: Position,
+    followers: Vec<Follower>,
+    /// The last steps, each with the position before it, for nodes without a copy.
+    recent: VecDeque<(Position, ClaimNumber, Arc<Step>)>,
+}
+
+struct Entry {
+    claim: Claim,
+    /// The node that may run it.
+    peer: Option<Arc<Peer>>,
+}
+
+/// A run of a node that holds names.
+#[derive(Debug)]
+struct Peer {
+    serves: AtomicBool,
+}
+
+/// Which runs of which nodes may hold names, by the newest plan.
+#[derive(Default)]
+struct Peers {
+    members: BTreeMap<NodeName, NodeBoot>,
+    known: BTreeMap<NodeBoot, Arc<Peer>>,
+}
+
+impl Peers {
+    fn serves(&self, node: &NodeBoot) -> bool {
+        self.members.get(&node.node) == Some(node)
+    }
+
+    fn get(&mut self, node: &NodeBoot) -> Arc<Peer> {
+        if let Some(peer) = self.known.get(node) {
+            return Arc::clone(peer);
+        }
+        let peer = Arc::new(Peer { serves: AtomicBool::new(self.serves(node)) });
+        self.known.insert(node.clone(), Arc::clone(&peer));
+        peer
+    }
+}
+
+impl Default for NameTable {
+    fn default() -> Self {
+        let shard = |_| Shard { inner: RwLock::default(), position: watch::Sender::new(Position::ZERO) };
+        let shards = (0..DIRECTORIES).map(shard).collect();
+        Self {
+            shared: Arc::new(Shared {
+                shards,
+                peers: Mutex::default(),
+                news: broadcast::Sender::new(NEWS_MAX),
+                keeps: AtomicBool::new(false),
+            }),
+        }
+    }
+}
+
+impl NameTable {
+    fn shard(&self, directory: PartitionId) -> Option<&Shard> {
+        self.shared.shards.get(directory.index as usize)
+    }
+
+    fn read<T>(&self, directory: PartitionId, look: impl FnOnce(&Inner) -> T) -> Option<T> {
+        let shard = self.shard(directory)?;
+        Some(look(&shard.inner.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// Who answers under a name, if anybody does: never somebody on a node that is no member any more.
+    pub fn lookup(&self, name: &Name) -> Option<Found> {
+        self.read(directory_of(name), |shard| {
+            let entry = shard.entries.get(name)?;
+            let holder = entry.claim.holder().filter(|_| entry.serves())?;
+            Some(Found {
+                number: entry.claim.number,
+                holder: holder.clone(),
+                value: entry.claim.value.clone(),
+            })
+        })?
+    }
+
+    /// What stands under a name, whether anybody answers at present or not.
+    pub fn claim(&self, name: &Name) -> Option<Claim> {
+        self.read(directory_of(name), |shard| shard.entries.get(name).map(|entry| entry.claim.clone()))?
+    }
+
+    /// The names that begin so and what stands there, in order, at most so many of them.
+    pub fn select(
+        &self,
+        prefix: &[u8],
+        limit: usize,
+        wanted: impl Fn(&Name, &Claim) -> bool,
+    ) -> Vec<(Name, Claim)> {
+        let mut found = BTreeMap::new();
+        for shard in &self.shared.shards {
+            let shard = shard.inner.read().unwrap_or_else(PoisonError::into_inner);
+            for (name, entry) in &shard.entries {
+                if !name.as_bytes().starts_with(prefix)
+                    || !entry.may_be_shown()
+                    || !wanted(name, &entry.claim)
+                {
+                    continue;
+                }
+                if found.len() >= limit {
+                    match found.last_entry() {
+                        Some(last) if name < last.key() => drop(last.remove()),
+                        _ => continue,
+                    }
+                }
+                found.insert(name.clone(), entry.claim.clone());
+            }
+        }
+        found.into_iter().collect()
+    }
+
+    /// How many names begin so.
+    pub fn count(&self, prefix: &[u8], wanted: impl Fn(&Name, &Claim) -> bool) -> usize {
+        let count = |shard: &Shard| {
+            let shard = shard.inner.read().unwrap_or_else(PoisonError::into_inner);
+            let counts = |(name, entry): &(&Name, &Entry)| {
+                name.as_bytes().starts_with(prefix) && entry.may_be_shown() && wanted(name, &entry.claim)
+            };
+            shard.entries.iter().filter(counts).count()
+        };
+        self.shared.shards.iter().map(count).sum()
+    }
+
+    /// Up to where this node knows a directory.
+    pub fn position(&self, directory: PartitionId) -> Position {
+        self.read(directory, |shard| shard.position).unwrap_or_default()
+    }
+
+    /// The same, as it changes.
+    pub fn positions(&self, directory: PartitionId) -> Option<watch::Receiver<Position>> {
+        Some(self.shard(directory)?.position.subscribe())
+    }
+
+    /// What becomes known from now on.
+    pub fn news(&self) -> broadcast::Receiver<Arc<News>> {
+        self.shared.news.subscribe()
+    }
+
+    /// A directory as it is known here, and from then on each step of it.
+    pub fn follow(&self, directory: PartitionId, follower: Follower) -> Option<(Directory, Position)> {
+        let shard = self.shard(directory)?;
+        let mut inner = shard.inner.write().unwrap_or_else(PoisonError::into_inner);
+        inner.followers.push(follower);
+        let claims = inner.entries.iter().map(|(name, entry)| (name.clone(), entry.claim.clone()));
+        Some((Directory::of(claims, inner.last), inner.position))
+    }
+
+    /// What comes after what somebody knows, at most so many steps of it.
+    pub fn after(&self, directory: PartitionId, have: Position, most: usize) -> After {
+        let look = |shard: &Inner| {
+            let from = shard.recent.iter().position(|(previous, ..)| *previous == have);
+            if let Some(from) = from {
+                let steps = shard.recent.iter().skip(from).take(most);
+                return After::Steps(steps.map(|(_, last, step)| (*last, Arc::clone(step))).collect());
+            }
+            let claims = shard.entries.iter().map(|(name, entry)| (name.clone(), entry.claim.clone()));
+            After::Whole(Directory::of(claims, shard.last), shard.position)
+        };
+        self.read(directory, look).unwrap_or_else(|| After::Steps(Vec::new()))
+    }
+
+    /// The next step of a directory's log after `previous`. `false`: steps before it are missing here, and the whole is needed.
+    pub fn take(&self, directory: PartitionId, previous: Position, last: ClaimNumber, step: Step) -> bool {
+        let Some(shard) = self.shard(directory) else { return true };
+        let mut inner = shard.inner.write().unwrap_or_else(PoisonError::into_inner);
+        if step.position <= inner.position {
+            return true;
+        }
+        if inner.position != previous {
+            return false;
+        }
+        for (name, claim) in &step.now {
+            self.put(&mut inner, name, claim.as_ref());
+        }
+        inner.last = last;
+        let step = Arc::new(step);
+        if self.shared.keeps.load(Ordering::Relaxed) {
+            if inner.recent.len() >= RECENT_MAX {
+                inner.recent.pop_front();
+            }
+            inner.recent.push_back((previous, last, Arc::clone(&step)));
+        }
+        self.advance(shard, &mut inner, step.position, &step.news);
+        inner.followers.retain_mut(|follower| follower(&step).is_continue());
+        true
+    }
+
+    /// All of a directory at this position, if that is newer than what is known here. Whoever follows it has to begin anew.
+    pub fn take_whole(&self, directory: PartitionId, position: Position, whole: &Directory) {
+        let Some(shard) = self.shard(directory) else { return };
+        let mut inner = shard.inner.write().unwrap_or_else(PoisonError::into_inner);
+        if position <= inner.position {
+            return;
+        }
+        let mut news = Vec::new();
+        let gone: Vec<Name> =
+            inner.entries.keys().filter(|name| whole.get(name).is_none()).cloned().collect();
+        for name in gone {
+            let former = inner.entries.get(&name).map(|entry| entry.claim.clone());
+            news.extend(former.and_then(|former| unregistered(&name, &former)));
+            self.put(&mut inner, &name, None);
+        }
+        for (name, claim) in whole.iter() {
+            let former = inner.entries.get(name).map(|entry| entry.claim.clone());
+            let moved = former.as_ref().map(|claim| (claim.number, claim.holder().cloned()))
+                != Some((claim.number, claim.holder().cloned()));
+            if moved {
+                news.extend(former.and_then(|former| unregistered(name, &former)));
+                news.extend(claim.holder().map(|holder| News::Registered {
+                    name: name.clone(),
+                    number: claim.number,
+                    holder: holder.clone(),
+                }));
+            }
+            self.put(&mut inner, name, Some(claim));
+        }
+        inner.last = whole.last_number();
+        inner.followers.clear();
+        inner.recent.clear();
+        self.advance(shard, &mut inner, position, &news);
+    }
+
+    fn advance(&self, shard: &Shard, inner: &mut Inner, position: Position, news: &[News]) {
+        inner.position = position;
+        for piece in news {
+            // Nobody may be listening.
+            drop(self.shared.news.send(Arc::new(piece.clone())));
+        }
+        shard.position.send_replace(position);
+    }
+
+    fn put(&self, inner: &mut Inner, name: &Name, claim: Option<&Claim>) {
+        let Some(claim) = claim else {
+            inner.entries.remove(name);
+            return;
+        };
+        let peer = claim
+            .node()
+            .map(|node| self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner).get(node));
+        inner.entries.insert(name.clone(), Entry { claim: claim.clone(), peer });
+    }
+
+    /// A plan says who is a member: on others nobody answers any more.
+    pub fn handle_plan(&self, plan: &Snapshot) {
+        let serves = plan.members.iter().filter(|member| member.status.may_serve());
+        let copies = DIRECTORY_COPIES as usize;
+        self.shared.keeps.store(plan.members.len() > copies, Ordering::Relaxed);
+        let members = serves.map(|member| (member.name().clone(), member.id().clone())).collect();
+        let mut peers = self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        peers.members = members;
+        let Peers { members, known } = &mut *peers;
+        known.retain(|node, peer| {
+            peer.serves.store(members.get(&node.node) == Some(node), Ordering::Release);
+            Arc::strong_count(peer) > 1
+        });
+    }
+
+    /// Whether a run of a node may hold names, by the newest plan.
+    pub fn is_member(&self, node: &NodeBoot) -> bool {
+        self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner).serves(node)
+    }
+
+    /// This node left its cluster: it knows no names.
+    pub fn clear(&self) {
+        for shard in &self.shared.shards {
+            let mut inner = shard.inner.write().unwrap_or_else(PoisonError::into_inner);
+            *inner = Inner::default();
+            shard.position.send_replace(Position::ZERO);
+        }
+        *self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner) = Peers::default();
+    }
+}
+
+impl Entry {
+    fn serves(&self) -> bool {
+        self.peer.as_ref().is_some_and(|peer| peer.serves.load(Ordering::Acquire))
+    }
+
+    /// An actor's name ends with its node; a child's stands until it is over.
+    fn may_be_shown(&self) -> bool {
+        self.claim.child().is_some() || self.serves()
+    }
+}
+
+fn unregistered(name: &Name, former: &Claim) -> Option<News> {
+    let holder = former.holder()?.clone();
+    Some(News::Unregistered {
+        name: name.clone(),
+        number: former.number,
+        holder: Some(holder),
+        reason: Reason::Normal,
+        goes_on: former.child().is_some(),
+    })
+}
+
+impl std::fmt::Debug for NameTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NameTable").field("names", &self.count(b"", |_, _| true)).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+use tumen_core::ids::{Boot, Epoch};
+use tumen_core::names::Held;
+
+use super::*;
+
+fn node(n: u64) -> NodeBoot {
+    NodeBoot::new(NodeName::new(&format!("n{n}")).unwrap(), Boot(n))
+}
+
+fn claim(number: u64, node: NodeBoot) -> Claim {
+    let holder = Holder { node, actor: number };
+    Claim { number: ClaimNumber(number), value: Bytes::from_static(b"v"), held: Held::Plain(holder) }
+}
+
+fn step(sequence: u64, now: Vec<(Name, Option<Claim>)>) -> Step {
+    Step { position: at(sequence), changes: Vec::new(), now, news: Vec::new() }
+}
+
+fn at(sequence: u64) -> Position {
+    Position::new(Epoch(1), sequence)
+}
+
+fn table_of(members: &[NodeBoot]) -> NameTable {
+    let table = NameTable::default();
+    let mut peers = table.shared.peers.lock().unwrap();
+    peers.members = members.iter().map(|id| (id.node.clone(), id.clone())).collect();
+    drop(peers);
+    table
+}
+
+#[test]
+fn steps_come_in_order_and_the_whole_replaces_only_what_is_older() {
+    let table = table_of(&[node(1)]);
+    let name = Name::new("a").unwrap();
+    let directory = directory_of(&name);
+    let put = |number| vec![(name.clone(), Some(claim(number, node(1))))];
+    assert!(table.take(directory, Position::ZERO, ClaimNumber(1), step(1, put(1))));
+    assert_eq!(table.lookup(&name).unwrap().number, ClaimNumber(1));
+    assert!(!table.take(directory, at(2), ClaimNumber(3), step(3, put(3))), "the second is missing");
+    assert!(
+        table.take(directory, Position::ZERO, ClaimNumber(1), step(1, vec![(name.clone(), None)])),
+        "old news"
+    );
+    assert_eq!(table.lookup(&name).unwrap().number, ClaimNumber(1));
+    let whole = Directory::of([(name.clone(), claim(3, node(1)))], ClaimNumber(3));
+    let mut news = table.news();
+    table.take_whole(directory, at(3), &whole);
+    assert_eq!(table.lookup(&name).unwrap().number, ClaimNumber(3));
+    assert!(matches!(&*news.try_recv().unwrap(), News::Unregistered { number: ClaimNumber(1), .. }));
+    assert!(matches!(&*news.try_recv().unwrap(), News::Registered { number: ClaimNumber(3), .. }));
+    table.take_whole(directory, at(2), &Directory::default());
+    assert_eq!(table.position(directory), at(3));
+    let (followed, position) = table.follow(directory, Box::new(|_| ControlFlow::Continue(()))).unwrap();
+    assert_eq!((followed, position), (whole, at(3)));
+}
+
+#[test]
+fn nobody_answers_on_a_node_that_is_no_member_nor_on_its_next_run() {
+    let table = table_of(&[node(1)]);
+    let (here, gone) = (Name::new("here").unwrap(), Name::new("gone").unwrap());
+    for (name, holder) in [(&here, node(1)), (&gone, node(2))] {
+        let now = vec![(name.clone(), Some(claim(1, holder)))];
+        assert!(table.take(directory_of(name), Position::ZERO, ClaimNumber(1), step(1, now)));
+    }
+    assert!(table.lookup(&here).is_some() && table.lookup(&gone).is_none());
+    let shown: Vec<Name> = table.select(b"", 10, |_, _| true).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(shown, [here]);
+    assert_eq!(table.count(b"", |_, _| true), 1);
+}
+
+#[test]
+fn a_selection_has_the_first_names_in_order() {
+    let table = table_of(&[node(1)]);
+    for at in 0..100 {
+        let name = Name::new(format!("user/{at:03}")).unwrap();
+        let directory = directory_of(&name);
+        let position = table.position(directory);
+        let next = Position::new(Epoch(1), position.sequence + 1);
+        let put = Step { position: next, ..step(0, vec![(name, Some(claim(1, node(1))))]) };
+        assert!(table.take(directory, position, ClaimNumber(1), put));
+    }
+    let found = table.select(b"user/", 3, |name, _| name.as_bytes() > b"user/009".as_slice());
+    let names: Vec<String> = found.iter().map(|(name, _)| name.to_string()).collect();
+    assert_eq!(names, ["user/010", "user/011", "user/012"]);
+    assert_eq!(table.count(b"user/09", |_, _| true), 10);
+    assert!(table.select(b"other", 10, |_, _| true).is_empty());
+}
