@@ -15,6 +15,7 @@ pub mod child;
 pub mod directory_agent;
 pub mod directory_worker;
 pub mod distributed_supervisor;
+mod questions;
 pub mod registry;
 pub mod table;
 mod tail;
@@ -42,6 +43,7 @@ use self::child::ChildKinds;
 use self::directory_agent::DirectoryAgentMsg;
 use self::directory_worker::{body_of, request_message};
 use self::distributed_supervisor::DistributedSupervisorMsg;
+use self::questions::{Question, Told};
 use self::registry::{Registry, RegistryMsg};
 pub use self::table::{Found, NameTable};
 pub(crate) use self::wire::child_service;
@@ -165,7 +167,7 @@ impl Names {
         };
         let names = Self { shared: Arc::new(shared) };
         names.shared.transport.serve(Service::Supervision, Arc::new(names.clone()));
-        names.shared.transport.serve(Service::Directory, Arc::new(tail::Followed::new(names.clone())));
+        names.shared.transport.serve(Service::Directory, Arc::new(questions::Telling::new(names.clone())));
         names.shared.transport.serve(Service::Application, Arc::new(calling::Answering::new(names.clone())));
         names
     }
@@ -485,6 +487,65 @@ impl Names {
             Ok(_) => Ok(()),
             Err(_) => Err(NameFailure::NotVisible),
         }
+    }
+
+    /// Waits until every member sees what this node knows of a name by now.
+    ///
+    /// # Errors
+    /// [`NameFailure::NotVisible`]: some member did not say so in time.
+    pub async fn await_visible(&self, name: &Name, within: Duration) -> Result<(), NameFailure> {
+        let directory = directory_of(name);
+        let at = self.shared.table.position(directory);
+        let deadline = Instant::now() + within;
+        let members = self.shared.plans.newest().map(|plan| plan.members.clone()).unwrap_or_default();
+        let others = members.into_iter().filter(|member| *member.id() != self.shared.me);
+        let seen = others.filter(|member| member.status.may_serve()).map(|member| async move {
+            let question = Question::Reached { directory, at };
+            while !matches!(self.question(member.name(), &question).await, Some(Told::Reached)) {
+                // Of one that goes nothing is waited for.
+                if !self.shared.table.is_member(member.id()) {
+                    return;
+                }
+                tokio::time::sleep(ASK_AGAIN_AFTER).await;
+            }
+        });
+        let all = futures_util::future::join_all(seen);
+        tokio::time::timeout_at(deadline, all).await.map(drop).map_err(|_| NameFailure::NotVisible)
+    }
+
+    /// Waits until an actor has ended, wherever it is, and tells how: [`Reason::NodeDown`] where its node, or that run of it,
+    /// is no member any more.
+    pub async fn monitor(&self, holder: &Holder) -> Reason {
+        let gone = || Reason::Crashed("it is gone, and nobody remembers how it ended".into());
+        if holder.node == self.shared.me {
+            return self.shared.registry.ended(holder.actor).await.unwrap_or_else(gone);
+        }
+        let question = Question::Watch { boot: holder.node.boot, actor: holder.actor };
+        loop {
+            if !self.shared.table.is_member(&holder.node) {
+                return Reason::NodeDown;
+            }
+            let told = tokio::select! {
+                told = self.question(&holder.node.node, &question) => told,
+                () = self.member_gone(&holder.node) => return Reason::NodeDown,
+            };
+            match told {
+                Some(Told::Ended(reason)) => return reason.unwrap_or_else(gone),
+                Some(_) => {}
+                None => tokio::time::sleep(ASK_AGAIN_AFTER).await,
+            }
+        }
+    }
+
+    /// Waits until a run of a node is no member any more.
+    async fn member_gone(&self, node: &NodeBoot) {
+        let mut plans = self.shared.plans.subscribe();
+        let is_there = |plan: &Snapshot| {
+            let member = plan.member(node.node.as_str());
+            member.is_some_and(|member| member.id() == node && member.status.may_serve())
+        };
+        // Without plans to come there is nobody to say so.
+        drop(plans.wait_for(|plan| plan.as_deref().is_some_and(|plan| !is_there(plan))).await);
     }
 
     /// The names that begin so and what stands there, in order, at most so many of them.

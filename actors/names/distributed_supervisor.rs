@@ -17,6 +17,7 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SpawnErr, Supervision
 use tokio::task::JoinHandle;
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::ids::{GroupId, NodeBoot, PartitionId};
+use tumen_core::names::Reason;
 use tumen_core::names::crew::{Answer, Effect, Frame, InstanceId, NotStarted};
 use tumen_core::partitions::fence::Fence;
 use tumen_core::supervision::Exit;
@@ -113,7 +114,8 @@ impl DistributedSupervisor {
                 }
                 Effect::Kill { instance, moves, .. } => {
                     let Some(running) = state.instances.get(&instance) else { continue };
-                    self.names.shared.registry.forget(running.actor);
+                    let reason = if moves { Reason::Moved } else { Reason::Normal };
+                    self.names.shared.registry.forget(running.actor, reason);
                     // One that just ended has nothing to say.
                     drop(running.child.cast(ChildMsg::Stop { moves }));
                     let (id, myself) = (running.child.get_id(), myself.clone());
@@ -182,10 +184,15 @@ impl DistributedSupervisor {
         }
     }
 
-    fn forget(&self, state: &mut DistributedSupervisorState, instance: InstanceId) -> Option<Instance> {
+    fn forget(
+        &self,
+        state: &mut DistributedSupervisorState,
+        instance: InstanceId,
+        why: Reason,
+    ) -> Option<Instance> {
         let running = state.instances.remove(&instance)?;
         state.by_actor.remove(&running.child.get_id());
-        self.names.shared.registry.forget(running.actor);
+        self.names.shared.registry.forget(running.actor, why);
         Some(running)
     }
 
@@ -197,7 +204,11 @@ impl DistributedSupervisor {
         exit: Exit,
     ) {
         if let Some(instance) = state.by_actor.get(&actor).copied() {
-            let handed = self.forget(state, instance).and_then(|running| running.legacy.take());
+            let why = match &exit {
+                Exit::Normal => Reason::Normal,
+                Exit::Failed(why) => Reason::Crashed(why.clone()),
+            };
+            let handed = self.forget(state, instance, why).and_then(|running| running.legacy.take());
             let effects = self.with_crew(|crew| crew.handle_ended(instance, exit, handed));
             return self.run(myself, state, effects);
         }
@@ -337,7 +348,8 @@ impl Actor for DistributedSupervisor {
                 self.run(&myself, state, effects);
             }
             DistributedSupervisorMsg::NotStarted(instance, why) => {
-                if let Some(running) = self.forget(state, instance) {
+                let reason = Reason::StartFailed(why.to_string());
+                if let Some(running) = self.forget(state, instance, reason) {
                     running.child.kill();
                 }
                 let effects = self.with_crew(|crew| crew.handle_not_started(instance, why));

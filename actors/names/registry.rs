@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::names::{Name, Reason};
 use tumen_core::partitions::request::Failure;
@@ -35,11 +35,13 @@ pub(super) struct Local {
     deliver: Deliver,
     /// The names that it holds, or is about to.
     wants: Arc<Mutex<BTreeSet<Name>>>,
+    /// Closed, or told why, once it has ended.
+    ended: Arc<watch::Sender<Option<Reason>>>,
 }
 
 impl Local {
     pub(super) fn new(deliver: Deliver) -> Self {
-        Self { deliver, wants: Arc::default() }
+        Self { deliver, wants: Arc::default(), ended: Arc::default() }
     }
 
     /// A child. `waiting` counts what its mailbox holds.
@@ -110,9 +112,18 @@ impl Registry {
     }
 
     /// The actor takes no more messages. The names that it wanted.
-    pub(super) fn forget(&self, actor: u64) -> BTreeSet<Name> {
-        let gone = self.shared.actors.remove(&actor);
-        gone.map(|(_, local)| std::mem::take(&mut *local.wants())).unwrap_or_default()
+    pub(super) fn forget(&self, actor: u64, why: Reason) -> BTreeSet<Name> {
+        let Some((_, local)) = self.shared.actors.remove(&actor) else { return BTreeSet::new() };
+        local.ended.send_replace(Some(why));
+        let wanted = std::mem::take(&mut *local.wants());
+        wanted
+    }
+
+    /// Waits until an actor has ended: why. `None`: there is none, and nobody remembers.
+    pub(super) async fn ended(&self, actor: u64) -> Option<Reason> {
+        let mut ended = self.shared.actors.get(&actor)?.ended.subscribe();
+        let reason = ended.wait_for(Option::is_some).await.ok()?.clone();
+        reason
     }
 
     /// Whether that actor is there and wants that name.
@@ -254,7 +265,7 @@ impl Actor for RegistryActor {
             RegistryMsg::Plan(plan) => state.tails.handle_plan(&self.names, &plan),
             RegistryMsg::Left => state.tails.clear(),
             RegistryMsg::Gone { actor, reason } => {
-                for name in self.names.shared.registry.forget(actor) {
+                for name in self.names.shared.registry.forget(actor, reason.clone()) {
                     self.give_back(name, actor, reason.clone());
                 }
             }

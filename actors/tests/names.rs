@@ -177,3 +177,60 @@ async fn a_frozen_holder_blocks_no_lookup_and_answers_nothing_once_others_took_o
     .await;
     assert_eq!(ask(&nodes[2], "x").await.unwrap(), Bytes::from(nodes[0].id().node.to_string()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn whoever_wants_all_to_see_a_name_can_wait_for_that_also_where_nobody_has_a_copy() {
+    let world = World::new(106, Weather::default());
+    let nodes = named_cluster(&world, 5).await;
+    for (at, node) in nodes.iter().enumerate() {
+        let holder = actor(node);
+        for n in 0..10 {
+            let text = format!("{at}/{n}");
+            node.names().claim(holder.actor, &name(&text), Bytes::new(), WITHIN).await.unwrap();
+            node.names().await_visible(&name(&text), WITHIN).await.unwrap();
+            for other in &nodes {
+                assert_eq!(other.names().lookup(&name(&text)).unwrap().holder, holder);
+            }
+        }
+    }
+    world.cut(&[nodes[0].id().node.clone()], &[nodes[1].id().node.clone()]);
+    let holder = actor(&nodes[0]);
+    nodes[0].names().claim(holder.actor, &name("x"), Bytes::new(), WITHIN).await.unwrap();
+    let seen = nodes[0].names().await_visible(&name("x"), Duration::from_millis(300)).await;
+    assert!(matches!(seen, Err(NameFailure::NotVisible)), "{seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_monitors_an_actor_hears_how_it_ended_and_never_mistakes_a_later_run_for_it() {
+    let world = World::new(107, Weather::default());
+    let nodes = named_cluster(&world, 3).await;
+    let (ends, stays, unknown) = (actor(&nodes[1]), actor(&nodes[2]), actor(&nodes[1]));
+    let watch = |node: &Runtime, holder: &Holder| {
+        let (names, holder) = (node.names().clone(), holder.clone());
+        tokio::spawn(async move { names.monitor(&holder).await })
+    };
+    let watched = [watch(&nodes[0], &ends), watch(&nodes[1], &ends), watch(&nodes[2], &ends)];
+    let gone = [watch(&nodes[0], &stays), watch(&nodes[1], &stays)];
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(
+        watched.iter().chain(&gone).all(|watched| !watched.is_finished()),
+        "as long as it is there nothing is said"
+    );
+    let why = Reason::Crashed("told to".into());
+    nodes[1].names().unhost(ends.actor, why.clone());
+    for watched in watched {
+        assert_eq!(watched.await.unwrap(), why);
+    }
+    world.crash(nodes[2].id());
+    for gone in gone {
+        assert_eq!(gone.await.unwrap(), Reason::NodeDown);
+    }
+    nodes[1].names().unhost(unknown.actor, Reason::Normal);
+    until("it ended", || nodes[1].names().names_of(unknown.actor).is_empty()).await;
+    assert!(matches!(nodes[0].names().monitor(&unknown).await, Reason::Crashed(_) | Reason::Normal));
+    let former = Holder {
+        node: tumen_core::NodeBoot { boot: tumen_core::ids::Boot(1), ..unknown.node.clone() },
+        ..unknown
+    };
+    assert_eq!(nodes[0].names().monitor(&former).await, Reason::NodeDown);
+}

@@ -145,7 +145,7 @@ async fn a_factory_that_refuses_fails_panics_or_never_returns_leaves_nothing() {
         assert!(nodes[0].names().table().claim(&name(args)).is_none());
     }
     let none = spec("", Restart::Permanent);
-    let none = tumen_core::names::Spec { kind: tumen_core::ids::Kind::new("none").unwrap(), ..none };
+    let none = Spec { kind: tumen_core::ids::Kind::new("none").unwrap(), ..none };
     let unknown = nodes[0].names().start(&name("u"), none, Bytes::new(), WITHIN).await.unwrap_err();
     assert!(matches!(&unknown, NameFailure::NoSuchKind { known, .. } if known.len() == 1), "{unknown}");
     assert!(unknown.to_string().ends_with("there are teller"), "{unknown}");

@@ -240,7 +240,7 @@ impl World {
     }
 
     fn primary_learns(&mut self, plan: usize) {
-        let members = members(&self.plans[plan]);
+        let members = self.members(plan);
         let now = self.now;
         let primary = self.primary.as_mut().unwrap();
         let effects = primary.orders.handle_members(now, &primary.held, Version(plan as u64), members);
@@ -326,7 +326,8 @@ impl World {
         match self.rng.random_range(0..10) {
             0..5 => {
                 let restart = [Restart::Permanent, Restart::Transient, Restart::Temporary][asked % 3];
-                let placing = [Placing::Uniform, Placing::LeastLoaded, Placing::Random][asked % 3];
+                let all = [Placing::Uniform, Placing::LeastLoaded, Placing::Random, Placing::UniformActive];
+                let placing = all[asked % 4];
                 let spec = Arc::new(Spec {
                     kind: kind(),
                     args: Bytes::new(),
@@ -608,7 +609,7 @@ impl World {
                 self.check()?;
             }
             let newest = self.plans.len() - 1;
-            let (now, members) = (self.now, members(&self.plans[newest]));
+            let (now, members) = (self.now, self.members(newest));
             let primary = self.primary.as_mut().unwrap();
             let effects = primary.orders.handle_members(now, &primary.held, Version(newest as u64), members);
             self.perform(effects, false);
@@ -644,6 +645,11 @@ impl World {
                     if there.actor != Some(holder.actor) {
                         return Err(format!("{name} is said to run as {holder}, and is {there:?}"));
                     }
+                    let newest = self.plans.len() - 1;
+                    let other = self.members(newest).iter().any(|it| it.takes);
+                    if other && leaves(newest, &holder.node) {
+                        return Err(format!("{name} runs on {holder}, which is about to go"));
+                    }
                     running += 1;
                 }
                 Held::Plain(holder) => {
@@ -673,16 +679,23 @@ fn replay(log: &[Change]) -> Directory {
     directory
 }
 
-fn members(plan: &BTreeMap<NodeBoot, bool>) -> Vec<MemberFacts> {
-    let facts = |(node, serves): (&NodeBoot, &bool)| MemberFacts {
-        node: node.clone(),
-        weight: 100,
-        kinds: vec![kind()],
-        serves: *serves,
-        takes: *serves,
-    };
-    // A node's newest run is its member.
-    let newest: BTreeMap<&NodeName, (&NodeBoot, &bool)> =
-        plan.iter().map(|(node, serves)| (&node.node, (node, serves))).collect();
-    newest.into_values().map(facts).collect()
+/// Whether a node is about to go by this plan: one of them by every third.
+fn leaves(plan: usize, node: &NodeBoot) -> bool {
+    plan.is_multiple_of(3) && node.node.as_str() == format!("n{}", plan / 3 % NODES)
+}
+
+impl World {
+    fn members(&self, plan: usize) -> Vec<MemberFacts> {
+        let facts = |(node, serves): (&NodeBoot, &bool)| MemberFacts {
+            node: node.clone(),
+            weight: 100,
+            kinds: vec![kind()],
+            serves: *serves,
+            takes: *serves && !leaves(plan, node),
+        };
+        // A node's newest run is its member.
+        let newest: BTreeMap<&NodeName, (&NodeBoot, &bool)> =
+            self.plans[plan].iter().map(|(node, serves)| (&node.node, (node, serves))).collect();
+        newest.into_values().map(facts).collect()
+    }
 }
