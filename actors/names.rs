@@ -594,7 +594,7 @@ impl Serve for Names {
                     self.take(&from, what);
                 }
                 Err(error) => {
-                    tracing::warn!(from = %incoming.from(), %error, "orders or answers are dropped")
+                    tracing::warn!(from = %incoming.from(), %error, "orders or answers are dropped");
                 }
             }
             incoming.reply.send(&[]);

@@ -133,9 +133,7 @@ impl Names {
         if !self.shared.gate.is_open() {
             return delivery.answer(Err(self.shared.gate.refusal()));
         }
-        if let Err(delivery) = self.shared.registry.deliver(actor, delivery) {
-            delivery.answer(Err(Failure::Fenced { changed: false }));
-        }
+        self.shared.registry.deliver(actor, delivery);
     }
 }
 

@@ -243,7 +243,7 @@ impl Actor for ChildActor {
                 let last = AssertUnwindSafe(host.stop(moves)).catch_unwind();
                 match tokio::time::timeout(STOP_WITHIN, last).await {
                     Ok(Ok(Some(handed))) if moves && handed.len() <= VALUE_LEN_MAX => {
-                        self.legacy.leave(handed)
+                        self.legacy.leave(handed);
                     }
                     Ok(Ok(Some(handed))) if moves => {
                         let len = handed.len();

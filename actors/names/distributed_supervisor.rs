@@ -223,11 +223,11 @@ impl DistributedSupervisor {
         }
     }
 
-    fn handle_plan(&self, myself: &Myself, state: &mut DistributedSupervisorState, plan: Arc<Snapshot>) {
+    fn handle_plan(&self, myself: &Myself, state: &mut DistributedSupervisorState, plan: &Arc<Snapshot>) {
         if state.plan.as_ref().is_some_and(|known| known.version >= plan.version) {
             return;
         }
-        state.plan = Some(Arc::clone(&plan));
+        state.plan = Some(Arc::clone(plan));
         let me = &self.names.shared.me;
         let serves = plan
             .member(me.node.as_str())
@@ -238,7 +238,7 @@ impl DistributedSupervisor {
         self.run(myself, state, effects);
         // While what runs here has to end first, it is noted once it has.
         if !clears {
-            self.names.note_acted(&plan);
+            self.names.note_acted(plan);
         }
         self.look_after_agents(myself, state);
     }
@@ -330,7 +330,7 @@ impl Actor for DistributedSupervisor {
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            DistributedSupervisorMsg::Plan(plan) => self.handle_plan(&myself, state, plan),
+            DistributedSupervisorMsg::Plan(plan) => self.handle_plan(&myself, state, &plan),
             DistributedSupervisorMsg::Left => {
                 let version = state.plan.take().map(|plan| plan.version).unwrap_or_default();
                 self.names.shared.registry.set_open(false);

@@ -155,7 +155,7 @@ impl Serve for Telling {
                 match codec::try_pack(&told, ANSWER_LEN_MAX) {
                     Ok(frame) => reply.send(&frame),
                     Err(error) => {
-                        tracing::error!(%error, "a directory is too large to be told in one answer")
+                        tracing::error!(%error, "a directory is too large to be told in one answer");
                     }
                 }
             });

@@ -115,15 +115,13 @@ impl Registry {
     pub(super) fn forget(&self, actor: u64, why: Reason) -> BTreeSet<Name> {
         let Some((_, local)) = self.shared.actors.remove(&actor) else { return BTreeSet::new() };
         local.ended.send_replace(Some(why));
-        let wanted = std::mem::take(&mut *local.wants());
-        wanted
+        std::mem::take(&mut *local.wants.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Waits until an actor has ended: why. `None`: there is none, and nobody remembers.
     pub(super) async fn ended(&self, actor: u64) -> Option<Reason> {
         let mut ended = self.shared.actors.get(&actor)?.ended.subscribe();
-        let reason = ended.wait_for(Option::is_some).await.ok()?.clone();
-        reason
+        ended.wait_for(Option::is_some).await.map_or(None, |reason| reason.clone())
     }
 
     /// Whether that actor is there and wants that name.
@@ -154,13 +152,12 @@ impl Registry {
         }
     }
 
-    /// Hands a message to an actor. It is given back where there is none.
-    pub(super) fn deliver(&self, actor: u64, delivery: Delivery) -> Result<(), Delivery> {
-        let Some(deliver) = self.shared.actors.get(&actor).map(|local| Arc::clone(&local.deliver)) else {
-            return Err(delivery);
-        };
-        deliver(delivery);
-        Ok(())
+    /// Hands a message to an actor; one that is not there changed nothing.
+    pub(super) fn deliver(&self, actor: u64, delivery: Delivery) {
+        match self.shared.actors.get(&actor).map(|local| Arc::clone(&local.deliver)) {
+            Some(deliver) => deliver(delivery),
+            None => delivery.answer(Err(Failure::Fenced { changed: false })),
+        }
     }
 
     pub(super) fn set_open(&self, open: bool) {

@@ -246,7 +246,7 @@ async fn a_crash_at_any_moment_of_a_start_leaves_one_instance_and_no_orphan() {
                     numbers.insert(found.number);
                 }
                 Err(NameFailure::Call(failure)) => {
-                    assert!(failure.maybe_changed() || failure.is_safe_to_retry(), "{failure}")
+                    assert!(failure.maybe_changed() || failure.is_safe_to_retry(), "{failure}");
                 }
                 Err(other) => panic!("seed {seed}: {other}"),
             }
