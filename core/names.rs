@@ -43,13 +43,14 @@ pub const DIRECTORIES: u32 = 64;
 /// How many copies of each are wanted.
 pub const DIRECTORY_COPIES: u32 = 3;
 
-/// What all nodes agree on about the names' partitions: the same in every cluster.
-pub fn group_spec() -> GroupSpec {
+/// What all nodes agree on about the names' partitions, in a cluster of this mode. A name that was acknowledged is on a majority
+/// of copies, on their disks too where the cluster's other data is.
+pub fn group_spec(mode: Mode) -> GroupSpec {
     GroupSpec {
         partitions: DIRECTORIES,
         replication: DIRECTORY_COPIES,
         strategy: "balanced".to_owned(),
-        mode: Mode::Sync,
+        mode: mode.max(Mode::Sync),
         partitioner: Partitioner::Hash,
         replicated: true,
     }

@@ -19,6 +19,7 @@ mod client;
 mod demo;
 mod doctor;
 mod handovers;
+mod names;
 mod node;
 mod operator;
 mod partition;
@@ -35,7 +36,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a node, which hosts the built-in key-value worker.
+    /// Run a node, which hosts the built-in key-value worker, and children of the kind echo.
     Node(node::NodeArgs),
     /// Start a cluster of child processes on this machine, kill one, and watch it heal.
     Demo(demo::DemoArgs),

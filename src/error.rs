@@ -3,13 +3,17 @@
 use std::fmt::{self, Display};
 use std::io;
 
+use tumen_actors::names::NameFailure;
 use tumen_actors::node::{AskFailure, StartError};
 use tumen_actors::partitions::host::KindsError;
 use tumen_core::cluster::coordinator::AskError;
+use tumen_core::names::NameLenError;
+use tumen_core::names::directory::Refused;
 use tumen_core::partitions::request::Failure;
 use tumen_core::partitions::routing::{KEY_LEN_MAX, RouteError};
 
 use crate::config::ConfigErrors;
+use crate::names::ChildError;
 use crate::worker::WorkerError;
 
 /// What comes back from almost everything here.
@@ -56,6 +60,16 @@ pub enum Error {
     /// This node ended by itself. Start it again; others take over what it served.
     #[error("this node ended by itself: {0}")]
     Ended(String),
+    /// A name is empty or too long. Nothing was sent.
+    #[error("{0}; nothing was changed")]
+    BadName(#[from] NameLenError),
+    /// A name was not claimed, or a child not started, ended or moved: it says why, and [`Error::changed`] whether anything
+    /// changed.
+    #[error(transparent)]
+    Name(#[from] NameFailure),
+    /// For [`Child::start`](crate::Child::start): the child is not to run. See [`Error::ignore`].
+    #[error("the child is not to run: nothing is tracked")]
+    Ignore,
     /// A topic does not take this. Nothing was said.
     #[error("{0}")]
     Topic(String),
@@ -65,6 +79,9 @@ pub enum Error {
     /// A worker cannot be hosted. Nothing was started.
     #[error("{0}; nothing was started")]
     Worker(#[from] WorkerError),
+    /// A kind of child, or a singleton, cannot be hosted. Nothing was started.
+    #[error("{0}; nothing was started")]
+    Child(#[from] ChildError),
     /// The kinds of worker cannot live on one node. Nothing was started.
     #[error("{0}; nothing was started")]
     Kinds(#[from] KindsError),
@@ -129,11 +146,26 @@ impl Error {
         Self::Call(Failure::WorkerFailed(why.to_string()))
     }
 
+    /// For [`Child::start`](crate::Child::start): the child is not to run, and its name is to be free again. Whoever started it
+    /// is told so.
+    ///
+    /// ```
+    /// # use tumen::prelude::*;
+    /// fn for_whom(customer: Option<String>) -> Result<String> {
+    ///     customer.ok_or_else(Error::ignore)
+    /// }
+    /// assert!(for_whom(None).is_err());
+    /// ```
+    pub const fn ignore() -> Self {
+        Self::Ignore
+    }
+
     /// Whether what was asked for changed anything. `None`: that cannot be known from here.
     pub const fn changed(&self) -> Option<bool> {
         match self {
-            Self::Call(failure) if failure.maybe_changed() => None,
+            Self::Call(failure) | Self::Name(NameFailure::Call(failure)) if failure.maybe_changed() => None,
             Self::NoAnswer => None,
+            Self::Name(NameFailure::StartTimeout | NameFailure::NotVisible) => Some(true),
             _ => Some(false),
         }
     }
@@ -141,7 +173,9 @@ impl Error {
     /// Whether asking the same again, a little later, may succeed and cannot be carried out twice.
     pub const fn is_safe_to_retry(&self) -> bool {
         match self {
-            Self::Call(failure) => {
+            // What stands under a name is the same however often it is asked for.
+            Self::Name(NameFailure::StartTimeout | NameFailure::Refused(Refused::NoMember(_))) => true,
+            Self::Call(failure) | Self::Name(NameFailure::Call(failure)) => {
                 let waits = matches!(
                     failure,
                     Failure::NoQuorum | Failure::Overloaded | Failure::Timeout { maybe_applied: false }
@@ -158,13 +192,24 @@ impl Error {
     /// The error's name for programs, as it stands in the HTTP interface.
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::Call(failure) => failure.code(),
+            Self::Call(failure) | Self::Name(NameFailure::Call(failure)) => failure.code(),
             Self::Route(RouteError::NoPlan) | Self::Refused(AskError::NoPlan) => "no_plan",
             Self::Route(RouteError::NoPrimary(_)) => "no_primary",
             Self::Key { .. } | Self::Route(RouteError::Key(_) | RouteError::KeyTooLong(_)) => "bad_key",
-            Self::NotFound(_) | Self::Refused(AskError::NoSuchNode(_) | AskError::NoSuchPartition(_)) => {
-                "not_found"
-            }
+            Self::NotFound(_)
+            | Self::Refused(AskError::NoSuchNode(_) | AskError::NoSuchPartition(_))
+            | Self::Name(NameFailure::Refused(Refused::NotFound(_))) => "not_found",
+            Self::BadName(_) => "bad_name",
+            Self::Name(NameFailure::Refused(Refused::AlreadyRegistered { .. })) => "already_registered",
+            Self::Name(NameFailure::Refused(Refused::NotTheHolder { .. })) => "not_the_holder",
+            Self::Name(NameFailure::Refused(Refused::NoMember(_))) => "no_member",
+            Self::Name(NameFailure::Refused(Refused::TooLong(_))) => "too_large",
+            Self::Name(NameFailure::Refused(Refused::Full)) => "overloaded",
+            Self::Name(NameFailure::NoSuchKind { .. }) => "no_such_kind",
+            Self::Name(NameFailure::StartFailed(_)) | Self::Ignore => "start_failed",
+            Self::Name(NameFailure::StartTimeout) => "start_timeout",
+            Self::Name(NameFailure::NotVisible) => "not_visible",
+            Self::Name(NameFailure::NoSuchActor) => "no_such_actor",
             Self::Lost(_) => "lost",
             Self::Refused(AskError::NotLost { .. }) => "not_lost",
             Self::Refused(AskError::Unserved(_) | AskError::Unanswered { .. }) => "no_primary",
@@ -179,6 +224,7 @@ impl Error {
             Self::Topic(_) => "topic",
             Self::Config(_) => "config",
             Self::Worker(_) | Self::Kinds(_) => "workers",
+            Self::Child(_) => "children",
             Self::Bind { .. } => "bind",
             Self::Start(_) => "start",
             Self::System { .. } => "system",
@@ -226,6 +272,10 @@ mod tests {
             (Error::NoLeader, Some(false), true),
             (Error::NoAnswer, None, false),
             (AskError::TooFewNodes { present: 1, wanted: 3 }.into(), Some(false), true),
+            (NameFailure::StartTimeout.into(), Some(true), true),
+            (NameFailure::StartFailed("no".into()).into(), Some(false), false),
+            (NameFailure::Call(Failure::Timeout { maybe_applied: true }).into(), None, false),
+            (NameFailure::Call(Failure::NoQuorum).into(), Some(false), true),
         ] {
             assert_eq!((error.changed(), error.is_safe_to_retry()), (changed, again), "{error}");
         }

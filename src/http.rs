@@ -9,6 +9,7 @@
 //! Every answer that is no success is JSON and says whether anything changed; see [`shapes::ErrorBody`].
 
 mod answers;
+mod children;
 mod events;
 mod guard;
 mod handovers;
@@ -16,6 +17,7 @@ mod kv;
 mod metrics;
 mod news;
 mod refusal;
+mod registry;
 mod routes;
 mod server;
 pub mod shapes;

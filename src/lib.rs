@@ -42,6 +42,7 @@
 //!
 //! ```text
 //! worker   what you write: messages, workers, handlers        node     a running node: calls, partitions, orders, news
+//! names    what you write: children, found by their names
 //! error    the one error, and what to do next                 config   everything that can be set, from five sources
 //! kv       a worker in the box: bytes by key                  http     what people and other programs ask a node
 //! state    a cluster's state, carried from one to another
@@ -56,16 +57,21 @@ mod demo;
 pub mod error;
 pub mod http;
 pub mod kv;
+pub mod names;
 pub mod node;
 pub mod prelude;
 pub mod state;
 pub mod worker;
 
 pub use error::{Error, Result};
+pub use names::{Child, ChildContext, ChildError, ChildRef, ChildSpec, Hosted, Receive, Receives, RemoteRef};
 pub use node::{
-    AssignmentsUpdated, Builder, Comparison, Created, FullSync, Heard, Node, Partition, PartitionStats,
-    Placed, Rebalanced, ReplicaRead, Replicas, Subscription, Topic, TopicSubscription,
+    AssignmentsUpdated, Builder, ChildCounts, ChildInfo, Comparison, Created, FullSync, Heard, NameEvent,
+    Node, Partition, PartitionStats, Placed, Rebalanced, Registered, ReplicaRead, Replicas, Subscription,
+    Topic, TopicSubscription,
 };
+/// For [`Node::host`]: actors of your own are ractor's, of this version.
+pub use ractor;
 /// For [`node::Builder::under`]: the actor of your own that a node is put under.
 pub use ractor::ActorCell;
 pub use state::ClusterState;

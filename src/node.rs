@@ -2,11 +2,12 @@
 //!
 //! ```text
 //!  Node::builder ─▶ Config ─▶ ports bound ─▶ runtime ─▶ HTTP ─▶ Node
-//!                                                                │ call · partitions · subscribe · stop
+//!                                                                │ call · partitions · names · subscribe · stop
 //!                                                                ▼
 //!                                                         drop: nothing stops, `stop` does
 //! ```
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -20,28 +21,34 @@ use tumen_actors::partitions::router::CallOptions;
 use tumen_core::cluster::asks::{Answer, Ask};
 use tumen_core::cluster::coordinator::Create;
 use tumen_core::partitions::request::{Failure, MessageId};
-use tumen_core::{NodeBoot, NodeName, PartitionId};
+use tumen_core::{Kind, NodeBoot, NodeName, PartitionId};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::http::Server;
 use crate::kv::check_key;
+use crate::names::ReadArgs;
 use crate::worker::{Message, encode};
 
 mod builder;
 mod comparing;
 mod discover;
 mod losses;
+mod name_news;
+mod names;
 mod orders;
 mod partitions;
 mod reading;
 mod settings;
+mod singletons;
 mod start;
 mod subscription;
 mod topic;
 
 pub use builder::{Builder, Knobs};
 pub use comparing::{Comparison, FullSync};
+pub use name_news::NameEvent;
+pub use names::{ChildCounts, ChildInfo, Registered};
 pub use orders::{Created, Rebalanced};
 pub use partitions::{Partition, PartitionStats, Replicas};
 pub use reading::{Placed, ReplicaRead};
@@ -65,6 +72,8 @@ pub struct Node {
 struct Inner {
     config: Config,
     runtime: Runtime,
+    /// How the arguments of each kind of child that this node has a factory for are read.
+    read_args: BTreeMap<Kind, ReadArgs>,
     /// Ends what the doors do beside the runtime.
     stopping: CancellationToken,
     /// The cluster port: opened first and closed last, so that an address that refuses proves that its process is gone.
@@ -122,6 +131,11 @@ impl Node {
     /// Whether the node hosts workers of this kind.
     pub fn hosts(&self, kind: &str) -> bool {
         self.runtime().info().services.iter().any(|hosted| hosted == kind)
+    }
+
+    /// How the arguments of a kind of child are read, if this node has a factory for it.
+    pub(crate) fn read_args(&self, kind: &Kind) -> Option<ReadArgs> {
+        self.inner.read_args.get(kind).copied()
     }
 
     pub(crate) fn runtime(&self) -> &Runtime {
@@ -303,7 +317,7 @@ impl fmt::Debug for Node {
 }
 
 /// A message's id and bytes.
-fn envelope<M: Message>(message: &M) -> Result<(MessageId, Bytes)> {
+pub(crate) fn envelope<M: Message>(message: &M) -> Result<(MessageId, Bytes)> {
     let name = M::name();
     let body = encode(message).map_err(|why| Error::rejected(format!("the message {name:?} {why}")))?;
     Ok((MessageId::of(name), body))
@@ -314,7 +328,7 @@ fn allowing<M: Message>(options: CallOptions) -> CallOptions {
 }
 
 /// A reply as a value.
-fn opened<M: Message>(reply: Result<Bytes, Failure>) -> Result<M::Reply> {
+pub(crate) fn opened<M: Message>(reply: Result<Bytes, Failure>) -> Result<M::Reply> {
     let name = M::name();
     let body = reply.map_err(|failure| match failure {
         // The receiver knows the number only.

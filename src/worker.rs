@@ -20,7 +20,7 @@ mod replicated;
 
 pub use context::Context;
 pub use handlers::{Handlers, WorkerError};
-pub(crate) use handlers::{Hosting, encode, hosting};
+pub(crate) use handlers::{Hosting, encode, hosting, read};
 pub(crate) use replicated::replicating;
 pub use replicated::{Query, Replicated};
 pub use tumen_actors::partitions::Place;

@@ -110,8 +110,10 @@ fn a_strong_write_is_seen_in_all_three_phases_and_no_promise_is_broken() {
         count("prepared")
     );
 
-    assert_eq!(cluster.counted_everywhere("tumen_partitions_led{mode=\"strong\"}"), 6);
-    assert_eq!(cluster.counted_everywhere("tumen_replicas{mode=\"strong\"}"), 12);
+    // The users' own, and those of the names, each with two copies more.
+    let all = 6 + u64::from(tumen_core::names::DIRECTORIES);
+    assert_eq!(cluster.counted_everywhere("tumen_partitions_led{mode=\"strong\"}"), all);
+    assert_eq!(cluster.counted_everywhere("tumen_replicas{mode=\"strong\"}"), 2 * all);
     assert_eq!(cluster.counted_everywhere("tumen_leader "), 1);
     assert_eq!(cluster.counted_everywhere("tumen_lease_held "), 3);
     assert!(cluster.counted(0, "tumen_partition_imbalance ") <= 1);

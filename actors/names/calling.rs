@@ -25,10 +25,27 @@ use tumen_core::names::Reason;
 
 impl Names {
     /// Gives an actor of this node a number, by which others reach it. `deliver` hands it a message, and answers what it
-    /// cannot hand over.
+    /// cannot hand over. What the actor answers leaves only while this node has its lease.
     pub fn host(&self, deliver: impl Fn(Delivery) + Send + Sync + 'static) -> Holder {
         let actor = self.shared.registry.next_number();
-        self.shared.registry.add(actor, Local::new(Arc::new(deliver)));
+        let gate = self.shared.gate.clone();
+        let gated = move |mut delivery: Delivery| {
+            let (to, told) = oneshot::channel();
+            let body = delivery.begin();
+            deliver(Delivery::local(delivery.message, body, delivery.deadline, delivery.identity, to));
+            let gate = gate.clone();
+            tokio::spawn(async move {
+                // Dropped without an answer, the delivery answers for itself.
+                let Ok(told) = told.await else { return };
+                let maybe_applied = told.clone().into_reply().map_or_else(|it| it.maybe_changed(), |_| true);
+                if gate.is_open() || !maybe_applied {
+                    delivery.tell(told);
+                } else {
+                    delivery.answer(Err(Failure::Timeout { maybe_applied }));
+                }
+            });
+        };
+        self.shared.registry.add(actor, Local::new(Arc::new(gated)));
         Holder { node: self.shared.me.clone(), actor }
     }
 

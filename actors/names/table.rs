@@ -212,6 +212,17 @@ impl NameTable {
         self.shared.shards.iter().map(count).sum()
     }
 
+    /// How many names are known, those whose nodes just went included. Costs next to nothing.
+    pub fn len(&self) -> usize {
+        let len = |shard: &Shard| shard.inner.read().unwrap_or_else(PoisonError::into_inner).entries.len();
+        self.shared.shards.iter().map(len).sum()
+    }
+
+    /// Whether none is known.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Up to where this node knows a directory.
     pub fn position(&self, directory: PartitionId) -> Position {
         self.read(directory, |shard| shard.position).unwrap_or_default()

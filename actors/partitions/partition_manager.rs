@@ -222,9 +222,7 @@ impl PartitionManager {
         epoch: Epoch,
     ) {
         let Some(plan) = state.plan.clone() else { return };
-        let name = plan.group(partition.group).map_or_else(String::new, |group| {
-            group.spec.partitioner.name(partition.index, group.spec.partitions)
-        });
+        let name = plan.name_of(partition);
         let fence = Fence { generation: plan.generation, epoch, partition };
         let place = Place { fence, partition_name: name.into(), node: self.me.node.clone() };
         self.replication.lead(&plan, fence);

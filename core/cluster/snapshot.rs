@@ -234,6 +234,16 @@ impl Snapshot {
         Ok(given_up)
     }
 
+    /// What a partition is called: a user's as its partitioner says, such as `partition-3` or `p-00500-00999`.
+    pub fn name_of(&self, partition: PartitionId) -> String {
+        match (partition.group, self.group(partition.group)) {
+            (GroupId::Users, Some(group)) => {
+                group.spec.partitioner.name(partition.index, group.spec.partitions)
+            }
+            (GroupId::Names, _) | (GroupId::Users, None) => partition.to_string(),
+        }
+    }
+
     /// A partition's epoch.
     pub fn epoch_of(&self, partition: PartitionId) -> Option<Epoch> {
         self.assignment(partition).map(|assignment| assignment.epoch)

@@ -112,6 +112,8 @@ struct Failures {
     at: VecDeque<Moment>,
     node: Option<NodeBoot>,
     in_a_row: u32,
+    /// Where it ran until it moved away: it is to run elsewhere, if there is anywhere.
+    moved_from: Option<NodeBoot>,
     /// Nodes that said that they cannot run it.
     unfit: BTreeSet<NodeBoot>,
 }
@@ -225,10 +227,15 @@ impl Orders {
                 self.audit_later(now, node);
                 self.look_at(now, directory, name);
             }
-            Change::Added { name, .. }
-            | Change::Started { name, .. }
-            | Change::Stopping { name, .. }
-            | Change::Freed { name, .. } => self.look_at(now, directory, name),
+            Change::Started { name, .. } => {
+                if let Some(failures) = self.failures.get_mut(name) {
+                    failures.moved_from = None;
+                }
+                self.look_at(now, directory, name);
+            }
+            Change::Added { name, .. } | Change::Stopping { name, .. } | Change::Freed { name, .. } => {
+                self.look_at(now, directory, name);
+            }
         }
         self.handle_tick(now, directory)
     }
@@ -504,8 +511,9 @@ impl Orders {
                 children: directory.count_on(&member.node),
             })
             .collect();
-        let others: Vec<Candidate<'_>> =
-            candidates.iter().filter(|candidate| Some(candidate.node) != failed).cloned().collect();
+        let left = failures.and_then(|it| it.moved_from.as_ref());
+        let other = |it: &&Candidate<'_>| Some(it.node) != failed && Some(it.node) != left;
+        let others: Vec<Candidate<'_>> = candidates.iter().filter(other).cloned().collect();
         let candidates = if others.is_empty() { candidates } else { others };
         let there = self.members.iter().filter(|member| member.serves).count();
         let (number, members) = (claim.number.0, self.members.len());

@@ -306,7 +306,7 @@ fn fsyncs() -> Result<f64, std::io::Error> {
 }
 
 /// What a process holds in memory, in MB.
-fn resident_mb(id: u32) -> Option<f64> {
+pub(super) fn resident_mb(id: u32) -> Option<f64> {
     let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
     Some(hundredths(line.split_whitespace().nth(1)?.parse::<f64>().ok()? / 1024.0))

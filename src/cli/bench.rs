@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use tumen_core::cluster::snapshot::Mode;
 
-use crate::bench::{assign, calls, failover, handover, route, write};
+use crate::bench::{assign, calls, children, failover, handover, names, route, write};
 use crate::config::Value;
 
 /// What `tumen bench` is told.
@@ -32,6 +32,9 @@ pub(super) struct BenchArgs {
     /// For `write`: write so many times instead, such as 10000000, and see whether memory and files grow.
     #[arg(long, value_name = "WRITES", value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000_000))]
     pub(super) steady: Option<u64>,
+    /// For `names`: how many names there are in the end.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(200_000..=20_000_000))]
+    pub(super) names: u64,
     /// For `calls`: worker threads of each process. Default: half of the cores, for two processes are at work.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_024))]
     pub(super) threads: Option<u32>,
@@ -43,7 +46,7 @@ pub(super) struct BenchArgs {
     pub(super) partition_mb: u32,
 }
 
-/// What a child process of `bench calls` or `bench write` is told.
+/// What a child process of a benchmark is told.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ChildArgs {
     /// Which way calls go.
@@ -56,6 +59,39 @@ pub(super) struct ChildArgs {
     /// Where the other process is.
     #[arg(long)]
     to: Option<String>,
+}
+
+fn named(figures: &names::Figures) -> String {
+    format!(
+        "lookup {:.0} ns with 10,000 names, {:.0} ns with {}\nregistrations: {:.1} k/s of 10,000, {:.1} k/s of 100,000, {:.1} k/s with {} there (1,024 at once)\nvisible on both others {:.1} ms after the last reply for 10,000, {:.1} ms for 100,000\na name costs {:.0} bytes of memory on each of {} nodes",
+        figures.lookup_ns,
+        figures.lookup_ns_many,
+        figures.names,
+        figures.registrations_per_s / 1e3,
+        figures.registrations_per_s_100k / 1e3,
+        figures.registrations_per_s_many / 1e3,
+        figures.names,
+        figures.visible_ms_10k,
+        figures.visible_ms_100k,
+        figures.bytes_per_name,
+        figures.nodes
+    )
+}
+
+fn supervised(figures: &children::Figures) -> String {
+    format!(
+        "starts: {:.1} k/s (1,024 at once)\nkill -9: a singleton answers again after {:.1} ms (median; slowest {:.1}); with its directory {:.1} ms (slowest {:.1}); all of {} children after {:.1} ms (slowest {:.1})\nmoved in good order: {:.1} ms without an answer (median; longest {:.1})",
+        figures.starts_per_s / 1e3,
+        figures.singleton_ms,
+        figures.singleton_worst_ms,
+        figures.with_directory_ms,
+        figures.with_directory_worst_ms,
+        figures.children,
+        figures.children_ms,
+        figures.children_worst_ms,
+        figures.move_ms,
+        figures.move_worst_ms
+    )
 }
 
 /// What can be measured.
@@ -71,6 +107,10 @@ pub(super) enum Bench {
     Failover,
     /// Write pauses while primaries move, and how fast whole copies are made beside a bare socket.
     Handover,
+    /// Registrations and lookups of names on three nodes, how soon the others see them, and what a name weighs.
+    Names,
+    /// Children: starts, and from a node's death, or a move, to their next answer.
+    Children,
     /// Writes of 64 bytes to three nodes, by mode and copies, beside a bare RPC over as many hops and the disk's fsyncs.
     Write,
 }
@@ -111,6 +151,20 @@ pub(super) fn run_bench(args: &BenchArgs, allocations: fn() -> u64) -> ExitCode 
         }
         Bench::Write => match write::measure(args.rounds.unwrap_or(5) as usize, args.mode, args.steady) {
             Ok(figures) => tell(args.json, &figures, || writes(&figures)),
+            Err(error) => {
+                super::complain(&error.to_string());
+                ExitCode::FAILURE
+            }
+        },
+        Bench::Names => match names::measure(args.names) {
+            Ok(figures) => tell(args.json, &figures, || named(&figures)),
+            Err(error) => {
+                super::complain(&error.to_string());
+                ExitCode::FAILURE
+            }
+        },
+        Bench::Children => match children::measure() {
+            Ok(figures) => tell(args.json, &figures, || supervised(&figures)),
             Err(error) => {
                 super::complain(&error.to_string());
                 ExitCode::FAILURE

@@ -159,6 +159,31 @@ impl Client {
         self.answer(response, true)
     }
 
+    /// Gives an order with text beside it.
+    pub(super) fn post_text<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        text: &str,
+    ) -> Result<Answer<T>, Failure> {
+        let mut request = self.agent.post(self.url(path)).header("accept", "application/json");
+        if let Some(token) = &self.token {
+            request = request.header("authorization", token);
+        }
+        let response = request.config().timeout_global(Some(self.timeout)).build().send(text);
+        self.answer(response, true)
+    }
+
+    /// Orders that something is to be no more.
+    pub(super) fn delete(&self, path: &str) -> Result<(), Failure> {
+        let mut request = self.agent.delete(self.url(path)).header("accept", "application/json");
+        if let Some(token) = &self.token {
+            request = request.header("authorization", token);
+        }
+        let response = request.config().timeout_global(Some(self.timeout)).build().call();
+        let response = response.map_err(|why| self.failure(&why, true))?;
+        self.accepted(response, true).map(drop)
+    }
+
     /// Opens the stream of events: one `data:` text at a time, for as long as the connection holds.
     pub(super) fn events(&self) -> Result<Events, Failure> {
         let mut request = self.agent.get(self.url("/events")).header("accept", "text/event-stream");

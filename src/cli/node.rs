@@ -64,7 +64,7 @@ pub(super) async fn run_node(config: Config) -> ExitCode {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    let node = match Node::configured(config).kv().start().await {
+    let node = match Node::configured(config).kv().echo().start().await {
         Ok(node) => node,
         Err(error) => {
             super::complain(&error.to_string());

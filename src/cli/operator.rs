@@ -8,7 +8,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::client::{Answer, Ask, Client, Failure, encoded};
-use super::{doctor, handovers, partition, say, state, watch};
+use super::{doctor, handovers, names, partition, say, state, watch};
 use crate::http::shapes::{
     Cluster, Drain, Draining, Invariants, Node, Partition, PartitionStats, Partitions, Plan, Ready,
     Rebalanced,
@@ -36,6 +36,9 @@ pub(super) enum Command {
         /// Only those that are lost: too few of their copies are left to tell what was written.
         #[arg(long, conflicts_with_all = ["node", "moves", "verify"])]
         lost: bool,
+        /// Instead: the partitions that names belong to.
+        #[arg(long, conflicts_with_all = ["node", "moves", "verify", "lost"])]
+        names: bool,
         #[command(flatten)]
         ask: Ask,
     },
@@ -84,6 +87,12 @@ pub(super) enum Command {
         #[command(flatten)]
         ask: Ask,
     },
+    /// List who answers under which name.
+    Names(names::ListArgs),
+    /// List what the cluster keeps running under names, or start, end, move or ask one of these.
+    Children(names::ChildrenArgs),
+    /// The same of those that are always started again.
+    Singletons(names::ChildrenArgs),
     /// Carry the cluster's state away as a file, or put one into it.
     #[command(subcommand)]
     State(state::Command),
@@ -110,6 +119,11 @@ impl Command {
             Self::Partitions { verify: true, .. } => {
                 return quiet_at_the_end(handovers::verify(&client, ask.json));
             }
+            Self::Partitions { names: true, .. } => {
+                show(&client.get::<Partitions>("/partitions?group=names")?, ask.json, |all| {
+                    partition_table(&all.partitions)
+                })
+            }
             Self::Partitions { node, lost, .. } => partitions(&client, ask.json, node.as_deref(), *lost),
             Self::Partition { about } => partition::run(&client, ask.json, about),
             Self::Stats(_) => show(&client.get("/partitions/stats")?, ask.json, stats_table),
@@ -127,6 +141,9 @@ impl Command {
                 let answer = client.post(&path, &Drain { leave: *leave })?;
                 show(&answer, ask.json, |draining| drained(draining, node, *leave))
             }
+            Self::Names(list) => names::registry(&client, ask.json, list),
+            Self::Children(args) => names::run(&client, ask.json, "/children", args),
+            Self::Singletons(args) => names::run(&client, ask.json, "/singletons", args),
             Self::State(command) => command.run(&client),
             Self::Watch { count, .. } => return quiet_at_the_end(watch::run(&client, ask.json, *count)),
             Self::Doctor(_) => return quiet_at_the_end(doctor::run(&client, ask.json)),
@@ -148,6 +165,8 @@ impl Command {
             | Self::Plan { ask, .. }
             | Self::Drain { ask, .. }
             | Self::Watch { ask, .. } => ask,
+            Self::Names(list) => list.ask(),
+            Self::Children(args) | Self::Singletons(args) => args.ask(),
             Self::State(command) => command.ask(),
         }
     }

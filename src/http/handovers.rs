@@ -39,11 +39,7 @@ pub(super) async fn push(
 
 /// A partition's name for people.
 pub(super) fn name_of(plan: Option<&Snapshot>, partition: PartitionId) -> String {
-    let group = plan.and_then(|plan| plan.group(partition.group));
-    group.map_or_else(
-        || partition.to_string(),
-        |group| group.spec.partitioner.name(partition.index, group.spec.partitions),
-    )
+    plan.map_or_else(|| partition.to_string(), |plan| plan.name_of(partition))
 }
 
 fn copying(plan: Option<&Snapshot>, shown: &Shown) -> shapes::Copying {

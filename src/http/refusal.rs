@@ -4,7 +4,9 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::http::header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::response::{IntoResponse, Response};
+use tumen_actors::names::NameFailure;
 use tumen_core::cluster::coordinator::AskError;
+use tumen_core::names::directory::Refused;
 use tumen_core::partitions::request::Failure;
 use tumen_core::partitions::routing::RouteError;
 
@@ -68,7 +70,7 @@ impl IntoResponse for Refusal {
 
 fn status(error: &Error) -> StatusCode {
     match error {
-        Error::Call(failure) => match failure {
+        Error::Call(failure) | Error::Name(NameFailure::Call(failure)) => match failure {
             Failure::Stale { .. }
             | Failure::NotReady
             | Failure::NoQuorum
@@ -82,10 +84,23 @@ fn status(error: &Error) -> StatusCode {
         },
         Error::Topic(_)
         | Error::Key { .. }
+        | Error::BadName(_)
         | Error::Route(RouteError::Key(_) | RouteError::KeyTooLong(_)) => StatusCode::BAD_REQUEST,
-        Error::NotFound(_) | Error::Refused(AskError::NoSuchNode(_) | AskError::NoSuchPartition(_)) => {
+        Error::NotFound(_)
+        | Error::Refused(AskError::NoSuchNode(_) | AskError::NoSuchPartition(_))
+        | Error::Name(NameFailure::Refused(Refused::NotFound(_)) | NameFailure::NoSuchActor) => {
             StatusCode::NOT_FOUND
         }
+        Error::Name(NameFailure::Refused(refused)) => match refused {
+            Refused::AlreadyRegistered { .. } | Refused::NotTheHolder { .. } => StatusCode::CONFLICT,
+            Refused::TooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Refused::NotFound(_) => StatusCode::NOT_FOUND,
+            Refused::NoMember(_) | Refused::Full => StatusCode::SERVICE_UNAVAILABLE,
+        },
+        Error::Name(NameFailure::NoSuchKind { .. } | NameFailure::StartFailed(_)) | Error::Ignore => {
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
+        Error::Name(NameFailure::StartTimeout | NameFailure::NotVisible) => StatusCode::GATEWAY_TIMEOUT,
         Error::Refused(AskError::TooFewNodes { .. } | AskError::NotLost { .. }) => StatusCode::CONFLICT,
         Error::Route(RouteError::NoPlan | RouteError::NoPrimary(_))
         | Error::Refused(
@@ -104,6 +119,7 @@ fn status(error: &Error) -> StatusCode {
         Error::Refused(AskError::Strategy { .. } | AskError::PlanTooLong { .. })
         | Error::Config(_)
         | Error::Worker(_)
+        | Error::Child(_)
         | Error::Kinds(_)
         | Error::Bind { .. }
         | Error::Start(_)
@@ -136,6 +152,10 @@ mod tests {
             (Error::Lost("partition-3".into()), 503, "lost", Some(false)),
             (Error::NoLeader, 503, "no_leader", Some(false)),
             (Error::NoAnswer, 504, "timeout", None),
+            (NameFailure::StartFailed("no".into()).into(), 422, "start_failed", Some(false)),
+            (NameFailure::StartTimeout.into(), 504, "start_timeout", Some(true)),
+            (NameFailure::Refused(Refused::TooLong(1 << 20)).into(), 413, "too_large", Some(false)),
+            (tumen_core::names::NameLenError(0).into(), 400, "bad_name", Some(false)),
         ] {
             let refusal = Refusal::from(error);
             assert_eq!(refusal.status.as_u16(), status, "{refusal:?}");

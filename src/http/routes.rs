@@ -13,9 +13,10 @@ use axum::{Json, Router};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tumen_core::partitions::replication::State as PartitionState;
-use tumen_core::{NodeName, Term};
+use tumen_core::{GroupId, NodeName, Term};
 
 use super::answers::{self, Known, by_contents, by_plan, by_plan_and_losses, count};
+use super::children;
 use super::events::{self, LISTENERS_MAX};
 use super::guard::{Guard, guard};
 use super::handovers;
@@ -23,13 +24,14 @@ use super::kv;
 use super::metrics;
 use super::news::News;
 use super::refusal::Refusal;
+use super::registry;
 use super::shapes;
 use super::state;
 use crate::error::Error;
 use crate::node::{Node, Partition, PartitionStats};
 
 /// The longest JSON that is read.
-const JSON_LEN_MAX: usize = 64 << 10;
+pub(super) const JSON_LEN_MAX: usize = 64 << 10;
 
 /// The most KiB of requests' bodies that are being read or carried out at once: 64 MiB.
 const BODIES_KIB_MAX: usize = 64 << 10;
@@ -74,6 +76,16 @@ pub(super) fn routes(node: Node, news: News, stopping: CancellationToken) -> Rou
         .route("/state", get(state::state).post(state::import))
         .route("/state/kv/{partition}", get(state::page))
         .route("/events", get(events::events))
+        .route("/registry", get(registry::list))
+        .route("/registry/{name}", get(registry::show))
+        .route("/children", get(children::list).post(children::start))
+        .route("/children/{name}", get(children::show).delete(children::terminate))
+        .route("/children/{name}/move", post(children::relocate))
+        .route("/children/{name}/echo", post(children::echo))
+        .route("/singletons", get(children::list_singletons).post(children::start_singleton))
+        .route("/singletons/{name}", get(children::show).delete(children::terminate))
+        .route("/singletons/{name}/move", post(children::relocate))
+        .route("/singletons/{name}/echo", post(children::echo))
         .route("/kv", kv())
         .route("/kv/", kv())
         .route("/kv/{*key}", kv())
@@ -144,6 +156,11 @@ async fn partitions(
 ) -> Result<Response, Refusal> {
     let Query(query) = query.map_err(|why| Refusal::bad_request(why.body_text()))?;
     let (plan, lost) = (app.node.snapshot(), app.node.runtime().lost());
+    if query.group == GroupId::Names {
+        let mut named = plan.as_deref().map(Partition::of_names).unwrap_or_default();
+        named.retain(|partition| !query.lost || lost.contains_key(&partition.id));
+        return Ok(by_contents(&headers, &answers::partitions(named, &lost)));
+    }
     if query.lost {
         return Ok(by_contents(&headers, &answers::partitions(app.node.lost_partitions(), &lost)));
     }

@@ -7,8 +7,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use tumen_core::GroupId;
 
 use crate::state::KvEntry;
+
+mod names;
+
+/// The answer to `POST /children/{name}/echo`: what a child of the built-in kind `echo` says.
+pub use crate::names::echo::Echoed;
+pub use names::{Child, Children, Moving, Registered, Registry, StartChild};
 
 /// `GET /ledger`: what became of the requests that came to the answering node's partitions since it was started, those of
 /// sessions included. `sent = answered + rejected + expired + open`, in total and for each partition that it has served;
@@ -81,6 +88,9 @@ pub struct PartitionsQuery {
     /// Only those that are lost.
     #[serde(default)]
     pub lost: bool,
+    /// `users`, which is what it is without, or `names`: the partitions that names belong to.
+    #[serde(default)]
+    pub group: GroupId,
 }
 
 /// The answer to `POST /partitions/{id}/accept-loss`.

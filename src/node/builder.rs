@@ -15,9 +15,12 @@ use tumen_core::cluster::snapshot::Mode;
 use tumen_core::partitioner::Partitioner;
 
 use super::Node;
+use super::singletons::Singleton;
 use crate::config::{Config, Layer, Source, Value};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kv::Kv;
+use crate::names::echo::Echo;
+use crate::names::{self, Child, ChildError, ChildSpec, HostedChild, Name, Receives};
 use crate::worker::{Handlers, Hosting, Replicated, Worker, hosting, replicating};
 
 /// A node that is not started yet. Made by [`Node::builder`].
@@ -28,7 +31,19 @@ pub struct Builder<C = Knobs> {
     config: C,
     kinds: Vec<Hosting>,
     strategies: Vec<Arc<dyn Strategy>>,
+    children: Children,
     surroundings: Surroundings,
+}
+
+/// The kinds of children that a node has factories for, and the singletons that it wants to be run.
+#[derive(Debug)]
+pub(super) struct Children {
+    pub(super) kinds: Vec<Result<HostedChild, ChildError>>,
+    pub(super) singletons: Vec<Result<Singleton>>,
+}
+
+impl Children {
+    const NONE: Self = Self { kinds: Vec::new(), singletons: Vec::new() };
 }
 
 /// What stands around a node in its process.
@@ -63,8 +78,8 @@ macro_rules! says {
 impl Builder {
     pub(super) fn new(cluster: String, name: String) -> Self {
         let config = Knobs { code: Layer::new(Source::Builder), others: Vec::new() };
-        let builder =
-            Self { config, kinds: Vec::new(), strategies: Vec::new(), surroundings: Surroundings::NONE };
+        let (children, surroundings) = (Children::NONE, Surroundings::NONE);
+        let builder = Self { config, kinds: Vec::new(), strategies: Vec::new(), children, surroundings };
         builder.say("cluster", cluster).say("name", name)
     }
 
@@ -188,16 +203,22 @@ impl Builder {
     /// # Panics
     /// Outside a tokio runtime.
     pub async fn start(self) -> Result<Node> {
-        let Self { config: Knobs { code, others }, kinds, strategies, surroundings } = self;
+        let Self { config: Knobs { code, others }, kinds, strategies, children, surroundings } = self;
         let config = Config::resolve(std::iter::once(code).chain(others))?;
         config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
-        Builder { config, kinds, strategies, surroundings }.start().await
+        Builder { config, kinds, strategies, children, surroundings }.start().await
     }
 }
 
 impl Builder<Config> {
     pub(super) const fn configured(config: Config) -> Self {
-        Self { config, kinds: Vec::new(), strategies: Vec::new(), surroundings: Surroundings::NONE }
+        Self {
+            config,
+            kinds: Vec::new(),
+            strategies: Vec::new(),
+            children: Children::NONE,
+            surroundings: Surroundings::NONE,
+        }
     }
 
     /// Starts the node; see [`Builder::start`]. The configuration's warnings were logged by whoever resolved it.
@@ -209,7 +230,7 @@ impl Builder<Config> {
     /// Outside a tokio runtime.
     pub async fn start(self) -> Result<Node> {
         let kinds = self.kinds.into_iter().collect::<Result<Vec<_>, _>>()?;
-        super::start::start(self.config, kinds, self.strategies, self.surroundings).await
+        super::start::start(self.config, kinds, self.strategies, self.children, self.surroundings).await
     }
 }
 
@@ -273,6 +294,50 @@ impl<C> Builder<C> {
         self
     }
 
+    /// Makes this node one that can run children of the kind `K`, and says what they receive. Who starts one, under which name, is
+    /// another matter: see [`Node::start_child`] and [`Builder::singleton`].
+    ///
+    /// ```no_run
+    /// # use tumen::prelude::*;
+    /// # #[derive(Serialize, Deserialize)]
+    /// # struct Charge { cents: u64 }
+    /// # impl Message for Charge { type Reply = u64; }
+    /// # struct Billing;
+    /// # impl Child for Billing {
+    /// #     const KIND: &'static str = "billing";
+    /// #     type Args = String;
+    /// #     async fn start(_: String, _: &mut ChildContext<Self>) -> Result<Self> { Ok(Self) }
+    /// # }
+    /// # impl Receive<Charge> for Billing {
+    /// #     async fn receive(&mut self, charge: Charge, _: &mut ChildContext<Self>) -> Result<u64> { Ok(charge.cents) }
+    /// # }
+    /// Node::builder("shop", "node-1")
+    ///     .child::<Billing>(|c| c.receives::<Charge>())
+    ///     .singleton::<Billing>("billing", "EUR".into());
+    /// ```
+    pub fn child<K: Child>(mut self, receives: impl FnOnce(Receives<K>) -> Receives<K>) -> Self {
+        self.children.kinds.push(names::hosting(receives));
+        self
+    }
+
+    /// Has the cluster run a child of the kind `K` under this name as long as this node runs, always one of it: the node asks
+    /// for it once it is ready, and again, later and later, where it could not be started or was given up. All nodes may say
+    /// it. One that is terminated stays so until a node that says it is started again.
+    ///
+    /// A name or arguments that cannot be taken are told by [`Builder::start`].
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "what a child is started with is given away, as to a node"
+    )]
+    pub fn singleton<K: Child>(mut self, name: impl AsRef<[u8]>, args: K::Args) -> Self {
+        let singleton = Name::new(name).map_err(Error::from).and_then(|name| {
+            let (spec, _) = ChildSpec::new().of_child::<K>(&args)?;
+            Ok(Singleton { name, spec })
+        });
+        self.children.singletons.push(singleton);
+        self
+    }
+
     /// Finds other nodes to join by: whenever the node looks for some, which it does every 30 s, and more often while it is
     /// alone. The answer is addresses of cluster ports, as `host:port`; an empty one changes nothing. It adds to
     /// [`Builder::join`] and [`Builder::known_nodes`], and a node that has it founds no cluster, as if it were told of seeds.
@@ -305,6 +370,11 @@ impl<C> Builder<C> {
     pub fn kv(self) -> Self {
         self.replicated::<Kv>(Kv::handlers)
     }
+
+    /// Can run children of the built-in kind [`echo`](crate::names::echo), which `POST /children/{name}/echo` speaks to.
+    pub fn echo(self) -> Self {
+        self.child::<Echo>(Echo::receives)
+    }
 }
 
 impl<C: fmt::Debug> fmt::Debug for Builder<C> {
@@ -312,6 +382,7 @@ impl<C: fmt::Debug> fmt::Debug for Builder<C> {
         f.debug_struct("Builder")
             .field("config", &self.config)
             .field("kinds", &self.kinds)
+            .field("children", &self.children.kinds)
             .finish_non_exhaustive()
     }
 }

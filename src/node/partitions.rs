@@ -54,11 +54,15 @@ pub struct Replicas {
 impl Partition {
     /// One of the users' partitions, by its index.
     pub(crate) fn of(plan: &Snapshot, index: u32) -> Option<Self> {
-        let (users, id) = (plan.users(), PartitionId::user(index));
+        let spec = &plan.users().spec;
+        Self::placed(plan, PartitionId::user(index), spec.partitioner.name(index, spec.partitions))
+    }
+
+    fn placed(plan: &Snapshot, id: PartitionId, name: String) -> Option<Self> {
         let assignment = plan.assignment(id)?;
         Some(Self {
             id,
-            name: users.spec.partitioner.name(index, users.spec.partitions),
+            name,
             primary_node: plan.primary(assignment).map(|member| member.name().clone()),
             replica_nodes: plan.replicas(assignment).map(|member| member.name().clone()).collect(),
             epoch: assignment.epoch,
@@ -68,6 +72,13 @@ impl Partition {
     /// All of the users' partitions, by index.
     pub(crate) fn all(plan: &Snapshot) -> Vec<Self> {
         (0..plan.users().spec.partitions).filter_map(|index| Self::of(plan, index)).collect()
+    }
+
+    /// All partitions of names, by index: each has a directory of its own.
+    pub(crate) fn of_names(plan: &Snapshot) -> Vec<Self> {
+        let count = plan.group(GroupId::Names).map_or(0, |group| group.spec.partitions);
+        let ids = (0..count).map(|index| PartitionId { group: GroupId::Names, index });
+        ids.filter_map(|id| Self::placed(plan, id, id.to_string())).collect()
     }
 
     /// Those of which the node holds a copy, by index. `None`: there is no such member.

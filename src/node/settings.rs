@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use tumen_actors::clock::Clock;
 use tumen_actors::cluster::consensus;
+use tumen_actors::names::child::ChildKinds;
 use tumen_actors::node::{Connect, Settings};
 use tumen_actors::transport::{self, Cookie};
 use tumen_core::GroupId;
 use tumen_core::assignment::Strategy;
 use tumen_core::cluster::snapshot::GroupSpec;
+use tumen_core::names;
 
 use super::builder::{Shared, Surroundings};
 use crate::config::{Config, Value};
@@ -35,6 +37,7 @@ pub(super) fn settings(
     listener: TcpListener,
     strategies: Vec<Arc<dyn Strategy>>,
     replicated: bool,
+    children: ChildKinds,
 ) -> Settings {
     let told_of_others = !config.join.is_empty() || discover.is_some();
     let founds = !told_of_others || config.bootstrap_expect.is_some();
@@ -67,6 +70,7 @@ pub(super) fn settings(
         strategies: Arc::new(move || {
             strategies.iter().map(|own| Box::new(Shared(Arc::clone(own))) as Box<dyn Strategy>).collect()
         }),
+        children,
         clock: Clock::system(),
         connect: connect(config, listener),
     }
@@ -78,7 +82,8 @@ fn groups(config: &Config, founds: bool, replicated: bool) -> Vec<(GroupId, Grou
     if !founds && !AGREED.iter().any(|knob| config.is_given(knob)) {
         return Vec::new();
     }
-    vec![(GroupId::Users, GroupSpec { replicated, ..config.group_spec() })]
+    let users = GroupSpec { replicated, ..config.group_spec() };
+    vec![(GroupId::Users, users), (GroupId::Names, names::group_spec(config.mode))]
 }
 
 fn connect(config: &Config, listener: TcpListener) -> Connect {

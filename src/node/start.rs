@@ -1,29 +1,39 @@
 //! From a configuration to a running node: ports first, then the runtime, HTTP last.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tumen_actors::names::child::ChildKinds;
 use tumen_actors::node::Runtime;
 use tumen_actors::partitions::{Hosted, Kinds};
 use tumen_core::assignment::Strategy;
 
-use super::builder::Surroundings;
+use super::builder::{Children, Surroundings};
 use super::discover::{self, Discover};
 use super::settings::{Addresses, settings};
+use super::singletons;
 use super::{AssignmentsUpdated, Inner, Node, Subscription};
 use crate::config::{Address, Config};
 use crate::error::{Error, Result};
 use crate::http;
+use crate::names::ChildError;
 
 /// Starts a node. What was bound before an error is closed again.
 pub(super) async fn start(
     config: Config,
     kinds: Vec<Hosted>,
     strategies: Vec<Arc<dyn Strategy>>,
+    children: Children,
     surroundings: Surroundings,
 ) -> Result<Node> {
     let kinds = Kinds::new(kinds)?;
+    let hosted = children.kinds.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let singletons = children.singletons.into_iter().collect::<Result<Vec<_>>>()?;
+    let read_args: BTreeMap<_, _> = hosted.iter().map(|one| (one.kind.clone(), one.read_args)).collect();
+    let child_kinds = ChildKinds::new(hosted.into_iter().map(|one| (one.kind, one.start)).collect())
+        .map_err(ChildError::from)?;
     let listener = bind("the cluster port", &config.listen.0).await?;
     let http = match config.http.address() {
         Some(address) => Some(bind("the HTTP port", address).await?),
@@ -43,17 +53,22 @@ pub(super) async fn start(
     let surroundings =
         Surroundings { discover: discover::both(known, surroundings.discover), ..surroundings };
     let replicated = kinds.iter().any(Hosted::is_replicated);
-    let settings = settings(&config, addresses, surroundings, listener, strategies, replicated);
+    let settings = settings(&config, addresses, surroundings, listener, strategies, replicated, child_kinds);
     let runtime = Runtime::start(settings, kinds).await?;
     let stopping = CancellationToken::new();
     let inner = Inner {
         config,
         runtime,
+        read_args,
         stopping: stopping.clone(),
         listener: Mutex::new(Some(kept_open)),
         http: OnceLock::new(),
     };
     let node = Node { inner: Arc::new(inner) };
+    for singleton in singletons {
+        let keeping = singletons::keep(node.clone(), singleton);
+        tokio::spawn(stopping.clone().run_until_cancelled_owned(keeping));
+    }
     tokio::spawn(stopping.run_until_cancelled_owned(warn_of_numbers(node.clone(), node.subscribe())));
     if let Some(listener) = http {
         let server = http::serve(&node, listener).map_err(system("the HTTP port cannot be served"))?;

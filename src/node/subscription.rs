@@ -28,7 +28,7 @@ pub struct AssignmentsUpdated {
 /// A kind of news that [`Node::subscribe`] knows.
 pub trait News: Sized + Send + sealed::Source {}
 
-mod sealed {
+pub(super) mod sealed {
     use super::{Node, Subscription};
 
     pub trait Source: Sized {
@@ -42,6 +42,10 @@ pub struct Subscription<T> {
 }
 
 impl<T> Subscription<T> {
+    pub(super) fn new(news: impl Stream<Item = T> + Send + 'static) -> Self {
+        Self { news: Box::pin(news) }
+    }
+
     /// The next piece of news, once there is one. `None`: the node ended.
     pub async fn next(&mut self) -> Option<T> {
         poll_fn(|cx| self.news.poll_next_unpin(cx)).await
@@ -87,7 +91,7 @@ impl sealed::Source for AssignmentsUpdated {
         let events = node.runtime().events();
         let plans = Plans { first: node.snapshot(), events, last: None };
         let news = stream::unfold(plans, |mut plans| async move { Some((plans.next().await?, plans)) });
-        Subscription { news: Box::pin(news) }
+        Subscription::new(news)
     }
 }
 

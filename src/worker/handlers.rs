@@ -211,7 +211,8 @@ fn query<W: Query<M>, M: Message>(worker: &W, body: Bytes) -> Reply {
     encode(&reply).map_err(|why| Failure::WorkerFailed(format!("its reply to {:?} {why}", M::name())))
 }
 
-fn read<M: Message>(body: &[u8]) -> Result<M, Failure> {
+/// A message from its bytes.
+pub(crate) fn read<M: Message>(body: &[u8]) -> Result<M, Failure> {
     codec::decode_body::<M>(body)
         .map_err(|why| Failure::Rejected(format!("the message {:?} cannot be read: {why}", M::name())))
 }

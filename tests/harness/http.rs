@@ -83,6 +83,16 @@ impl Http {
         answer(request.send(body))
     }
 
+    /// `POST` of text.
+    pub fn post_text(&self, node: &str, path: &str, text: &str) -> Result<Answer, String> {
+        answer(self.agent.post(format!("http://{node}{path}")).send(text))
+    }
+
+    /// `DELETE`.
+    pub fn delete(&self, node: &str, path: &str) -> Result<Answer, String> {
+        answer(self.agent.delete(format!("http://{node}{path}")).call())
+    }
+
     /// `POST` of JSON.
     pub fn post(&self, node: &str, path: &str, body: &Json) -> Result<Answer, String> {
         answer(self.agent.post(format!("http://{node}{path}")).send_json(body))

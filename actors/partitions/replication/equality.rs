@@ -10,7 +10,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tumen_core::ids::{NodeName, PartitionId};
+use tumen_core::ids::{GroupId, NodeName, PartitionId};
 use tumen_core::partitions::equality::{CopyReport, Found, PartitionReport, Report, pick_position};
 use tumen_core::partitions::handover::asks::{Answer, Ask};
 use tumen_core::partitions::identity::Position;
@@ -36,14 +36,15 @@ const TRIES_MAX: u32 = 3;
 const REPORTS_MAX: u32 = 4;
 
 impl Replication {
-    /// Brings the copies of what this node leads up to date, or of one partition, and compares them. Other reports that are
+    /// Brings the copies of the users' partitions that this node leads up to date, or of one partition, and compares them. Other reports that are
     /// being made are waited for: one partition at a time is looked at. `None`: too many wait already.
     pub async fn full_sync(&self, only: Option<PartitionId>) -> Option<Report> {
         let waiting = Waiting::new(self)?;
         let _one_at_a_time = self.shared.comparing.lock().await;
         let mut report = Report::default();
         for cell in self.cells() {
-            if only.is_none_or(|only| only == cell.partition) && cell.reach().is_some() {
+            let users = cell.partition.group == GroupId::Users;
+            if only.map_or(users, |only| only == cell.partition) && cell.reach().is_some() {
                 report.partitions.extend(self.sync_partition(cell.partition).await);
             }
         }

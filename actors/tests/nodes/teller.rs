@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tumen_actors::names::child::{ChildHost, ChildKinds, ChildPlace, NotMade};
+use tumen_core::cluster::snapshot::Mode;
 use tumen_core::ids::{GroupId, Kind};
 use tumen_core::names::placement::Placing;
 use tumen_core::names::{self, Spec};
@@ -96,7 +97,7 @@ pub fn spec(args: &str, restart: Restart) -> Spec {
 /// A node's settings, with names and children.
 pub fn named(world: &World, n: usize, seeds: &[usize], min_nodes: usize) -> Settings {
     let mut settings = settings(world, n, seeds, min_nodes);
-    settings.groups.push((GroupId::Names, names::group_spec()));
+    settings.groups.push((GroupId::Names, names::group_spec(Mode::Sync)));
     settings.children = children();
     settings
 }

@@ -139,6 +139,7 @@ impl Orders {
     ) -> Change {
         let (owned, moved) = (name.clone(), matches!(child.stage, Stage::Stopping { moves: true, .. }));
         if moved {
+            self.failures.entry(owned.clone()).or_default().moved_from = child.stage.node().cloned();
             return Change::Freed { name: owned, number, reason: Reason::Moved, handed };
         }
         if matches!(child.stage, Stage::Stopping { .. }) {

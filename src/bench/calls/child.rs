@@ -1,4 +1,4 @@
-//! What a child process of `bench calls` and `bench write` is, and how it does what it is told.
+//! What a child process of `bench calls`, `write`, `names` and `children` is, and how it does what it is told.
 
 use std::fmt;
 use std::io::{self, BufRead, Write};
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::{load, ours, plain, raw};
-use crate::bench::write;
+use crate::bench::{names, write};
 
 /// Which way calls go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -21,6 +21,8 @@ pub(crate) enum Contestant {
     RactorCluster,
     /// The built-in key-value worker of three nodes.
     Kv,
+    /// The names of three nodes.
+    Names,
 }
 
 /// Which end of the way.
@@ -41,6 +43,7 @@ impl fmt::Display for Contestant {
             Self::Raw => "raw",
             Self::RactorCluster => "ractor-cluster",
             Self::Kv => "kv",
+            Self::Names => "names",
         })
     }
 }
@@ -68,6 +71,20 @@ pub(in crate::bench) enum Order {
     Control { copied: u64 },
     /// Call a frozen node for so long. For tumen only.
     Flood { millis: u64 },
+    /// Register so many names, numbered from here, so many at once. For names only, as all below.
+    Register { from: u64, count: u64, outstanding: usize },
+    /// Wait until so many names are known here.
+    Await { names: usize },
+    /// Look so many times for one of so many names.
+    LookUp { names: u64, times: u64 },
+    /// Start so many children, numbered from here, so many at once.
+    Start { from: u64, count: u64, outstanding: usize },
+    /// Tell on which node the first of these children runs, and that its directory's primary is on.
+    Where { child: u64 },
+    /// Kill the process, and wait until so many children, numbered from here, that ran on that node answer elsewhere.
+    Kill { process: u32, from: u64, count: u64 },
+    /// Move one child, and ask it all the while: the longest wait for an answer.
+    Move { child: u64 },
 }
 
 /// Runs one child process: it says where it is, then does what it is told until its input ends.
@@ -80,6 +97,7 @@ pub(crate) async fn run(contestant: Contestant, part: Part, to: Option<String>) 
         (Contestant::Tumen, Part::Caller, None) => ours::call(orders).await,
         (Contestant::Tumen, Part::Echo, Some(to)) => ours::echo(&to, orders).await,
         (Contestant::Kv, Part::Caller, Some(to)) => write::client::call(&to, orders).await,
+        (Contestant::Names, Part::Caller | Part::Echo, to) => names::client::obey(to, orders).await,
         (Contestant::Raw, Part::Echo, None) => raw::echo(orders).await,
         (Contestant::Raw, Part::Relay, Some(to)) => raw::relay(&to, orders).await,
         (Contestant::Raw, Part::Caller, Some(to)) => {

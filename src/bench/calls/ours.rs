@@ -95,7 +95,7 @@ pub(super) async fn call(mut orders: mpsc::UnboundedReceiver<Order>) -> Result<(
             Order::Flood { millis } => {
                 answer(&flood::flood(&caller, Duration::from_millis(millis)).await)?;
             }
-            other @ Order::Many { .. } => answer::<()>(&Err(format!("{other:?} is not for this process")))?,
+            other => answer::<()>(&Err(format!("{other:?} is not for this process")))?,
         }
     }
     Ok(())

@@ -33,7 +33,9 @@ impl Pair {
         // tumen's caller founds the cluster and leads it, so that it goes on where the other node is frozen.
         let (first, second) = match contestant {
             Contestant::Tumen => (Part::Caller, Part::Echo),
-            Contestant::Raw | Contestant::RactorCluster | Contestant::Kv => (Part::Echo, Part::Caller),
+            Contestant::Raw | Contestant::RactorCluster | Contestant::Kv | Contestant::Names => {
+                (Part::Echo, Part::Caller)
+            }
         };
         let mut first = Peer::start(contestant, first, threads, None)?;
         let address: String = first.hear()?;

@@ -272,3 +272,55 @@ fn a_newer_node_may_tell_more() {
     let told = r#"{"id":"partition-0","primary_node":null,"replica_nodes":[],"epoch":0,"members":3}"#;
     assert_eq!(serde_json::from_str::<Partition>(told).unwrap().epoch, 0);
 }
+
+#[test]
+fn names_and_children_are_listed_with_where_they_run() {
+    use tumen_core::names::placement::Placing;
+    use tumen_core::supervision::Restart;
+
+    let named = Registered {
+        name: "shop/1".into(),
+        kind: Some("echo".into()),
+        node: "node-1".into(),
+        boot: "a1".into(),
+        actor: 3,
+        fence: 7,
+        value: String::new(),
+    };
+    golden(
+        &Registry { names: vec![named], count: 1, more: false },
+        r#"{"names":[{"name":"shop/1","kind":"echo","node":"node-1","boot":"a1","actor":3,"fence":7,"value":""}],"count":1,"more":false}"#,
+    );
+    let child = Child {
+        name: "shop/1".into(),
+        kind: "echo".into(),
+        state: "waiting".into(),
+        node: None,
+        boot: None,
+        fence: 7,
+        restarts: 1,
+        restart: Restart::Transient,
+        restarts_max: 5,
+        window_ms: 30_000,
+        placing: Placing::UniformQuorum,
+        value: "v".into(),
+    };
+    golden(
+        &Children { children: vec![child], count: 1, more: true },
+        r#"{"children":[{"name":"shop/1","kind":"echo","state":"waiting","node":null,"boot":null,"fence":7,"restarts":1,"restart":"transient","restarts_max":5,"window_ms":30000,"placing":"uniform_quorum","value":"v"}],"count":1,"more":true}"#,
+    );
+    let least = r#"{"name":"a","kind":"echo","args":null}"#;
+    let start = StartChild {
+        name: "a".into(),
+        kind: "echo".into(),
+        args: serde_json::Value::Null,
+        restart: None,
+        restarts_max: None,
+        window_ms: None,
+        placing: None,
+        value: None,
+    };
+    golden(&start, least);
+    assert_eq!(serde_json::from_str::<StartChild>(r#"{"name":"a","kind":"echo"}"#).unwrap(), start);
+    golden(&Moving { name: "a".into(), from: None }, r#"{"name":"a","from":null}"#);
+}

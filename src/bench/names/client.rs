@@ -1,0 +1,219 @@
+//! One node of `bench names` and `bench children`, which does as it is told.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
+use tumen_core::names::{Holder, Name, directory_of};
+
+use crate::bench::calls::child::{Order, answer};
+use crate::demo::millis;
+use crate::names::echo::{Echo, Say};
+use crate::node::Node;
+
+/// How long one claim, or start, may take.
+const WITHIN: Duration = Duration::from_secs(60);
+/// How often it is looked whether something has come about.
+const LOOK_EVERY: Duration = Duration::from_micros(200);
+
+#[derive(Clone)]
+struct Client {
+    node: Node,
+    holder: Holder,
+}
+
+/// Founds a cluster, or joins the node at `to`, and obeys.
+pub(in crate::bench) async fn obey(
+    to: Option<String>,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+) -> Result<(), String> {
+    let name = to.as_ref().map_or_else(|| "node-1".to_owned(), |_| format!("node-{}", std::process::id()));
+    let builder = Node::builder("bench", name).listen("127.0.0.1:0").replication(3).echo();
+    let builder = match to {
+        Some(to) => builder.join([to]),
+        None => builder,
+    };
+    let node = builder.start().await.map_err(|why| why.to_string())?;
+    let holder = node.names().host(|delivery| delivery.answer(Ok(Bytes::new())));
+    let client = Client { node, holder };
+    answer(&Ok(client.node.address()))?;
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Connect => answer(&client.node.ready().await.map_err(|why| why.to_string()))?,
+            Order::Register { from, count, outstanding } => {
+                let claim = |client: Client, number| -> BoxFuture<'static, Result<(), String>> {
+                    Box::pin(async move { client.claim(number).await })
+                };
+                answer(&client.many(from, count, outstanding, claim).await)?;
+            }
+            Order::Start { from, count, outstanding } => {
+                let start = |client: Client, number| -> BoxFuture<'static, Result<(), String>> {
+                    Box::pin(async move { client.start(number).await })
+                };
+                answer(&client.many(from, count, outstanding, start).await)?;
+            }
+            Order::Await { names } => answer(&client.sees(names).await)?,
+            Order::LookUp { names, times } => answer(&client.look_up(names, times))?,
+            Order::Where { child } => answer(&client.find(child))?,
+            Order::Kill { process, from, count } => answer(&client.kill(process, from, count).await)?,
+            Order::Move { child } => answer(&client.relocate(child).await)?,
+            other => answer::<()>(&Err(format!("{other:?} is not for this process")))?,
+        }
+    }
+    Ok(())
+}
+
+fn name(number: u64) -> Name {
+    Name::new(format!("user/{number:08}")).expect("short")
+}
+
+impl Client {
+    async fn claim(&self, number: u64) -> Result<(), String> {
+        let claimed = self.node.names().claim(self.holder.actor, &name(number), Bytes::new(), WITHIN).await;
+        claimed.map(drop).map_err(|why| why.to_string())
+    }
+
+    async fn start(&self, number: u64) -> Result<(), String> {
+        let started = self.node.start_child::<Echo>(name(number).as_bytes(), String::new()).await;
+        started.map(drop).map_err(|why| why.to_string())
+    }
+
+    /// Does one thing for each of so many numbers, so many at once: how many seconds that took.
+    async fn many(
+        &self,
+        from: u64,
+        count: u64,
+        outstanding: usize,
+        one: fn(Self, u64) -> BoxFuture<'static, Result<(), String>>,
+    ) -> Result<f64, String> {
+        let begun = Instant::now();
+        let next = Arc::new(AtomicU64::new(from));
+        let tasks: Vec<_> = (0..outstanding)
+            .map(|_| {
+                let (client, next) = (self.clone(), Arc::clone(&next));
+                tokio::spawn(async move {
+                    loop {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        if number >= from + count {
+                            return Ok::<_, String>(());
+                        }
+                        one(client.clone(), number).await?;
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.map_err(|why| why.to_string())??;
+        }
+        Ok(begun.elapsed().as_secs_f64())
+    }
+
+    async fn sees(&self, names: usize) -> Result<(), String> {
+        let begun = Instant::now();
+        while self.node.names().table().len() < names {
+            if begun.elapsed() > WITHIN {
+                return Err(format!("{names} names are not seen within {WITHIN:?}"));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    /// How many nanoseconds a lookup takes.
+    fn look_up(&self, names: u64, times: u64) -> Result<f64, String> {
+        let all: Vec<Name> = (0..names).map(name).collect();
+        let begun = Instant::now();
+        let mut found = 0_u64;
+        let mut at = 0_usize;
+        for _ in 0..times {
+            // A stride that visits all of them in no order that a cache likes.
+            at = (at + 7_919) % all.len();
+            found += u64::from(self.node.names().lookup(&all[at]).is_some());
+        }
+        let took = begun.elapsed().as_nanos() as f64 / times as f64;
+        if found == times {
+            Ok(took)
+        } else {
+            Err(format!("{} of {times} lookups found nothing", times - found))
+        }
+    }
+
+    /// On which node a child runs, and on which its directory's primary is.
+    fn find(&self, child: u64) -> Result<(String, String), String> {
+        let found = self.node.names().lookup(&name(child)).ok_or("it does not run")?;
+        let plan = self.node.snapshot().ok_or("there is no plan")?;
+        let (primary, _) =
+            plan.primary_of(directory_of(&name(child))).ok_or("its directory has no primary")?;
+        Ok((found.holder.node.node.to_string(), primary.node.to_string()))
+    }
+
+    /// Kills a process, and waits until the children that ran there answer elsewhere: how many there were, and after how many
+    /// milliseconds the last one did.
+    async fn kill(&self, process: u32, from: u64, count: u64) -> Result<(u64, f64), String> {
+        let node = format!("node-{process}");
+        let runs = |number: &u64| {
+            let found = self.node.names().lookup(&name(*number));
+            found.is_some_and(|found| found.holder.node.node.as_str() == node)
+        };
+        let there: Vec<u64> = (from..from + count).filter(runs).collect();
+        let pid = rustix::process::Pid::from_raw(process as i32).ok_or("no process")?;
+        let begun = Instant::now();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).map_err(|why| why.to_string())?;
+        let asked = there.iter().map(|number| {
+            let (client, number, node) = (self.clone(), *number, node.clone());
+            tokio::spawn(async move { client.answers_elsewhere(number, &node).await })
+        });
+        let asked: Vec<_> = asked.collect();
+        for task in asked {
+            task.await.map_err(|why| why.to_string())??;
+        }
+        Ok((there.len() as u64, millis(begun.elapsed())))
+    }
+
+    async fn answers_elsewhere(&self, number: u64, not: &str) -> Result<(), String> {
+        let begun = Instant::now();
+        loop {
+            match self.say(number).await {
+                Ok(told) if told != not => return Ok(()),
+                Ok(_) | Err(_) if begun.elapsed() < WITHIN => tokio::time::sleep(LOOK_EVERY).await,
+                Ok(_) => return Err(format!("child {number} still answers where it was")),
+                Err(why) => return Err(why),
+            }
+        }
+    }
+
+    /// The node on which it answers.
+    async fn say(&self, number: u64) -> Result<String, String> {
+        let child = self.node.singleton::<Echo>(name(number).as_bytes()).map_err(|why| why.to_string())?;
+        let told = child.call(&self.node, Say { text: String::new() }).await;
+        told.map(|told| told.node).map_err(|why| why.to_string())
+    }
+
+    /// Moves a child, and asks it all the while: how many milliseconds the longest wait for an answer was.
+    async fn relocate(&self, number: u64) -> Result<f64, String> {
+        let before = self.say(number).await?;
+        let mover = (self.node.clone(), name(number));
+        let moving = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            mover.0.move_child(mover.1.as_bytes()).await.map_err(|why| why.to_string())
+        });
+        let (begun, mut longest, mut last) = (Instant::now(), Duration::ZERO, Instant::now());
+        let mut moved_at: Option<Instant> = None;
+        while moved_at.is_none_or(|at| at.elapsed() < Duration::from_millis(50)) {
+            let told = self.say(number).await?;
+            longest = longest.max(last.elapsed());
+            last = Instant::now();
+            if told != before && moved_at.is_none() {
+                moved_at = Some(last);
+            }
+            if begun.elapsed() > WITHIN {
+                return Err(format!("child {number} did not move"));
+            }
+        }
+        moving.await.map_err(|why| why.to_string())??;
+        Ok(millis(longest))
+    }
+}
