@@ -37,8 +37,9 @@ pub use claim::{Child, Claim, ClaimNumber, Held, Holder, Reason, Spec, Stage};
 pub use directory::Directory;
 pub use name::{Name, NameLenError};
 
-/// How many partitions the names have, each with a directory of its own. The same in every cluster.
-pub const DIRECTORIES: u32 = 64;
+/// How many partitions the names have, each with a directory of its own. The same in every cluster. Each costs every cluster a
+/// promotion where its primary dies, and heartbeats where nothing happens: so no more than keep the nodes busy that hold them.
+pub const DIRECTORIES: u32 = 16;
 
 /// How many copies of each are wanted.
 pub const DIRECTORY_COPIES: u32 = 3;

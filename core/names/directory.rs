@@ -22,7 +22,7 @@ use crate::names::name::Name;
 
 pub use judging::{Refused, VALUE_LEN_MAX};
 
-/// The most names in one directory. Of 64 directories all hold 64 million.
+/// The most names in one directory. All directories hold 16 million.
 pub const NAMES_MAX: usize = 1 << 20;
 
 /// One step of a directory's log. Made by the `judge_*` functions, on the primary; applied everywhere.

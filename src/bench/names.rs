@@ -1,7 +1,7 @@
 //! `bench names`: what names cost on three nodes.
 //!
 //! ```text
-//!  caller ══ claim, 1,024 at once ══▶ 64 directories on three nodes ══▶ read table of each node      three processes
+//!  caller ══ claim, 1,024 at once ══▶ 16 directories on three nodes ══▶ read table of each node      three processes
 //!  caller ── lookup ▶ its own table           others ── how many are there? ▶ their own tables
 //! ```
 //!
