@@ -11,6 +11,7 @@ use std::time::Duration;
 use harness::http::Answer;
 use harness::{Cluster, Http, Options, check, node, wait_until};
 use serde_json::{Value as Json, json};
+use tumen_core::names::DIRECTORIES;
 
 /// How long anything may take.
 const WITHIN: Duration = Duration::from_secs(60);
@@ -122,7 +123,7 @@ fn singletons_are_found_from_every_node_and_end_for_good() {
         assert_eq!((&some["count"], &some["more"]), (&json!(5), &json!(true)));
         let one = cluster.get(number, "/registry/shop%2F7");
         assert_eq!((&one["name"], &one["kind"]), (&json!("shop/7"), &json!("echo")));
-        assert_eq!(cluster.get(number, "/partitions?group=names")["count"], 64);
+        assert_eq!(cluster.get(number, "/partitions?group=names")["count"], DIRECTORIES);
         assert_eq!(cluster.get(number, "/partitions")["count"], 8, "they are hidden");
     }
 
@@ -359,5 +360,5 @@ fn the_command_line_starts_asks_moves_and_stops() {
     assert!(code == 1 && complained.contains("not_found"), "{complained}");
     let (code, _, complained) = tumen(&["children", "start", "x", "--kind", "nobody"]);
     assert!(code == 1 && complained.contains("there are echo"), "{complained}");
-    assert!(does(&["partitions", "--names"]).contains("names-63"));
+    assert!(does(&["partitions", "--names"]).contains(&format!("names-{}", DIRECTORIES - 1)));
 }
