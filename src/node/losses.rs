@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tumen_core::cluster::asks::{Answer, Ask, LossAccepted};
+use tumen_core::cluster::coordinator::AskError;
 use tumen_core::partitions::replication::Report;
 use tumen_core::partitions::request::Reply;
 use tumen_core::{GroupId, PartitionId};
@@ -14,6 +16,8 @@ use crate::error::{Error, Result};
 
 /// How long the leader may take to accept a loss: its primary is asked, gives the partition back, and a plan is agreed on.
 const ACCEPT_WITHIN: Duration = Duration::from_secs(14);
+/// How long to wait before a loss that another plan came in between of is asked for again.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// How long a primary may take to say how its partition is.
 const REPORT_WITHIN: Duration = Duration::from_secs(2);
 
@@ -37,9 +41,20 @@ impl Node {
     /// The partition is not lost, or somebody who is there has not said yet what it has: nothing is given up. Nobody leads,
     /// or the partition has no primary that could be asked. [`Error::NoAnswer`]: it may be given up yet.
     pub async fn accept_loss(&self, partition: PartitionId) -> Result<LossAccepted> {
-        match self.ask(Ask::AcceptLoss { partition }, ACCEPT_WITHIN).await? {
-            Answer::LossAccepted(accepted) => Ok(accepted),
-            other => Err(strange(&other)),
+        let deadline = Instant::now() + ACCEPT_WITHIN;
+        loop {
+            let within = deadline.saturating_duration_since(Instant::now());
+            match self.ask(Ask::AcceptLoss { partition }, within).await {
+                Ok(Answer::LossAccepted(accepted)) => return Ok(accepted),
+                Ok(other) => return Err(strange(&other)),
+                // Another plan came in between, and nothing was given up: the partition may be lost under that one too.
+                Err(Error::Refused(AskError::Overtaken(_)))
+                    if Instant::now() + ASK_AGAIN_AFTER < deadline =>
+                {
+                    tokio::time::sleep(ASK_AGAIN_AFTER).await;
+                }
+                Err(error) => return Err(error),
+            }
         }
     }
 

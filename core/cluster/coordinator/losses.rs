@@ -123,6 +123,8 @@ impl Coordinator {
         epoch: Epoch,
         answer: Option<Result<Standing, NotLost>>,
     ) -> Vec<Effect> {
+        // A plan that is being made may have had the primary give its epoch back just before.
+        let changing = self.planned.is_some() || self.committing.is_some();
         let Some(loss) = self.losses.asked.get_mut(&partition).filter(|loss| loss.epoch == epoch) else {
             return Vec::new();
         };
@@ -135,6 +137,7 @@ impl Coordinator {
         let node = loss.from.node.clone();
         let judged = match answer {
             None => Err(AskError::Unanswered { partition, node }),
+            Some(Err(NotLost::Opens)) if changing => Err(AskError::Overtaken(partition)),
             Some(Err(why)) => Err(AskError::NotLost { partition, why: why.to_string() }),
             Some(Ok(standing)) => match standing.check_lost(alive) {
                 Ok(()) => Ok(standing),
