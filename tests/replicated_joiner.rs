@@ -49,7 +49,12 @@ fn compared(cluster: &Cluster, asked: usize, path: &str) -> Json {
 fn check_copies(cluster: &Cluster, asked: usize) {
     let plan = planned(cluster, asked);
     for number in 0..cluster.len() {
-        let planned = plan.values().filter(|holders| holders.contains(&number)).count() as u64;
+        // What it holds is counted in all, those of the names too.
+        let names = cluster.get(asked, "/partitions?group=names");
+        let names = names["partitions"].as_array().unwrap().iter();
+        let names = names.filter(|one| cluster.holders(one).contains(&number)).count();
+        let planned = plan.values().filter(|holders| holders.contains(&number)).count() + names;
+        let planned = planned as u64;
         wait_until("a node has its own copies only", PATIENCE, || {
             let held = held(cluster, number);
             check(held == planned, || format!("node {number} has {held} copies, and is to have {planned}"))
