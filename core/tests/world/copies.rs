@@ -75,9 +75,11 @@ impl World {
             if now < *copying.entry((partition, copy.clone())).or_insert(now + pause) {
                 continue;
             }
-            let goes = record.members.iter().find(|old| !wanted.contains(old) && **old != mine);
-            return Some(match goes {
-                Some(old) => Change::Swap(old.clone(), copy),
+            // A node has one copy: its former life goes before anybody else's.
+            let former = record.life_on(&copy.node).map(|life| CopyId { node: copy.node.clone(), life });
+            let goes = || record.members.iter().find(|old| !wanted.contains(old) && **old != mine).cloned();
+            return Some(match former.or_else(goes) {
+                Some(old) => Change::Swap(old, copy),
                 None => Change::Add(copy),
             });
         }
