@@ -227,6 +227,9 @@ impl Coordinator {
             self.planned = Some(planned);
             return Vec::new();
         }
+        // While it waited, steps may have been taken: whom it was to make primary may count no more. Of what was given back
+        // meanwhile the former primary then goes on, under another epoch.
+        planned.draft.promote(snapshot, |_| true);
         let late = std::mem::take(&mut planned.waiting);
         if !late.is_empty() {
             late.iter().for_each(|handover| planned.draft.keep(snapshot, handover.partition));
