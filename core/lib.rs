@@ -28,6 +28,6 @@ pub mod wire;
 
 pub use ids::{
     Boot, ClusterId, ClusterName, Epoch, Generation, GroupId, Kind, Life, NodeBoot, NodeName, PartitionId,
-    Revision, Term, Version,
+    PlacementName, Revision, Term, Version,
 };
 pub use time::{Moment, UnixMillis};

@@ -34,6 +34,7 @@ mod builder;
 mod comparing;
 mod discover;
 mod losses;
+mod meta;
 mod name_news;
 mod names;
 mod orders;
