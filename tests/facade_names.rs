@@ -136,7 +136,7 @@ async fn placed(node: &Node) {
     assert_eq!(placed.call(node, Charge { cents: 1 }).await.unwrap().1, 1);
     node.terminate_child("a/placed").await.unwrap();
     for (name, placement, says) in [
-        ("b", "first", "the placement first chose number 1, counted from 0, of 1 nodes"),
+        ("far", "first", "the placement first chose number 1, counted from 0, of 1 nodes"),
         ("a", "near-data", "has no placement named near-data (it has first)"),
         ("a", "", "the child's placement"),
     ] {
