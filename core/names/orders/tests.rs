@@ -52,7 +52,7 @@ fn what_a_log_refused_rests_until_it_is_said_again() {
     let mut orders = orders(&directory);
     let gone = Change::NodeGone { node: node(2) };
     let effects = orders.handle_members(at(1), &directory, Version(1), facts(&[1, 3], None));
-    assert_eq!(commits(&effects), [gone.clone()]);
+    assert_eq!(commits(&effects), std::slice::from_ref(&gone));
 
     orders.handle_not_logged(at(2), &gone);
     let effects = orders.handle_tick(at(2), &directory);
@@ -80,7 +80,7 @@ fn a_move_away_from_a_leaving_node_that_was_not_logged_is_said_again() {
     let mut orders = orders(&directory);
     let stopping = Change::Stopping { name, number, moves: true };
     let effects = orders.handle_members(at(1), &directory, Version(1), facts(&[1, 2], Some(2)));
-    assert_eq!(commits(&effects), [stopping.clone()]);
+    assert_eq!(commits(&effects), std::slice::from_ref(&stopping));
     orders.handle_not_logged(at(2), &stopping);
     let effects = orders.handle_tick(at(2), &directory);
     assert_eq!((commits(&effects), wake(&effects)), (vec![], Some(at(22))));
