@@ -35,6 +35,9 @@ pub enum Mark {
     Meta(Option<Name>),
 }
 
+/// Names, metadata, and up to where that is.
+type Standing = (Vec<(Name, Claim)>, Vec<(Name, Meta)>, Option<Mark>);
+
 /// One part of a directory.
 #[derive(Debug)]
 pub struct Part {
@@ -116,7 +119,7 @@ impl Inner {
     }
 
     /// What stands behind a mark, as much as fits, and up to where that is.
-    fn behind(&self, mark: Option<&Mark>) -> (Vec<(Name, Claim)>, Vec<(Name, Meta)>, Option<Mark>) {
+    fn behind(&self, mark: Option<&Mark>) -> Standing {
         let from = match mark {
             None => None,
             Some(Mark::Name(name)) => Some(name),

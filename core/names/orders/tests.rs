@@ -1,3 +1,5 @@
+mod resting;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
