@@ -139,7 +139,7 @@ async fn told_whole(seed: u64, crash: bool) {
     for key in names.iter().take(50) {
         holding.names().put_meta(&name(key), Bytes::from(value.clone()), WITHIN).await.unwrap();
     }
-    assert!(NAMES * VALUE_LEN_MAX > 16 << 20);
+    const { assert!(NAMES * VALUE_LEN_MAX > 16 << 20) };
 
     let late = witness(&world, 6).await;
     nodes.push(late.clone());
