@@ -8,6 +8,7 @@
 //! crew       what one node runs for all directories: starts, stops, and reports
 //! placement  which node is to run a child
 //! request    what is asked of a directory, and answered
+//! line       in which order one node's messages reach whoever answers under a name
 //! ```
 //!
 //! ```text
@@ -28,6 +29,7 @@ use crate::partitioner::Partitioner;
 pub mod claim;
 pub mod crew;
 pub mod directory;
+pub mod line;
 pub mod name;
 pub mod orders;
 pub mod placement;
