@@ -159,6 +159,8 @@ async fn split(seed: u64, count: usize, cut_off: usize) {
         if n % count >= count - cut_off {
             majority[0].names().claim(heir.actor, &name(text), Bytes::new(), WITHIN).await.unwrap();
         }
+        // Whoever claims sees it at once; another node does a moment later.
+        until("the majority sees it", || majority[1].names().lookup(&name(text)).is_some()).await;
         let told = majority[1].names().call(&name(text), MessageId::of("who"), Bytes::new(), WITHIN).await;
         assert!(told.is_ok(), "{text}: {told:?}");
     }

@@ -15,6 +15,8 @@
 //! might give again must not have been told to anybody. All that it remembers beside may be forgotten with its primary.
 
 mod answers;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
@@ -33,6 +35,9 @@ use crate::time::Moment;
 pub struct Config {
     /// How long an answer is waited for before an order is sent again. Default 200 ms.
     pub retry_every: Duration,
+    /// How long a change that could not be logged rests. Default 20 ms: it may be refused at once, again and again, while the
+    /// primary waits for its lease.
+    pub log_again_after: Duration,
     /// How long a start may take until it is cancelled and another node tried. Default 30 s; longer than what a factory
     /// is given on its node, or that never says that it failed.
     pub start_within: Duration,
@@ -53,6 +58,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             retry_every: Duration::from_millis(200),
+            log_again_after: Duration::from_millis(20),
             start_within: Duration::from_secs(30),
             backoff_first: Duration::from_millis(10),
             backoff_longest: Duration::from_secs(5),
@@ -147,6 +153,10 @@ pub struct Orders {
     audits: BTreeMap<NodeBoot, Audit>,
     /// Nodes of which it is on its way to the log that they are gone.
     leaving: BTreeSet<NodeBoot>,
+    /// What stands on its own is not said again before: something could not be logged.
+    rests_until: Moment,
+    /// Whether something that belongs elsewhere was not logged.
+    redistributes: bool,
 }
 
 impl Orders {
@@ -170,6 +180,8 @@ impl Orders {
             failures: BTreeMap::new(),
             audits: BTreeMap::new(),
             leaving: BTreeSet::new(),
+            rests_until: Moment::ZERO,
+            redistributes: false,
         };
         for (name, _) in directory.iter().filter(|(_, claim)| claim.child().is_some()) {
             orders.look_at(now, directory, name);
@@ -202,9 +214,8 @@ impl Orders {
         }
         let waiting: Vec<Name> = directory.waiting().filter(|name| self.is_idle(name)).cloned().collect();
         waiting.iter().for_each(|name| self.look_at(now, directory, name));
-        let mut effects = self.redistribute(directory);
-        effects.extend(self.handle_tick(now, directory));
-        effects
+        self.redistributes = true;
+        self.handle_tick(now, directory)
     }
 
     /// W copies hold this change; `directory` has it.
@@ -242,7 +253,9 @@ impl Orders {
 
     /// A change could not be logged: it is tried again, as long as there is cause to.
     pub fn handle_not_logged(&mut self, now: Moment, change: &Change) {
-        let again = now + self.config.retry_every;
+        let again = now + self.config.log_again_after;
+        self.rests_until = again;
+        self.redistributes |= matches!(change, Change::Stopping { moves: true, .. });
         match change {
             Change::NodeGone { node } => {
                 self.leaving.remove(node);
@@ -265,8 +278,14 @@ impl Orders {
 
     /// Time has passed.
     pub fn handle_tick(&mut self, now: Moment, directory: &Directory) -> Vec<Effect> {
-        let mut effects = self.bury(directory);
-        effects.extend(self.evacuate(directory));
+        let mut effects = Vec::new();
+        if now >= self.rests_until {
+            effects.extend(self.bury(directory));
+            if std::mem::take(&mut self.redistributes) {
+                effects.extend(self.redistribute(directory));
+            }
+            effects.extend(self.evacuate(directory));
+        }
         let due = self.due.iter().take_while(|(due, _)| *due <= now).map(|(_, name)| name.clone());
         let due: Vec<Name> = due.collect();
         let mut frames: BTreeMap<NodeBoot, Vec<Order>> = BTreeMap::new();
@@ -277,6 +296,7 @@ impl Orders {
         effects.extend(self.send(frames));
         let next =
             self.due.first().map(|(due, _)| *due).into_iter().chain(self.audits.values().map(|it| it.due));
+        let next = next.chain([self.rests_until]);
         let next = next.filter(|due| *due > now && *due < Moment::MAX);
         effects.extend(next.min().map(Effect::WakeAt));
         effects
