@@ -267,7 +267,7 @@ impl Answering {
 impl Serve for Answering {
     fn serve(&self, batch: &mut Vec<Incoming>) {
         for Incoming { mut body, deadline, reply } in batch.drain(..) {
-            let refuse = |to, failure| delivery::send(to, &delivery::Told::Reply(Err(failure)));
+            let refuse = |to, failure| delivery::send(to, &Told::Reply(Err(failure)));
             let Some(ActorHeader { boot, actor, message }) = ActorHeader::decode(&mut body) else {
                 refuse(reply, Failure::Rejected("the request cannot be read".into()));
                 continue;

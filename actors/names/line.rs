@@ -435,11 +435,10 @@ async fn tend(names: Names, name: Name, line: Arc<NameLine>) {
 
 fn nobody_answers(line: &NameLine) -> Next<Item> {
     let mut inner = line.lock();
-    match inner.over {
-        Some(_) => Next::Over,
-        None if inner.law.rests() => Next::Rest,
-        None => Next::Later,
+    if inner.over.is_some() {
+        return Next::Over;
     }
+    if inner.law.rests() { Next::Rest } else { Next::Later }
 }
 
 fn take(

@@ -173,6 +173,7 @@ impl<T> Line<T> {
     ///
     /// # Errors
     /// It is given back, with why it does not wait.
+    #[allow(clippy::needless_pass_by_value, reason = "a pass is given back once")]
     pub fn came_back(
         &mut self,
         pass: Pass,
@@ -211,6 +212,7 @@ impl<T> Line<T> {
 
     /// A message came to an end: it was carried out, or may have been, or (not `maybe_done`) surely was not, and is not sent
     /// again. Says whether somebody waits for that.
+    #[allow(clippy::needless_pass_by_value, reason = "a pass is given back once")]
     pub fn passed(&mut self, pass: Pass, maybe_done: bool) -> bool {
         let Pass { number, to } = pass;
         self.is_back();

@@ -78,7 +78,7 @@ impl<C: Child> ChildRef<C> {
     where
         C: Receive<M>,
     {
-        node.cast_named(&self.name, &message)
+        node.cast_named(&self.name, message)
     }
 }
 

@@ -273,11 +273,12 @@ impl Node {
     /// [`NameFailure::QueueFull`](crate::names::NameFailure::QueueFull): as many wait as may. [`Error::Call`] with
     /// [`Failure::Overloaded`](crate::Failure::Overloaded): as much is on its way there as may be.
     pub fn cast_name<M: Message>(&self, name: impl AsRef<[u8]>, message: M) -> Result<()> {
-        self.cast_named(&Name::new(name)?, &message)
+        self.cast_named(&Name::new(name)?, message)
     }
 
-    pub(crate) fn cast_named<M: Message>(&self, name: &Name, message: &M) -> Result<()> {
-        let (id, body) = envelope(message)?;
+    pub(crate) fn cast_named<M: Message>(&self, name: &Name, message: M) -> Result<()> {
+        let (id, body) = envelope(&message)?;
+        drop(message);
         self.names().cast(name, id, body, allowing::<M>(self.call_options())).map_err(of_call)
     }
 }
