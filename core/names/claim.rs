@@ -184,6 +184,8 @@ pub enum Reason {
     StartFailed(String),
     /// It failed too often within its window.
     GivenUp(String),
+    /// Its own start said that it is not to run.
+    Ignored,
 }
 
 impl fmt::Display for Reason {
@@ -195,6 +197,7 @@ impl fmt::Display for Reason {
             Self::Moved => f.write_str("moved"),
             Self::StartFailed(why) => write!(f, "not started: {why}"),
             Self::GivenUp(why) => write!(f, "given up: {why}"),
+            Self::Ignored => f.write_str("not to run, as its own start said"),
         }
     }
 }
