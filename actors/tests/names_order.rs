@@ -48,8 +48,8 @@ impl ChildHost for Recorder {
 
 /// Children that write down what they are told. Later instances start as their arguments say: after three seconds, never,
 /// or not.
-fn recorders(log: &Log) -> ChildKinds {
-    let (log, first) = (Arc::clone(log), Arc::new(Mutex::new(BTreeSet::new())));
+fn recorders(log: &Log, first: &Arc<Mutex<BTreeSet<Name>>>) -> ChildKinds {
+    let (log, first) = (Arc::clone(log), Arc::clone(first));
     let start = move |place: ChildPlace| -> BoxFuture<'static, Result<Box<dyn ChildHost>, NotMade>> {
         let log = Arc::clone(&log);
         let is_first = first.lock().unwrap().insert(place.name.clone());
@@ -68,11 +68,11 @@ fn recorders(log: &Log) -> ChildKinds {
 
 async fn cluster(world: &World, n: usize) -> (Vec<Runtime>, Log) {
     nodes::show_logs();
-    let (mut nodes, log) = (Vec::new(), Log::default());
+    let (mut nodes, log, first) = (Vec::new(), Log::default(), Arc::default());
     for at in 1..=n {
         let (seeds, min_nodes) = if at == 1 { (&[][..], n) } else { (&[1][..], 1) };
         let mut settings = named(world, at, seeds, min_nodes);
-        settings.children = recorders(&log);
+        settings.children = recorders(&log, &first);
         nodes.push(Runtime::start(settings, kinds()).await.unwrap());
     }
     nodes::all_ready(&nodes).await;

@@ -237,7 +237,9 @@ impl<T> Line<T> {
         if to < self.to || refuses && !patience.tries_again {
             return Next::Later;
         }
-        if self.under_way > 0 && (to != self.to || *came_back || refuses) {
+        // What came back goes after what stood before it, not after what stood behind.
+        let later_first = *came_back && self.sent > number;
+        if self.under_way > 0 && (to != self.to || later_first || refuses) {
             if patience.for_order {
                 return Next::Later;
             }
