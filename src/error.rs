@@ -147,7 +147,7 @@ impl Error {
     }
 
     /// For [`Child::start`](crate::Child::start): the child is not to run, and its name is to be free again. Whoever started it
-    /// is told so, by [`NameFailure::Ignored`](crate::names::NameFailure::Ignored).
+    /// is told so, by [`NameFailure::Ignored`].
     ///
     /// ```
     /// # use tumen::prelude::*;

@@ -97,8 +97,8 @@ impl Node {
     ///
     /// # Errors
     /// [`Error::BadName`]; [`Error::Name`] where something else stands under the name, no node can start it, or its start
-    /// failed, or said that it is not to run ([`NameFailure::Ignored`](crate::names::NameFailure::Ignored)): then nothing is tracked. It has
-    /// [`Config::start_deadline`](crate::config::Config); after a [`NameFailure::StartTimeout`](crate::names::NameFailure::StartTimeout) it is
+    /// failed, or said that it is not to run ([`NameFailure::Ignored`]): then nothing is tracked. It has
+    /// [`Config::start_deadline`](crate::config::Config); after a [`NameFailure::StartTimeout`] it is
     /// still being tried.
     pub async fn start_child<C: Child>(&self, name: impl AsRef<[u8]>, args: C::Args) -> Result<ChildRef<C>> {
         self.start_child_with(name, args, ChildSpec::new()).await
@@ -225,7 +225,7 @@ impl Node {
     /// Waits until every member of the cluster sees what this node knows of a name by now. Members that go are not waited for.
     ///
     /// # Errors
-    /// [`Error::BadName`]; [`Error::Name`] with [`NameFailure::NotVisible`](crate::names::NameFailure::NotVisible) where some member did
+    /// [`Error::BadName`]; [`Error::Name`] with [`NameFailure::NotVisible`] where some member did
     /// not say so within [`Config::call_deadline`](crate::config::Config).
     pub async fn await_visible(&self, name: impl AsRef<[u8]>) -> Result<()> {
         let name = Name::new(name)?;
@@ -241,8 +241,8 @@ impl Node {
     ///
     /// # Errors
     /// [`Error::NotFound`]: nothing stands under the name. [`Error::Name`] with
-    /// [`NameFailure::QueueFull`](crate::names::NameFailure::QueueFull): as many wait as may; with
-    /// [`NameFailure::Overtaken`](crate::names::NameFailure::Overtaken): it could not be delivered, and later ones were; either way
+    /// [`NameFailure::QueueFull`]: as many wait as may; with
+    /// [`NameFailure::Overtaken`]: it could not be delivered, and later ones were; either way
     /// nothing changed. [`Error::Call`] with a [`Failure`], which says whether anything may
     /// have changed: a call that may have been carried out is sent again only where that does no harm
     /// ([`Message::IDEMPOTENT`]); such a one may be carried out after later ones.
@@ -270,8 +270,8 @@ impl Node {
     ///
     /// # Errors
     /// It was not sent. [`Error::NotFound`]: nothing stands under the name. [`Error::Name`] with
-    /// [`NameFailure::QueueFull`](crate::names::NameFailure::QueueFull): as many wait as may. [`Error::Call`] with
-    /// [`Failure::Overloaded`](crate::Failure::Overloaded): as much is on its way there as may be.
+    /// [`NameFailure::QueueFull`]: as many wait as may. [`Error::Call`] with
+    /// [`Failure::Overloaded`]: as much is on its way there as may be.
     pub fn cast_name<M: Message>(&self, name: impl AsRef<[u8]>, message: M) -> Result<()> {
         self.cast_named(&Name::new(name)?, message)
     }
