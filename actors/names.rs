@@ -310,10 +310,7 @@ impl Names {
         let deadline = Instant::now() + within;
         let refused = || NameFailure::Refused(Refused::NoMember(self.shared.me.clone()));
         let _claiming = self.shared.registry.begin_claim().ok_or_else(refused)?;
-        let held_before = self.shared.registry.holds(name, actor);
-        if !self.shared.registry.want(name, actor) {
-            return Err(NameFailure::NoSuchActor);
-        }
+        let wants_newly = self.shared.registry.want(name, actor).ok_or(NameFailure::NoSuchActor)?;
         let holder = Holder { node: self.shared.me.clone(), actor };
         let request = Request::Claim { name: name.clone(), holder, value };
         match self.ask(&request, deadline).await {
@@ -328,7 +325,7 @@ impl Names {
             Ok(Done { number: None }) => Err(NameFailure::NoSuchActor),
             Err(NameFailure::NotVisible) => Err(NameFailure::NotVisible),
             Err(failure) => {
-                if !held_before {
+                if wants_newly {
                     self.shared.registry.want_no_more(name, actor);
                     if matches!(&failure, NameFailure::Call(call) if call.maybe_changed()) {
                         self.shared.ports.registry.cast(RegistryMsg::GiveBack { actor, name: name.clone() });

@@ -46,8 +46,9 @@ fn check_name(what: &'static str, name: &str) -> Result<(), NameError> {
     if name.len() > NAME_LEN_MAX {
         return Err(NameError::TooLong { what, max: NAME_LEN_MAX, len: name.len() });
     }
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '@' | ':');
-    match name.chars().find(|c| !allowed(*c)) {
+    let allowed = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-' | b'@' | b':');
+    // What is not allowed begins with a byte that is not.
+    match name.bytes().position(|byte| !allowed(byte)).and_then(|at| name[at..].chars().next()) {
         Some(found) => Err(NameError::Character { what, found }),
         None => Ok(()),
     }
@@ -105,8 +106,21 @@ macro_rules! name {
 
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let name = String::deserialize(deserializer)?;
-                Self::new(&name).map_err(serde::de::Error::custom)
+                struct Text;
+
+                impl serde::de::Visitor<'_> for Text {
+                    type Value = $type;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str(concat!("a ", $what))
+                    }
+
+                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$type, E> {
+                        $type::new(text).map_err(E::custom)
+                    }
+                }
+
+                deserializer.deserialize_str(Text)
             }
         }
     };

@@ -100,6 +100,7 @@ impl DirectoryAgent {
         };
         let followed = self.names.shared.table.follow(self.fence.partition, Box::new(follower));
         let Some((directory, position)) = followed else { return };
+        let directory = directory.indexed();
         if position.epoch != self.fence.epoch {
             tracing::debug!(partition = %self.fence.partition, "a newer primary is there");
             return myself.stop(None);

@@ -5,7 +5,7 @@
 //!  message for a number ─▶ Local ─▶ its mailbox
 //! ```
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,6 +30,9 @@ const RELEASE_WITHIN: Duration = Duration::from_secs(5);
 /// How many actors that ended are remembered, for those who ask how.
 const ENDS_MAX: usize = 1024;
 
+/// Names of one actor, which may be many.
+type Wants = HashSet<Name, foldhash::fast::RandomState>;
+
 /// Hands a message to an actor, or answers it.
 type Deliver = Arc<dyn Fn(Delivery) + Send + Sync>;
 
@@ -38,7 +41,7 @@ type Deliver = Arc<dyn Fn(Delivery) + Send + Sync>;
 pub(super) struct Local {
     deliver: Deliver,
     /// The names that it holds, or is about to.
-    wants: Arc<Mutex<BTreeSet<Name>>>,
+    wants: Arc<Mutex<Wants>>,
     /// Closed, or told why, once it has ended.
     ended: Arc<watch::Sender<Option<Reason>>>,
 }
@@ -60,7 +63,7 @@ impl Local {
         }))
     }
 
-    fn wants(&self) -> MutexGuard<'_, BTreeSet<Name>> {
+    fn wants(&self) -> MutexGuard<'_, Wants> {
         self.wants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -119,8 +122,8 @@ impl Registry {
     }
 
     /// The actor takes no more messages. The names that it wanted.
-    pub(super) fn forget(&self, actor: u64, why: Reason) -> BTreeSet<Name> {
-        let Some((_, local)) = self.shared.actors.remove(&actor) else { return BTreeSet::new() };
+    pub(super) fn forget(&self, actor: u64, why: Reason) -> Vec<Name> {
+        let Some((_, local)) = self.shared.actors.remove(&actor) else { return Vec::new() };
         let mut ends = self.ends();
         if ends.len() >= ENDS_MAX {
             ends.pop_front();
@@ -128,7 +131,8 @@ impl Registry {
         ends.push_back((actor, why.clone()));
         drop(ends);
         local.ended.send_replace(Some(why));
-        std::mem::take(&mut *local.wants.lock().unwrap_or_else(PoisonError::into_inner))
+        let wants = std::mem::take(&mut *local.wants());
+        sorted(wants.into_iter())
     }
 
     fn ends(&self) -> MutexGuard<'_, VecDeque<(u64, Reason)>> {
@@ -156,19 +160,12 @@ impl Registry {
 
     /// The names that an actor holds, or is about to, sorted.
     pub(super) fn names_of(&self, actor: u64) -> Vec<Name> {
-        self.shared
-            .actors
-            .get(&actor)
-            .map(|local| local.wants().iter().cloned().collect())
-            .unwrap_or_default()
+        self.shared.actors.get(&actor).map(|local| sorted(local.wants().iter().cloned())).unwrap_or_default()
     }
 
-    /// The actor wants a name. `false`: there is no such actor.
-    pub(super) fn want(&self, name: &Name, actor: u64) -> bool {
-        self.shared.actors.get(&actor).is_some_and(|local| {
-            local.wants().insert(name.clone());
-            true
-        })
+    /// The actor wants a name: whether it did not before. `None`: there is no such actor.
+    pub(super) fn want(&self, name: &Name, actor: u64) -> Option<bool> {
+        Some(self.shared.actors.get(&actor)?.wants().insert(name.clone()))
     }
 
     pub(super) fn want_no_more(&self, name: &Name, actor: u64) {
@@ -208,6 +205,12 @@ impl Registry {
             ended.await;
         }
     }
+}
+
+fn sorted(names: impl Iterator<Item = Name>) -> Vec<Name> {
+    let mut names: Vec<Name> = names.collect();
+    names.sort();
+    names
 }
 
 impl fmt::Debug for Registry {

@@ -9,11 +9,12 @@
 //! Only what surely holds comes here, in the order of the directory's log: what is newer replaces, what is older is ignored.
 
 mod part;
+mod standing;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque, hash_map};
 use std::ops::{Bound, ControlFlow};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
 use tokio::sync::{broadcast, watch};
@@ -25,6 +26,7 @@ use tumen_core::names::{
 };
 use tumen_core::partitions::identity::Position;
 
+use self::standing::{Peer, Standing};
 use super::figures::Tallies;
 use super::line::{NameLine, Over};
 pub use part::{Mark, Part};
@@ -89,21 +91,16 @@ struct Shard {
 
 #[derive(Default)]
 struct Inner {
-    entries: HashMap<Name, Entry>,
+    /// Hashed by a seed of its own: who names things cannot know which names meet.
+    entries: HashMap<Name, Standing, foldhash::fast::RandomState>,
     meta: BTreeMap<Name, Meta>,
     last: ClaimNumber,
     position: Position,
     followers: Vec<Follower>,
+    /// The node of the claim that came last: that of the next one is often the same.
+    newest: Option<Arc<Peer>>,
     /// The last steps, each with the position before it, for nodes without a copy.
     recent: VecDeque<(Position, ClaimNumber, Arc<Step>)>,
-}
-
-struct Entry {
-    claim: Claim,
-    /// The node that may run it.
-    peer: Option<Arc<Peer>>,
-    /// What this node sends there, once it sent anything.
-    line: OnceLock<Arc<NameLine>>,
 }
 
 /// What stands under a name, for whoever sends something there.
@@ -112,12 +109,6 @@ pub(super) struct Reach {
     pub(super) holder: Option<(ClaimNumber, Holder)>,
     /// What this node sends there.
     pub(super) line: Arc<NameLine>,
-}
-
-/// A run of a node that holds names.
-#[derive(Debug)]
-struct Peer {
-    serves: AtomicBool,
 }
 
 /// Which runs of which nodes may hold names, by the newest plan.
@@ -136,7 +127,7 @@ impl Peers {
         if let Some(peer) = self.known.get(node) {
             return Arc::clone(peer);
         }
-        let peer = Arc::new(Peer { serves: AtomicBool::new(self.serves(node)) });
+        let peer = Arc::new(Peer::new(node.clone(), self.serves(node)));
         self.known.insert(node.clone(), Arc::clone(&peer));
         peer
     }
@@ -171,31 +162,24 @@ impl NameTable {
     /// Who answers under a name, if anybody does: never somebody on a node that is no member any more.
     pub fn lookup(&self, name: &Name) -> Option<Found> {
         self.read(directory_of(name), |shard| {
-            let entry = shard.entries.get(name)?;
-            let holder = entry.claim.holder().filter(|_| entry.serves())?;
-            Some(Found {
-                number: entry.claim.number,
-                holder: holder.clone(),
-                value: entry.claim.value.clone(),
-            })
+            let standing = shard.entries.get(name)?;
+            let holder = standing.answers()?;
+            Some(Found { number: standing.number, holder, value: standing.value().clone() })
         })?
     }
 
     /// The same for whoever sends something there, whether anybody answers at present or not. `None`: nothing stands there.
     pub(super) fn reach(&self, name: &Name) -> Option<Reach> {
         self.read(directory_of(name), |shard| {
-            let entry = shard.entries.get(name)?;
-            let holder = entry.claim.holder().filter(|_| entry.serves());
-            Some(Reach {
-                holder: holder.map(|holder| (entry.claim.number, holder.clone())),
-                line: Arc::clone(entry.line.get_or_init(Arc::default)),
-            })
+            let standing = shard.entries.get(name)?;
+            let holder = standing.answers().map(|holder| (standing.number, holder));
+            Some(Reach { holder, line: Arc::clone(standing.line()) })
         })?
     }
 
     /// What stands under a name, whether anybody answers at present or not.
     pub fn claim(&self, name: &Name) -> Option<Claim> {
-        self.read(directory_of(name), |shard| shard.entries.get(name).map(|entry| entry.claim.clone()))?
+        self.read(directory_of(name), |shard| shard.entries.get(name).map(Standing::claim))?
     }
 
     /// What the cluster is told under a key.
@@ -225,20 +209,19 @@ impl NameTable {
         let mut found = BTreeMap::new();
         for shard in &self.shared.shards {
             let shard = shard.inner.read().unwrap_or_else(PoisonError::into_inner);
-            for (name, entry) in &shard.entries {
-                if !name.as_bytes().starts_with(prefix)
-                    || !entry.may_be_shown()
-                    || !wanted(name, &entry.claim)
-                {
+            for (name, standing) in &shard.entries {
+                let full = found.len() >= limit;
+                let comes_in = !full || found.last_key_value().is_some_and(|(last, _)| name < last);
+                if !comes_in || !name.as_bytes().starts_with(prefix) || !standing.may_be_shown() {
                     continue;
                 }
-                if found.len() >= limit {
-                    match found.last_entry() {
-                        Some(last) if name < last.key() => drop(last.remove()),
-                        _ => continue,
+                let claim = standing.claim();
+                if wanted(name, &claim) {
+                    if full {
+                        found.pop_last();
                     }
+                    found.insert(name.clone(), claim);
                 }
-                found.insert(name.clone(), entry.claim.clone());
             }
         }
         found.into_iter().collect()
@@ -248,8 +231,10 @@ impl NameTable {
     pub fn count(&self, prefix: &[u8], wanted: impl Fn(&Name, &Claim) -> bool) -> usize {
         let count = |shard: &Shard| {
             let shard = shard.inner.read().unwrap_or_else(PoisonError::into_inner);
-            let counts = |(name, entry): &(&Name, &Entry)| {
-                name.as_bytes().starts_with(prefix) && entry.may_be_shown() && wanted(name, &entry.claim)
+            let counts = |(name, standing): &(&Name, &Standing)| {
+                name.as_bytes().starts_with(prefix)
+                    && standing.may_be_shown()
+                    && wanted(name, &standing.claim())
             };
             shard.entries.iter().filter(counts).count()
         };
@@ -287,7 +272,7 @@ impl NameTable {
         let shard = self.shard(directory)?;
         let mut inner = shard.inner.write().unwrap_or_else(PoisonError::into_inner);
         inner.followers.push(follower);
-        let claims = inner.entries.iter().map(|(name, entry)| (name.clone(), entry.claim.clone()));
+        let claims = inner.entries.iter().map(|(name, standing)| (name.clone(), standing.claim()));
         let meta = inner.meta.iter().map(|(key, meta)| (key.clone(), meta.clone()));
         Some((Directory::of(claims, meta, inner.last), inner.position))
     }
@@ -335,12 +320,12 @@ impl NameTable {
         let gone: Vec<Name> =
             inner.entries.keys().filter(|name| whole.get(name).is_none()).cloned().collect();
         for name in gone {
-            let former = inner.entries.get(&name).map(|entry| entry.claim.clone());
+            let former = inner.entries.get(&name).map(Standing::claim);
             news.extend(former.and_then(|former| unregistered(&name, &former)));
             self.put(&mut inner, &name, None);
         }
         for (name, claim) in whole.iter() {
-            let former = inner.entries.get(name).map(|entry| entry.claim.clone());
+            let former = inner.entries.get(name).map(Standing::claim);
             let moved = former.as_ref().map(|claim| (claim.number, claim.holder().cloned()))
                 != Some((claim.number, claim.holder().cloned()));
             if moved {
@@ -383,21 +368,35 @@ impl NameTable {
 
     fn put(&self, inner: &mut Inner, name: &Name, claim: Option<&Claim>) {
         let Some(claim) = claim else {
-            if let Some(line) = inner.entries.remove(name).and_then(|entry| entry.line.into_inner()) {
+            if let Some(line) = inner.entries.remove(name).and_then(Standing::into_line) {
                 line.close(Over::Free);
             }
             return;
         };
-        let peer = claim
-            .node()
-            .map(|node| self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner).get(node));
-        // What waits for the name waits for whoever is next.
-        let line =
-            inner.entries.get_mut(name).map(|entry| std::mem::take(&mut entry.line)).unwrap_or_default();
-        if let Some(line) = line.get() {
-            line.stir();
+        let peer = claim.node().map(|node| self.peer(inner, node));
+        let standing = Standing::new(claim, peer);
+        match inner.entries.entry(name.clone()) {
+            hash_map::Entry::Vacant(free) => drop(free.insert(standing)),
+            // What waits for the name waits for whoever is next.
+            hash_map::Entry::Occupied(mut taken) => {
+                let former = std::mem::replace(taken.get_mut(), standing);
+                if let Some(line) = former.into_line() {
+                    line.stir();
+                    taken.get_mut().keep_line(line);
+                }
+            }
         }
-        inner.entries.insert(name.clone(), Entry { claim: claim.clone(), peer, line });
+    }
+
+    fn peer(&self, inner: &mut Inner, node: &NodeBoot) -> Arc<Peer> {
+        match &inner.newest {
+            Some(peer) if peer.node() == node => Arc::clone(peer),
+            _ => {
+                let peer = self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner).get(node);
+                inner.newest = Some(Arc::clone(&peer));
+                peer
+            }
+        }
     }
 
     /// A plan says who is a member: on others nobody answers any more.
@@ -410,7 +409,7 @@ impl NameTable {
         peers.members = members;
         let Peers { members, known } = &mut *peers;
         known.retain(|node, peer| {
-            peer.serves.store(members.get(&node.node) == Some(node), Ordering::Release);
+            peer.set_serves(members.get(&node.node) == Some(node));
             Arc::strong_count(peer) > 1
         });
     }
@@ -425,23 +424,12 @@ impl NameTable {
         for shard in &self.shared.shards {
             let mut inner = shard.inner.write().unwrap_or_else(PoisonError::into_inner);
             let former = std::mem::take(&mut *inner);
-            for line in former.entries.into_values().filter_map(|entry| entry.line.into_inner()) {
+            for line in former.entries.into_values().filter_map(Standing::into_line) {
                 line.close(Over::Left);
             }
             shard.position.send_replace(Position::ZERO);
         }
         *self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner) = Peers::default();
-    }
-}
-
-impl Entry {
-    fn serves(&self) -> bool {
-        self.peer.as_ref().is_some_and(|peer| peer.serves.load(Ordering::Acquire))
-    }
-
-    /// An actor's name ends with its node; a child's stands until it is over.
-    fn may_be_shown(&self) -> bool {
-        self.claim.child().is_some() || self.serves()
     }
 }
 

@@ -6,11 +6,12 @@
 //!               └─▶ Refused, and nothing changed
 //! ```
 
+mod index;
 mod judging;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use crate::names::claim::{Child, Claim, ClaimNumber, Held, Holder, Reason, Spec,
 use crate::names::meta::Meta;
 use crate::names::name::Name;
 
+use index::Index;
 pub use judging::{Refused, VALUE_LEN_MAX};
 
 /// The most names in one directory. All directories hold 16 million.
@@ -166,18 +168,25 @@ pub enum News {
 }
 
 /// The names of one partition.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(from = "Saved", into = "Saved")]
 pub struct Directory {
     names: BTreeMap<Name, Claim>,
     /// The newest number that was given.
     last: ClaimNumber,
-    /// Which names may have something running on a node.
-    by_node: BTreeMap<NodeBoot, BTreeSet<Name>>,
-    /// Children that nobody was told to run.
-    waiting: BTreeSet<Name>,
     meta: BTreeMap<Name, Meta>,
+    /// For whoever asks by node, again and again: see [`Directory::indexed`].
+    index: Option<Box<Index>>,
 }
+
+/// Whether the same stands in both.
+impl PartialEq for Directory {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.names, self.last, &self.meta) == (&other.names, other.last, &other.meta)
+    }
+}
+
+impl Eq for Directory {}
 
 /// A directory as bytes: what can be computed is not written.
 #[derive(Serialize, Deserialize)]
@@ -189,11 +198,7 @@ struct Saved {
 
 impl From<Saved> for Directory {
     fn from(Saved { names, meta, last }: Saved) -> Self {
-        let mut directory = Self { last, meta, ..Self::default() };
-        for (name, claim) in names {
-            directory.put(name, claim);
-        }
-        directory
+        Self { names, last, meta, index: None }
     }
 }
 
@@ -229,8 +234,8 @@ impl Directory {
             Change::Ordered { name, number, node } => {
                 if self.child(name, *number).is_some_and(|child| child.stage == Stage::Waiting) {
                     let next = self.next_number();
-                    self.alter(name, |claim, child| {
-                        claim.number = next;
+                    self.alter(name, |number, child| {
+                        *number = next;
                         child.stage = Stage::Starting { node: node.clone() };
                     });
                 }
@@ -257,11 +262,14 @@ impl Directory {
     }
 
     fn apply_claimed(&mut self, name: &Name, holder: &Holder, value: &Bytes) -> Vec<News> {
-        if self.names.contains_key(name) {
-            return Vec::new();
+        let btree_map::Entry::Vacant(free) = self.names.entry(name.clone()) else { return Vec::new() };
+        self.last.0 += 1;
+        let number = self.last;
+        let claim = Claim { number, value: value.clone(), held: Held::Plain(holder.clone()) };
+        if let Some(index) = &mut self.index {
+            index.add(name, &claim);
         }
-        let number = self.next_number();
-        self.put(name.clone(), Claim { number, value: value.clone(), held: Held::Plain(holder.clone()) });
+        free.insert(claim);
         vec![News::Registered { name: name.clone(), number, holder: holder.clone(), kind: None }]
     }
 
@@ -345,7 +353,8 @@ impl Directory {
 
     fn apply_node_gone(&mut self, node: &NodeBoot) -> Vec<News> {
         let mut news = Vec::new();
-        for name in self.by_node.get(node).cloned().unwrap_or_default() {
+        let there: Vec<Name> = self.on_node(node).cloned().collect();
+        for name in there {
             let Some(claim) = self.names.get(&name) else { continue };
             let number = claim.number;
             news.extend(match &claim.held {
@@ -364,35 +373,31 @@ impl Directory {
     }
 
     fn put(&mut self, name: Name, claim: Claim) {
-        if let Some(node) = claim.node() {
-            self.by_node.entry(node.clone()).or_default().insert(name.clone());
-        } else {
-            self.waiting.insert(name.clone());
+        if let Some(index) = &mut self.index {
+            index.add(&name, &claim);
         }
         self.names.insert(name, claim);
     }
 
     fn take(&mut self, name: &Name) -> Option<Claim> {
         let claim = self.names.remove(name)?;
-        self.waiting.remove(name);
-        if let Some(node) = claim.node()
-            && let Some(there) = self.by_node.get_mut(node)
-        {
-            there.remove(name);
-            if there.is_empty() {
-                self.by_node.remove(node);
-            }
+        if let Some(index) = &mut self.index {
+            index.remove(name, &claim);
         }
         Some(claim)
     }
 
-    fn alter(&mut self, name: &Name, alter: impl FnOnce(&mut Claim, &mut Child)) {
-        let Some(mut claim) = self.take(name) else { return };
-        if let Held::Child(mut child) = claim.held.clone() {
-            alter(&mut claim, &mut child);
-            claim.held = Held::Child(child);
+    fn alter(&mut self, name: &Name, alter: impl FnOnce(&mut ClaimNumber, &mut Child)) {
+        let Some(claim) = self.names.get_mut(name) else { return };
+        if let Some(index) = &mut self.index {
+            index.remove(name, claim);
         }
-        self.put(name.clone(), claim);
+        if let Held::Child(child) = &mut claim.held {
+            alter(&mut claim.number, child);
+        }
+        if let Some(index) = &mut self.index {
+            index.add(name, claim);
+        }
     }
 
     fn child(&self, name: &Name, number: ClaimNumber) -> Option<&Child> {
@@ -452,32 +457,51 @@ impl Directory {
         self.names.range::<[u8], _>(from).take_while(move |(name, _)| name.as_bytes().starts_with(prefix))
     }
 
-    /// The names under which something may run on a node.
+    /// The names under which something may run on a node, in order.
     pub fn on_node(&self, node: &NodeBoot) -> impl Iterator<Item = &Name> {
-        self.by_node.get(node).into_iter().flatten()
+        self.on_node_from(node, Bound::Unbounded)
     }
 
     /// The same behind a name.
     pub fn on_node_from(&self, node: &NodeBoot, from: Bound<Name>) -> impl Iterator<Item = &Name> {
-        self.by_node
-            .get(node)
-            .into_iter()
-            .flat_map(move |names| names.range((from.clone(), Bound::Unbounded)))
+        let range = (from, Bound::Unbounded);
+        let indexed = self.index.as_ref().and_then(|index| index.on_node(node));
+        let indexed = indexed.map(|names| names.range(range.clone()));
+        let all = self.index.is_none().then(|| self.names.range(range));
+        let node = node.clone();
+        let there = move |(name, claim): (_, &Claim)| (claim.node() == Some(&node)).then_some(name);
+        indexed.into_iter().flatten().chain(all.into_iter().flatten().filter_map(there))
     }
 
     /// How many names that are.
     pub fn count_on(&self, node: &NodeBoot) -> usize {
-        self.by_node.get(node).map_or(0, BTreeSet::len)
+        match &self.index {
+            Some(index) => index.on_node(node).map_or(0, BTreeSet::len),
+            None => self.on_node(node).count(),
+        }
     }
 
-    /// The nodes on which something may run.
+    /// The nodes on which something may run, in order.
     pub fn nodes(&self) -> impl Iterator<Item = &NodeBoot> {
-        self.by_node.keys()
+        let indexed = self.index.as_ref().map(|index| index.nodes());
+        let all = || self.names.values().filter_map(Claim::node).collect::<BTreeSet<_>>();
+        let all = self.index.is_none().then(all);
+        indexed.into_iter().flatten().chain(all.into_iter().flatten())
     }
 
-    /// Children that nobody was told to run.
+    /// Children that nobody was told to run, in order.
     pub fn waiting(&self) -> impl Iterator<Item = &Name> {
-        self.waiting.iter()
+        let all = self.index.is_none().then_some(&self.names);
+        let waits = |(name, claim): (_, &Claim)| claim.node().is_none().then_some(name);
+        let indexed = self.index.as_ref().map(|index| index.waiting());
+        indexed.into_iter().flatten().chain(all.into_iter().flatten().filter_map(waits))
+    }
+
+    /// The same directory, for whoever asks by node, again and again: that is no walk through all names then.
+    #[must_use]
+    pub fn indexed(mut self) -> Self {
+        self.index = Some(Box::new(self.names.iter().collect()));
+        self
     }
 
     /// The newest number that was given.

@@ -21,7 +21,9 @@ use crate::partitions::entry::{Entry, Expiry};
 use crate::partitions::identity::{Fingerprint, Identity, KeyDigest, Keyed, Numbered, Position, SessionId};
 use crate::partitions::request::{Failure, Reply};
 use crate::wire::{StableHasher, stable_hash};
+use answers::Answers;
 
+mod answers;
 pub mod ask;
 pub mod client;
 pub mod desk;
@@ -144,12 +146,12 @@ impl Answer {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Session {
     nonce: u128,
     /// All below are answered.
     lowest: u64,
-    answers: BTreeMap<u64, Answer>,
+    answers: Answers,
     bytes: usize,
 }
 
@@ -158,8 +160,8 @@ impl Session {
     fn forget_below(&mut self, lowest: u64) -> usize {
         self.lowest = self.lowest.max(lowest);
         let mut freed = 0;
-        while let Some(first) = self.answers.first_entry().filter(|first| *first.key() < self.lowest) {
-            freed += first.remove().bytes_len();
+        while let Some(first) = self.answers.pop_below(self.lowest) {
+            freed += first.bytes_len();
         }
         self.bytes -= freed;
         freed
@@ -167,7 +169,7 @@ impl Session {
 
     /// How many bytes would be left, were everything below `lowest` forgotten.
     fn bytes_from(&self, lowest: u64) -> usize {
-        let below: usize = self.answers.range(..lowest).map(|(_, answer)| answer.bytes_len()).sum();
+        let below: usize = self.answers.below(lowest).map(Answer::bytes_len).sum();
         self.bytes - below
     }
 }
@@ -215,7 +217,7 @@ impl From<Sessions> for Image {
             id,
             nonce,
             lowest,
-            answers: answers.into_iter().collect(),
+            answers: answers.into_list(),
         };
         Self {
             sessions: sessions.sessions.into_iter().map(image).collect(),
@@ -227,8 +229,8 @@ impl From<Sessions> for Image {
 impl From<Image> for Sessions {
     fn from(image: Image) -> Self {
         let session = |SessionImage { id, nonce, lowest, answers }| {
-            let answers: BTreeMap<u64, Answer> = answers.into_iter().collect();
-            let bytes = answers.values().map(Answer::bytes_len).sum();
+            let answers: Answers = answers.into_iter().collect();
+            let bytes = answers.iter().map(|(_, answer)| answer.bytes_len()).sum();
             (id, Session { nonce, lowest, answers, bytes })
         };
         let sessions: BTreeMap<_, _> = image.sessions.into_iter().map(session).collect();
@@ -258,7 +260,7 @@ impl Sessions {
     fn open(&mut self, id: SessionId, nonce: u128) {
         if self.opened(nonce).is_none() {
             self.by_nonce.insert(nonce, id);
-            self.sessions.insert(id, Session { nonce, lowest: 1, answers: BTreeMap::new(), bytes: 0 });
+            self.sessions.insert(id, Session { nonce, lowest: 1, answers: Answers::default(), bytes: 0 });
         }
     }
 
@@ -292,7 +294,7 @@ impl Sessions {
         // A session that ended while its request was being handled: what that changed stays, its answer goes.
         let Some(session) = self.sessions.get_mut(&numbered.session) else { return };
         self.bytes -= session.forget_below(numbered.lowest);
-        let known = session.answers.get(&numbered.number);
+        let known = session.answers.get(numbered.number);
         // The first answer stays: it is the one that may have been given.
         if numbered.number >= session.lowest && !matches!(known, Some(Answer::Given { .. })) {
             let (more, less) = (answer.bytes_len(), known.map_or(0, Answer::bytes_len));
@@ -369,7 +371,7 @@ impl Sessions {
         if *number < session.lowest || number < lowest {
             return Verdict::Forgotten;
         }
-        if let Some(answer) = session.answers.get(number) {
+        if let Some(answer) = session.answers.get(*number) {
             return answer.verdict(mark);
         }
         // Whoever is waited for longest is let in although the session is full: or nothing would ever empty it.
@@ -421,7 +423,7 @@ impl Sessions {
             wide(&mut hash, session.nonce);
             hash.write_u64(session.lowest);
             hash.write_u64(session.answers.len() as u64);
-            for (number, given) in &session.answers {
+            for (number, given) in session.answers.iter() {
                 hash.write_u64(*number);
                 answer(&mut hash, given);
             }

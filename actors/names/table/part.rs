@@ -14,10 +14,10 @@ use std::sync::{Arc, PoisonError};
 use serde::{Deserialize, Serialize};
 use tumen_core::ids::PartitionId;
 use tumen_core::names::directory::News;
-use tumen_core::names::{Claim, ClaimNumber, Held, Meta, Name, Reason};
+use tumen_core::names::{Child, Claim, ClaimNumber, Meta, Name, Reason};
 use tumen_core::partitions::identity::Position;
 
-use super::{Inner, NameTable, Step, Steps};
+use super::{Inner, NameTable, Standing, Step, Steps};
 
 /// About how many bytes the steps of one answer have, and about how many of what stands there.
 const PART_LEN: usize = 384 << 10;
@@ -36,7 +36,7 @@ pub enum Mark {
 }
 
 /// Names, metadata, and up to where that is.
-type Standing = (Vec<(Name, Claim)>, Vec<(Name, Meta)>, Option<Mark>);
+type Behind = (Vec<(Name, Claim)>, Vec<(Name, Meta)>, Option<Mark>);
 
 /// One part of a directory.
 #[derive(Debug)]
@@ -119,7 +119,7 @@ impl Inner {
     }
 
     /// What stands behind a mark, as much as fits, and up to where that is.
-    fn behind(&self, mark: Option<&Mark>) -> Standing {
+    fn behind(&self, mark: Option<&Mark>) -> Behind {
         let from = match mark {
             None => None,
             Some(Mark::Name(name)) => Some(name),
@@ -139,14 +139,14 @@ impl Inner {
 
     /// The first names behind one, which stand in no order here; how long they are, and whether these are all.
     fn claims_behind(&self, from: Option<&Name>) -> (Vec<(Name, Claim)>, usize, bool) {
-        let mut first: BTreeMap<&Name, (usize, &Claim)> = BTreeMap::new();
+        let mut first: BTreeMap<&Name, (usize, &Standing)> = BTreeMap::new();
         let (mut len, mut all) = (0, true);
-        for (name, entry) in self.entries.iter().filter(|(name, _)| from.is_none_or(|from| *name > from)) {
+        for (name, standing) in self.entries.iter().filter(|(name, _)| from.is_none_or(|from| *name > from)) {
             if !all && first.last_key_value().is_some_and(|(last, _)| *last < name) {
                 continue;
             }
-            let own = len_of(name, Some(&entry.claim));
-            first.insert(name, (own, &entry.claim));
+            let own = len_of(name, standing.value(), standing.child());
+            first.insert(name, (own, standing));
             len += own;
             while len > PART_LEN && first.len() > 1 {
                 let Some((_, (left, _))) = first.pop_last() else { break };
@@ -154,7 +154,7 @@ impl Inner {
                 all = false;
             }
         }
-        let claims = first.into_iter().map(|(name, (_, claim))| (name.clone(), claim.clone()));
+        let claims = first.into_iter().map(|(name, (_, standing))| (name.clone(), standing.claim()));
         (claims.collect(), len, all)
     }
 
@@ -175,17 +175,16 @@ impl Inner {
     }
 }
 
-fn len_of(name: &Name, claim: Option<&Claim>) -> usize {
-    let said = claim.map_or(0, |claim| claim.value.len());
-    let child = match claim.map(|claim| &claim.held) {
-        Some(Held::Child(child)) => OVERHEAD + child.spec.args.len() + child.handed.len(),
-        Some(Held::Plain(_)) | None => 0,
-    };
-    OVERHEAD + name.as_bytes().len() + said + child
+fn len_of(name: &Name, said: &[u8], child: Option<&Child>) -> usize {
+    let child = child.map_or(0, |child| OVERHEAD + child.spec.args.len() + child.handed.len());
+    OVERHEAD + name.as_bytes().len() + said.len() + child
 }
 
 fn len_of_step(step: &Step) -> usize {
-    let now = step.now.iter().map(|(name, claim)| len_of(name, claim.as_ref()));
+    let now = step.now.iter().map(|(name, claim)| {
+        let said: &[u8] = claim.as_ref().map_or(&[], |claim| &claim.value);
+        len_of(name, said, claim.as_ref().and_then(Claim::child))
+    });
     let meta = step.meta.iter().map(|(key, meta)| {
         OVERHEAD + key.as_bytes().len() + meta.as_ref().map_or(0, |meta| meta.value.len())
     });

@@ -179,10 +179,10 @@ proptest! {
     /// Whatever is applied, what can be computed fits what stands there, and all of it survives as bytes.
     #[test]
     fn indexes_fit_and_a_directory_is_read_back_as_it_was(changes in proptest::collection::vec(changes(), 0..60)) {
-        let mut directory = Directory::default();
+        let (mut directory, mut indexed) = (Directory::default(), Directory::default().indexed());
         for change in &changes {
             let before = directory.last_number();
-            directory.apply(change);
+            prop_assert_eq!(indexed.apply(change), directory.apply(change));
             prop_assert!(directory.last_number() >= before);
             let mut numbers: Vec<ClaimNumber> = directory.iter().map(|(_, claim)| claim.number).collect();
             numbers.sort();
@@ -192,8 +192,21 @@ proptest! {
         let bytes = bincode::serialize(&directory).unwrap();
         let read: Directory = bincode::deserialize(&bytes).unwrap();
         prop_assert_eq!(&read, &directory);
-        let on_nodes: usize = directory.nodes().map(|node| directory.count_on(node)).sum();
-        prop_assert_eq!(on_nodes + directory.waiting().count(), directory.len());
+        prop_assert_eq!(&indexed, &directory);
+        for indexed in [indexed, read.indexed()] {
+            let on_nodes: usize = indexed.nodes().map(|node| indexed.count_on(node)).sum();
+            prop_assert_eq!(on_nodes + indexed.waiting().count(), indexed.len());
+            prop_assert!(indexed.nodes().eq(directory.nodes()) && indexed.waiting().eq(directory.waiting()));
+            for node in directory.nodes() {
+                prop_assert!(indexed.on_node(node).eq(directory.on_node(node)));
+                prop_assert_eq!(indexed.count_on(node), directory.count_on(node));
+                let half = directory.on_node(node).nth(directory.count_on(node) / 2).cloned().unwrap();
+                let behind = |directory: &Directory| -> Vec<Name> {
+                    directory.on_node_from(node, Bound::Excluded(half.clone())).cloned().collect()
+                };
+                prop_assert_eq!(behind(&indexed), behind(&directory));
+            }
+        }
     }
 }
 

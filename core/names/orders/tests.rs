@@ -51,7 +51,7 @@ impl Led {
             (PlacementName::new(name).unwrap(), Arc::new(Fixed(*at)) as Arc<dyn Placement>)
         });
         let placements = Placements::new(own.collect()).unwrap();
-        let directory = Directory::default();
+        let directory = Directory::default().indexed();
         let orders = Orders::new(at(0), (DIRECTORY, Epoch(1)), Config::default(), placements, &directory);
         Self { orders, directory, plan: 0, said: Vec::new(), news: Vec::new() }
     }

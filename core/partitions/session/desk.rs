@@ -177,7 +177,7 @@ impl Desk {
     fn has_steps(&self, sessions: &Sessions, identity: &Identity) -> bool {
         match identity {
             Identity::Numbered(Numbered { session, number, .. }) => (sessions.sessions.get(session))
-                .is_some_and(|session| session.answers.get(number) == Some(&Answer::InDoubt)),
+                .is_some_and(|session| session.answers.get(*number) == Some(&Answer::InDoubt)),
             Identity::Keyed(keyed) => {
                 sessions.keys.get(&keyed.key).is_some_and(|key| key.answer == Answer::InDoubt)
             }
@@ -252,7 +252,7 @@ impl Desk {
         }
         let ahead = |(id, caller): (&SessionId, &Caller)| {
             let session = sessions.sessions.get(id)?;
-            let frees = session.answers.first_key_value().is_some_and(|(first, _)| *first < caller.lowest);
+            let frees = session.answers.below(caller.lowest).next().is_some();
             frees.then_some((*id, caller.lowest))
         };
         self.callers.iter().filter_map(ahead).take(EXPIRED_MAX).collect()

@@ -29,7 +29,7 @@ impl World {
         self.working = replay(&self.log);
         // A new primary serves once W copies hold what it adopted.
         self.mark = kept;
-        let held = self.working.clone();
+        let held = self.working.clone().indexed();
         let orders = Orders::new(self.now, (DIRECTORY, self.epoch), config(), Placements::default(), &held);
         let new = Primary { orders, held, held_len: kept };
         self.former = self.primary.replace(new);
@@ -126,7 +126,7 @@ impl World {
 }
 
 fn replay(log: &[Change]) -> Directory {
-    let mut directory = Directory::default();
+    let mut directory = Directory::default().indexed();
     for change in log {
         directory.apply(change);
     }

@@ -75,6 +75,8 @@ pub(in crate::bench) enum Order {
     Register { from: u64, count: u64, outstanding: usize },
     /// Wait until so many names are known here.
     Await { names: usize },
+    /// Wait until so many nodes serve and vote, and every partition has all the copies that it should have.
+    Whole { nodes: usize },
     /// Look so many times for one of so many names.
     LookUp { names: u64, times: u64 },
     /// Start so many children, numbered from here, so many at once.

@@ -1,5 +1,6 @@
 //! One node of `bench names` and `bench children`, which does as it is told.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
+use tumen_core::cluster::snapshot::GroupPlan;
 use tumen_core::names::{Holder, Name, directory_of};
 
 use crate::bench::calls::child::{Order, answer};
@@ -18,6 +20,8 @@ use crate::node::Node;
 const WITHIN: Duration = Duration::from_secs(60);
 /// How often it is looked whether something has come about.
 const LOOK_EVERY: Duration = Duration::from_micros(200);
+/// How many names whoever looks has at hand at once.
+const AT_HAND: usize = 64;
 
 #[derive(Clone)]
 struct Client {
@@ -31,7 +35,9 @@ pub(in crate::bench) async fn obey(
     mut orders: mpsc::UnboundedReceiver<Order>,
 ) -> Result<(), String> {
     let name = to.as_ref().map_or_else(|| "node-1".to_owned(), |_| format!("node-{}", std::process::id()));
+    // Copies are made anew at once where one is lost: nodes are killed one after the other, and none of them returns.
     let builder = Node::builder("bench", name).listen("127.0.0.1:0").replication(3).echo();
+    let builder = builder.rebuild_after(Duration::ZERO);
     let builder = match to {
         Some(to) => builder.join([to]),
         None => builder,
@@ -56,6 +62,7 @@ pub(in crate::bench) async fn obey(
                 answer(&client.many(from, count, outstanding, start).await)?;
             }
             Order::Await { names } => answer(&client.sees(names).await)?,
+            Order::Whole { nodes } => answer(&client.is_whole(nodes).await)?,
             Order::LookUp { names, times } => answer(&client.look_up(names, times))?,
             Order::Where { child } => answer(&client.find(child).await)?,
             Order::Kill { process, from, count } => answer(&client.kill(process, from, count).await)?,
@@ -122,23 +129,32 @@ impl Client {
         Ok(())
     }
 
-    /// How many nanoseconds a lookup takes.
-    fn look_up(&self, names: u64, times: u64) -> Result<f64, String> {
-        let all: Vec<Name> = (0..names).map(name).collect();
+    async fn is_whole(&self, nodes: usize) -> Result<(), String> {
         let begun = Instant::now();
-        let mut found = 0_u64;
-        let mut at = 0_usize;
-        for _ in 0..times {
-            // A stride that visits all of them in no order that a cache likes.
-            at = (at + 7_919) % all.len();
-            found += u64::from(self.node.names().lookup(&all[at]).is_some());
+        let whole = || {
+            let Some(plan) = self.node.snapshot() else { return false };
+            let serving = plan.members.iter().filter(|member| member.status.may_serve()).count();
+            let has_all = |group: &GroupPlan| {
+                let copies = nodes.min(group.spec.replication as usize);
+                group.assignments.iter().all(|it| !group.spec.replicated || it.members.len() == copies)
+            };
+            serving == nodes && plan.groups.iter().all(has_all) && self.node.runtime().voting().len() == nodes
+        };
+        while !whole() {
+            if begun.elapsed() > WITHIN {
+                return Err(format!("the cluster has not all its copies within {WITHIN:?}"));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
-        let took = begun.elapsed().as_nanos() as f64 / times as f64;
-        if found == times {
-            Ok(took)
-        } else {
-            Err(format!("{} of {times} lookups found nothing", times - found))
-        }
+        Ok(())
+    }
+
+    /// How many nanoseconds a lookup takes, and one in a plain map of as many names beside it.
+    fn look_up(&self, names: u64, times: u64) -> Result<(f64, f64), String> {
+        let all: Vec<Name> = (0..names).map(name).collect();
+        let plain: HashMap<&[u8], u64> = all.iter().map(Name::as_bytes).zip(0..).collect();
+        let looked = timed(&all, times, |name| self.node.names().lookup(name).is_some())?;
+        Ok((looked, timed(&all, times, |name| plain.contains_key(name.as_bytes()))?))
     }
 
     /// On which node a child runs, once it does, and on which its directory's primary is.
@@ -222,5 +238,28 @@ impl Client {
         }
         moving.await.map_err(|why| why.to_string())??;
         Ok(millis(longest))
+    }
+}
+
+/// How many nanoseconds it takes to find one of these names, in an order that no cache likes. Whoever looks has the name at hand:
+/// fetching that is not timed.
+fn timed(all: &[Name], times: u64, find: impl Fn(&Name) -> bool) -> Result<f64, String> {
+    let (mut took, mut found, mut at) = (Duration::ZERO, 0_u64, 0_usize);
+    let mut asked: Vec<Name> = Vec::with_capacity(AT_HAND);
+    for _ in 0..times / AT_HAND as u64 {
+        asked.clear();
+        for _ in 0..AT_HAND {
+            at = (at + 7_919) % all.len();
+            asked.push(all[at].clone());
+        }
+        let begun = Instant::now();
+        found += asked.iter().map(|name| u64::from(find(name))).sum::<u64>();
+        took += begun.elapsed();
+    }
+    let times = times / AT_HAND as u64 * AT_HAND as u64;
+    if found == times {
+        Ok(took.as_nanos() as f64 / times as f64)
+    } else {
+        Err(format!("{} of {times} lookups found nothing", times - found))
     }
 }

@@ -48,7 +48,7 @@ fn orders(directory: &Directory) -> Orders {
 /// A log that refuses at once, as that of a paused primary does, must not be asked over and over.
 #[test]
 fn what_a_log_refused_rests_until_it_is_said_again() {
-    let mut directory = Directory::default();
+    let mut directory = Directory::default().indexed();
     let (name, holder) = (Name::new("one").unwrap(), Holder { node: node(2), actor: 7 });
     directory.apply(&Change::Claimed { name, holder, value: bytes::Bytes::new() });
     let mut orders = orders(&directory);
@@ -65,7 +65,7 @@ fn what_a_log_refused_rests_until_it_is_said_again() {
 
 #[test]
 fn a_move_away_from_a_leaving_node_that_was_not_logged_is_said_again() {
-    let mut directory = Directory::default();
+    let mut directory = Directory::default().indexed();
     let name = Name::new("one").unwrap();
     let spec = Arc::new(Spec {
         kind: Kind::new("echo").unwrap(),
