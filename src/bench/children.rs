@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use super::calls::child::Order;
 use super::calls::{CallsError, hundredths, median, say};
-use super::names::Nodes;
+use super::names::{NODES, Nodes};
 
-/// How many children there are.
+/// How many children there are to kill one of, and about how many of three times as many run on one node.
 const CHILDREN: u64 = 1_000;
 /// How many starts are timed.
 const STARTS: u64 = 10_000;
@@ -19,7 +19,7 @@ const STARTS: u64 = 10_000;
 const OUTSTANDING: usize = 1024;
 /// How often a node is killed for one singleton, in each of both cases.
 const KILLS: usize = 7;
-/// How often a node is killed that runs its part of a thousand children.
+/// How often a node is killed that runs about a thousand children.
 const MANY_KILLS: usize = 5;
 /// How often a child is moved.
 const MOVES: u64 = 20;
@@ -37,7 +37,7 @@ pub(crate) struct Figures {
     pub(crate) with_directory_ms: f64,
     /// The same: the slowest.
     pub(crate) with_directory_worst_ms: f64,
-    /// How many children there were; those of the node that is killed are a third.
+    /// How many children ran on a node of three that was killed.
     pub(crate) children: u64,
     /// From the kill until all of them answer elsewhere: the median.
     pub(crate) children_ms: f64,
@@ -54,7 +54,7 @@ pub(crate) struct Figures {
 /// # Errors
 /// When a process cannot be started, or does not do as it is told.
 pub(crate) fn measure() -> Result<Figures, CallsError> {
-    let mut figures = Figures { children: CHILDREN, ..Figures::default() };
+    let mut figures = Figures::default();
     say("processes are started");
     let mut nodes = Nodes::start()?;
     let start = |nodes: &mut Nodes, from, count| {
@@ -87,15 +87,21 @@ pub(crate) fn measure() -> Result<Figures, CallsError> {
     }
     (figures.singleton_ms, figures.singleton_worst_ms) = summed_up(&alone);
     (figures.with_directory_ms, figures.with_directory_worst_ms) = summed_up(&with);
+    drop(nodes);
     let mut all = Vec::new();
-    for kills in 0..MANY_KILLS {
-        let victim = kills % nodes.others.len();
-        let (there, ms): (u64, f64) = kill(&mut nodes, victim, 0, CHILDREN)?;
+    for _ in 0..MANY_KILLS {
+        // Each on nodes of its own: what was killed before would have left the others more than their part.
+        let mut nodes = Nodes::start()?;
+        start(&mut nodes, 0, NODES as u64 * CHILDREN)?;
+        let (there, ms): (u64, f64) = kill(&mut nodes, 0, 0, NODES as u64 * CHILDREN)?;
         say(&format!("{there} children answer again after {ms:.1} ms"));
-        all.push(ms);
+        all.push((ms, there as f64));
     }
+    figures.children = median(all.iter().map(|(_, there)| *there)) as u64;
+    let all: Vec<f64> = all.into_iter().map(|(ms, _)| ms).collect();
     (figures.children_ms, figures.children_worst_ms) = summed_up(&all);
-    let took = start(&mut nodes, CHILDREN, STARTS)?;
+    let mut nodes = Nodes::start()?;
+    let took = start(&mut nodes, 0, STARTS)?;
     figures.starts_per_s = (STARTS as f64 / took).round();
     Ok(figures)
 }

@@ -20,7 +20,7 @@ use super::write::resident_mb;
 use crate::demo::millis;
 
 /// How many nodes there are.
-const NODES: usize = 3;
+pub(super) const NODES: usize = 3;
 /// Worker threads of each process.
 const THREADS: usize = 2;
 /// How many claims are under way at once.
