@@ -8,7 +8,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::client::{Answer, Ask, Client, Failure, encoded};
-use super::{doctor, handovers, names, partition, say, state, watch};
+use super::{configuration, doctor, handovers, names, partition, say, state, watch};
 use crate::http::shapes::{
     Cluster, Drain, Draining, Invariants, Node, Partition, PartitionStats, Partitions, Plan, Ready,
     Rebalanced,
@@ -93,6 +93,11 @@ pub(super) enum Command {
     Children(names::ChildrenArgs),
     /// The same of those that are always started again.
     Singletons(names::ChildrenArgs),
+    /// Read, change or follow the cluster's own configuration: values under keys, the same on every node.
+    Config {
+        #[command(subcommand)]
+        order: configuration::Order,
+    },
     /// Carry the cluster's state away as a file, or put one into it.
     #[command(subcommand)]
     State(state::Command),
@@ -144,6 +149,7 @@ impl Command {
             Self::Names(list) => names::registry(&client, ask.json, list),
             Self::Children(args) => names::run(&client, ask.json, "/children", args),
             Self::Singletons(args) => names::run(&client, ask.json, "/singletons", args),
+            Self::Config { order } => return quiet_at_the_end(configuration::run(&client, ask.json, order)),
             Self::State(command) => command.run(&client),
             Self::Watch { count, .. } => return quiet_at_the_end(watch::run(&client, ask.json, *count)),
             Self::Doctor(_) => return quiet_at_the_end(doctor::run(&client, ask.json)),
@@ -167,6 +173,7 @@ impl Command {
             | Self::Watch { ask, .. } => ask,
             Self::Names(list) => list.ask(),
             Self::Children(args) | Self::Singletons(args) => args.ask(),
+            Self::Config { order } => order.ask(),
             Self::State(command) => command.ask(),
         }
     }

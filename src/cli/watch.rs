@@ -17,8 +17,18 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 /// Follows the events until there are `count` of them, or for ever. A connection that is lost is opened again; one that
 /// never came about, or does not come back, is an error.
 pub(super) fn run(client: &Client, json: bool, count: Option<u64>) -> Result<ExitCode, Failure> {
+    follow(client, "/events", count, |data| Some(if json { data } else { told(&data) }))
+}
+
+/// Follows one stream of events, and says of each what is to be shown; `None` is not shown and not counted.
+pub(super) fn follow(
+    client: &Client,
+    path: &str,
+    count: Option<u64>,
+    mut shown: impl FnMut(String) -> Option<String>,
+) -> Result<ExitCode, Failure> {
     let mut left = count;
-    let mut stream = client.events()?;
+    let mut stream = client.stream(path)?;
     loop {
         let lost = loop {
             if left == Some(0) {
@@ -26,7 +36,8 @@ pub(super) fn run(client: &Client, json: bool, count: Option<u64>) -> Result<Exi
             }
             match stream.next() {
                 Some(Ok(data)) => {
-                    say(if json { data } else { told(&data) })?;
+                    let Some(shown) = shown(data) else { continue };
+                    say(shown)?;
                     left = left.map(|left| left - 1);
                 }
                 Some(Err(why)) => break why.to_string(),
@@ -34,16 +45,16 @@ pub(super) fn run(client: &Client, json: bool, count: Option<u64>) -> Result<Exi
             }
         };
         complain(&format!("{lost}; trying again"));
-        stream = again(client)?;
+        stream = again(client, path)?;
     }
 }
 
-fn again(client: &Client) -> Result<Events, Failure> {
+fn again(client: &Client, path: &str) -> Result<Events, Failure> {
     let begun = Instant::now();
     let mut wait = Duration::from_millis(250);
     loop {
         std::thread::sleep(wait);
-        match client.events() {
+        match client.stream(path) {
             Ok(stream) => return Ok(stream),
             Err(why) if begun.elapsed() >= PATIENCE => {
                 complain(&format!("giving up after {}", PATIENCE.show()));
@@ -90,7 +101,7 @@ fn sentence(event: &Event) -> String {
 }
 
 /// Hours, minutes and seconds, UTC.
-fn time_of_day() -> String {
+pub(super) fn time_of_day() -> String {
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let seconds = since_1970.as_secs() % 86_400;
     format!("{:02}:{:02}:{:02}Z", seconds / 3_600, seconds / 60 % 60, seconds % 60)
