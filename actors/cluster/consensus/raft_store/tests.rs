@@ -129,8 +129,8 @@ async fn what_is_sent_at_once_is_bounded_and_never_nothing() {
 }
 
 /// A command of 100 KB.
-fn long_command() -> tumen_core::cluster::control::Command {
-    use tumen_core::cluster::control::{Command, Founding};
+fn long_command() -> Command {
+    use tumen_core::cluster::control::Founding;
     use tumen_core::cluster::snapshot::GroupSpec;
     let spec = GroupSpec {
         partitions: 1,
