@@ -2,7 +2,7 @@
 //! partition is.
 //!
 //! ```text
-//!  claim, start_child ─▶ DirectoryWorker (primary) ─ log ─▶ copies ─▶ NameTable, on every node ◀─ lookup
+//!  claim, start_child ─▶ DirectoryWorker (primary) ─ log ─▶ copies ─▶ NameTable, on every node ◀─ lookup, meta
 //!                              ▲ Commit                                  │ each step
 //!                        DirectoryAgent ◀────────────────────────────────┘
 //!                              │ orders          ▲ answers
@@ -15,6 +15,9 @@ pub mod child;
 pub mod directory_agent;
 pub mod directory_worker;
 pub mod distributed_supervisor;
+pub mod figures;
+mod gathering;
+mod meta;
 mod questions;
 pub mod registry;
 pub mod table;
@@ -34,6 +37,7 @@ use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::ids::{Kind, NodeBoot, NodeName, PartitionId};
 use tumen_core::names::crew::Crew;
 use tumen_core::names::directory::{News, Refused};
+use tumen_core::names::placements::Placements;
 use tumen_core::names::request::{Answered, Done, Request};
 use tumen_core::names::{Claim, ClaimNumber, Holder, Name, Reason, Spec, directory_of};
 use tumen_core::partitions::identity::Position;
@@ -77,6 +81,7 @@ struct Shared {
     table: NameTable,
     registry: Registry,
     kinds: ChildKinds,
+    placements: Placements,
     crew: Mutex<Crew>,
     agents: DashMap<PartitionId, ActorRef<DirectoryAgentMsg>>,
     plans: Plans,
@@ -101,6 +106,7 @@ pub(crate) struct Ground {
     pub(crate) me: NodeBoot,
     pub(crate) table: NameTable,
     pub(crate) kinds: ChildKinds,
+    pub(crate) placements: Placements,
     pub(crate) plans: Plans,
     pub(crate) router: Router,
     pub(crate) seats: ReadTable,
@@ -148,12 +154,14 @@ fn list(kinds: &[Kind]) -> String {
 impl Names {
     /// The names of this node. Orders, answers and calls of other nodes are taken from now on.
     pub(crate) fn new(ground: Ground) -> Self {
-        let Ground { me, table, kinds, plans, router, seats, gate, transport, clock, acted } = ground;
+        let Ground { me, table, kinds, placements, plans, router, seats, gate, transport, clock, acted } =
+            ground;
         let shared = Shared {
             me,
             table,
             registry: Registry::default(),
             kinds,
+            placements,
             crew: Mutex::default(),
             agents: DashMap::new(),
             plans,

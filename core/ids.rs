@@ -123,6 +123,11 @@ name! {
 }
 
 name! {
+    /// By which a child's specification asks for a placement that its user wrote.
+    PlacementName, "placement"
+}
+
+name! {
     /// The name that all nodes of a cluster are configured with.
     ClusterName, "cluster name"
 }

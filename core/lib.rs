@@ -28,6 +28,6 @@ pub mod wire;
 
 pub use ids::{
     Boot, ClusterId, ClusterName, ConfigVersion, Epoch, Generation, GroupId, Kind, Life, NodeBoot, NodeName,
-    PartitionId, Revision, Term, Version,
+    PartitionId, PlacementName, Revision, Term, Version,
 };
 pub use time::{Moment, UnixMillis};

@@ -3,10 +3,12 @@
 //! ```text
 //! name       any bytes that are not too many
 //! claim      what stands under a name: a plain holder, or a child with its specification and stage
+//! meta       what the whole cluster is told, under keys that are no names
 //! directory  the replicated state of one partition of names, and what may be claimed in it
 //! orders     what the directory's primary tells the nodes, until what runs is what stands there
 //! crew       what one node runs for all directories: starts, stops, and reports
 //! placement  which node is to run a child
+//! placements those that a node has, its user's own among them
 //! request    what is asked of a directory, and answered
 //! ```
 //!
@@ -28,13 +30,16 @@ use crate::partitioner::Partitioner;
 pub mod claim;
 pub mod crew;
 pub mod directory;
+pub mod meta;
 pub mod name;
 pub mod orders;
 pub mod placement;
+pub mod placements;
 pub mod request;
 
 pub use claim::{Child, Claim, ClaimNumber, Held, Holder, Reason, Spec, Stage};
 pub use directory::Directory;
+pub use meta::Meta;
 pub use name::{Name, NameLenError};
 
 /// How many partitions the names have, each with a directory of its own. The same in every cluster. Each costs every cluster a

@@ -84,7 +84,7 @@ pub enum Error {
     /// A worker cannot be hosted. Nothing was started.
     #[error("{0}; nothing was started")]
     Worker(#[from] WorkerError),
-    /// A kind of child, or a singleton, cannot be hosted. Nothing was started.
+    /// A kind of child, a singleton, or a placement cannot be had. Nothing was started.
     #[error("{0}; nothing was started")]
     Child(#[from] ChildError),
     /// The kinds of worker cannot live on one node. Nothing was started.
@@ -231,7 +231,7 @@ impl Error {
             Self::Name(NameFailure::Refused(Refused::NotTheHolder { .. })) => "not_the_holder",
             Self::Name(NameFailure::Refused(Refused::NoMember(_))) => "no_member",
             Self::Name(NameFailure::Refused(Refused::TooLong(_))) => "too_large",
-            Self::Name(NameFailure::Refused(Refused::Full)) => "overloaded",
+            Self::Name(NameFailure::Refused(Refused::Full | Refused::MetaFull)) => "overloaded",
             Self::Name(NameFailure::NoSuchKind { .. }) => "no_such_kind",
             Self::Name(NameFailure::StartFailed(_)) | Self::Ignore => "start_failed",
             Self::Name(NameFailure::StartTimeout) => "start_timeout",

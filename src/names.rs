@@ -38,7 +38,7 @@ pub use tumen_actors::names::NameFailure;
 pub use tumen_actors::names::child::{START_WITHIN, STOP_WITHIN};
 pub use tumen_core::names::directory::{Refused, VALUE_LEN_MAX};
 pub use tumen_core::names::name::NAME_LEN_MAX;
-pub use tumen_core::names::placement::Placing;
+pub use tumen_core::names::placement::{Candidate, Choice, Placement, Placing};
 pub use tumen_core::names::{ClaimNumber, Holder, Name, NameLenError, Reason, Spec, Stage};
 pub use tumen_core::supervision::Restart;
 

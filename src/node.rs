@@ -35,6 +35,7 @@ mod cluster_wide;
 mod comparing;
 mod discover;
 mod losses;
+mod meta;
 mod name_news;
 mod names;
 mod orders;

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use tumen::names::{NameFailure, Reason, Refused, Restart};
+use tumen::names::{Choice, NameFailure, Placement, Reason, Refused, Restart};
 use tumen::prelude::*;
 use tumen::ractor::{self, Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tumen::{ChildSpec, NameEvent, Subscription};
@@ -121,6 +121,66 @@ async fn given_back(news: &mut Subscription<NameEvent>, of: &str) -> (Reason, bo
     }
 }
 
+/// Chooses the first of the nodes, of which there is one here, for names that begin with a; and nobody who is there for others.
+struct First;
+
+impl Placement for First {
+    fn pick(&self, choice: &Choice<'_>) -> Option<usize> {
+        if choice.name.as_bytes().starts_with(b"a") { Some(0) } else { Some(choice.candidates.len()) }
+    }
+}
+
+async fn placed(node: &Node) {
+    let spec = || ChildSpec::new().placed_by("first");
+    let placed = node.start_child_with::<Billing>("a/placed", "EUR".into(), spec()).await.unwrap();
+    assert_eq!(placed.call(node, Charge { cents: 1 }).await.unwrap().1, 1);
+    node.terminate_child("a/placed").await.unwrap();
+    for (name, placement, says) in [
+        ("far", "first", "the placement first chose number 1, counted from 0, of 1 nodes"),
+        ("a", "near-data", "has no placement named near-data (it has first)"),
+        ("a", "", "the child's placement"),
+    ] {
+        let spec = ChildSpec::new().placed_by(placement);
+        let why = node.start_child_with::<Billing>(name, "EUR".into(), spec).await.unwrap_err();
+        assert!(why.to_string().contains(says) && why.changed() == Some(false), "{why}");
+        assert!(node.which_children(name, 1).is_empty(), "nothing is tracked");
+    }
+}
+
+async fn told(node: &Node) {
+    assert_eq!(node.get_meta::<String>("billing").unwrap(), None);
+    let first = node.put_meta("billing", "a word").await.unwrap();
+    assert_eq!(node.get_meta::<String>("billing").unwrap().as_deref(), Some("a word"));
+    let second = node.put_meta("billing", &vec![(1, "one")]).await.unwrap();
+    assert!(second > first);
+    assert_eq!(node.get_meta::<Vec<(u8, String)>>("billing").unwrap(), Some(vec![(1, "one".to_owned())]));
+    assert!(node.get_meta::<u32>("billing").is_err(), "it is something else");
+    node.await_visible("billing").await.unwrap();
+    assert_eq!(
+        node.lookup("billing").unwrap().kind.unwrap().as_str(),
+        "billing",
+        "the name is another thing"
+    );
+    let long = node.put_meta("long", &"a".repeat(20_000)).await.unwrap_err();
+    assert_eq!((long.code(), long.changed()), ("too_large", Some(false)));
+    assert!(node.delete_meta("billing").await.unwrap() && !node.delete_meta("billing").await.unwrap());
+    assert_eq!(node.get_meta::<String>("billing").unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_placement_that_cannot_be_told_from_another_one_starts_no_node() {
+    for (names, says) in [
+        (["random", "a"], "random is one of tumen's own"),
+        (["a", "a"], "a is given twice"),
+        (["a", "no name"], "\"no name\" has a name that cannot be taken"),
+    ] {
+        let builder = Node::builder("shop", "node-1").listen("127.0.0.1:0");
+        let refused =
+            builder.placement(names[0], First).placement(names[1], First).start().await.unwrap_err();
+        assert!(refused.to_string().contains(says), "{refused}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn children_and_actors_are_found_by_their_names() {
     let node = Node::builder("shop", "node-1")
@@ -128,6 +188,7 @@ async fn children_and_actors_are_found_by_their_names() {
         .partitions(4)
         .child::<Billing>(|c| c.receives::<Charge>().receives::<End>())
         .singleton::<Billing>("billing", "EUR".into())
+        .placement("first", First)
         .start()
         .await
         .unwrap();
@@ -206,6 +267,9 @@ async fn children_and_actors_are_found_by_their_names() {
         remote.call(&node, Charge { cents: 1 }).await,
         Err(Error::Call(Failure::Fenced { changed: false }))
     ));
+
+    told(&node).await;
+    placed(&node).await;
 
     // Given up, for it failed too often, the builder's singleton is asked for again.
     let gave_up = async {

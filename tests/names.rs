@@ -362,3 +362,114 @@ fn the_command_line_starts_asks_moves_and_stops() {
     assert!(code == 1 && complained.contains("there are echo"), "{complained}");
     assert!(does(&["partitions", "--names"]).contains(&format!("names-{}", DIRECTORIES - 1)));
 }
+
+#[test]
+fn what_the_cluster_is_told_is_put_read_and_deleted_from_every_node_and_by_hand() {
+    let cluster = three();
+    let ask = |what: &str, ask: &dyn Fn() -> Result<Answer, String>| settled(what, ask);
+    let at = |number: usize| &cluster.node(number).http;
+    let put = |number: usize, path: &str, body: &str| {
+        ask("it is put", &|| cluster.http.put(at(number), path, body))
+    };
+    let told = put(0, "/meta/a%2Fb", r#"{"schema":7}"#);
+    assert_eq!((told.status, &told.json()["key"]), (200, &json!("a/b")), "{}", told.text());
+    for number in 0..3 {
+        wait_until("all read it", WITHIN, || {
+            let shown = cluster.try_get(number, "/meta/a%2Fb")?;
+            check(shown["value"] == json!({ "schema": 7 }), || shown.to_string())
+        });
+        // A name of the same bytes there is not.
+        assert_eq!(cluster.http.get(at(number), "/registry/a%2Fb").unwrap().status, 404);
+        assert_eq!(cluster.get(number, "/registry")["count"], 0);
+    }
+    for (path, body, status) in [
+        ("/meta/a", "no json", 400),
+        ("/meta/a", &*format!("\"{}\"", "a".repeat(17_000)), 413),
+        ("/meta/%zz", "1", 400),
+    ] {
+        let refused = put(1, path, body);
+        assert_eq!(refused.status, status, "{}", refused.text());
+    }
+    let tumen = |args: &[&str]| {
+        let done = node::bare().args(args).args(["--http", at(1)]).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stdout).into_owned();
+        (done.status.code().unwrap(), said, String::from_utf8_lossy(&done.stderr).into_owned())
+    };
+    let (code, said, complained) = tumen(&["names", "meta", "put", "word", "hello"]);
+    assert!(code == 0 && said.starts_with("the cluster is told so under word"), "{said}{complained}");
+    assert_eq!(tumen(&["names", "meta", "put", "number", "--json-value", "7"]).0, 0);
+    assert_eq!(tumen(&["names", "meta", "get", "word"]).1, "hello\n");
+    assert_eq!(tumen(&["names", "meta", "get", "number"]).1, "7\n");
+    let listed = tumen(&["names", "meta", "list", "--prefix", "w"]).1;
+    assert!(listed.contains("word") && !listed.contains("number"), "{listed}");
+    assert_eq!(tumen(&["names", "meta", "delete", "word"]).0, 0);
+    let (code, _, complained) = tumen(&["names", "meta", "delete", "word"]);
+    assert!(code == 1 && complained.contains("not_found"), "{complained}");
+    assert_eq!(tumen(&["names"]).1, "none\n");
+    let gone = ask("it is deleted", &|| cluster.http.delete(at(2), "/meta/a%2Fb"));
+    assert_eq!(gone.status, 204, "{}", gone.text());
+    wait_until("all know it", WITHIN, || {
+        let status = cluster.http.get(at(0), "/meta/a%2Fb")?.status;
+        check(status == 404, || status.to_string())
+    });
+}
+
+#[test]
+fn whoever_asks_is_told_of_names_and_children_and_they_are_counted() {
+    use std::io::{BufRead, BufReader};
+    use std::process::Stdio;
+
+    let cluster = three();
+    let refused = cluster.http.get(&cluster.node(0).http, "/events?names=perhaps").unwrap();
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    let mut watching = node::bare()
+        .args(["watch", "--names", "--prefix", "shop/", "--json", "--http", &cluster.node(2).http])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let mut next = |wanted: &str| loop {
+        let event: Json = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        assert_ne!(event["name"], "other", "it was asked for those that begin with shop/");
+        if event["event"] == wanted {
+            break event;
+        }
+    };
+    next("snapshot");
+    start(&cluster, 0, "other", &json!({}));
+    let shown = start(&cluster, 0, "shop/1", &json!({}));
+    let started = next("child_started");
+    assert_eq!((&started["name"], &started["fence"]), (&json!("shop/1"), &shown["fence"]), "{started}");
+    assert_eq!((&started["kind"], &started["node"]), (&json!("echo"), &shown["node"]));
+    assert_eq!(tell(&cluster, 1, "shop/1", "crash").status, 500);
+    let ended = next("child_ended");
+    assert!(ended["reason"].as_str().unwrap().starts_with("crashed: "), "{ended}");
+    assert_eq!(ended["goes_on"], true);
+    next("child_started");
+    let http = &cluster.node(1).http;
+    settled("it moves", || cluster.http.post(http, "/children/shop%2F1/move", &json!({})));
+    next("child_moving");
+    next("child_started");
+    settled("it is ended", || cluster.http.delete(http, "/children/shop%2F1"));
+    let ended = next("child_ended");
+    assert_eq!((&ended["reason"], &ended["goes_on"]), (&json!("normal"), &json!(false)), "{ended}");
+    watching.kill().unwrap();
+    watching.wait().unwrap();
+
+    let taken = json!({ "name": "other", "kind": "echo", "args": "else" });
+    assert_eq!(post(&cluster, 0, "/children", &taken).status, 409);
+    let everywhere = |beginning: &str| cluster.counted_everywhere(beginning);
+    wait_until("all is counted", WITHIN, || {
+        let counted = [
+            everywhere(r#"tumen_names_held{what="singleton"}"#),
+            everywhere("tumen_directories_led "),
+            everywhere("tumen_child_restarts_total "),
+            everywhere("tumen_names_refused_total "),
+        ];
+        let expected = counted[..3] == [1, u64::from(DIRECTORIES), 1] && counted[3] >= 1;
+        check(expected, || format!("{counted:?}"))
+    });
+    for number in 0..3 {
+        assert_eq!(cluster.counted(number, "tumen_names "), 1);
+    }
+}

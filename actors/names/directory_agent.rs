@@ -107,7 +107,8 @@ impl DirectoryAgent {
         let config = Config { frame_orders_max: FRAME_ORDERS_MAX, ..Config::default() };
         let now = self.now();
         let id = (self.fence.partition, self.fence.epoch);
-        let mut orders = Orders::new(now, id, config, &directory);
+        let placements = self.names.shared.placements.clone();
+        let mut orders = Orders::new(now, id, config, placements, &directory);
         let facts = facts_of(&state.plan);
         let effects = orders.handle_members(now, &directory, state.plan.version, facts);
         state.led = Some((orders, directory));
@@ -126,6 +127,9 @@ impl DirectoryAgent {
                 Effect::Commit(change) => changes.push(change),
                 Effect::Send { to, frame } => self.send(to, frame),
                 Effect::WakeAt(at) => wake = Some(at),
+                Effect::PlacedByName { name, why } => {
+                    tracing::warn!(%name, %why, "a child that ran is placed by its name");
+                }
             }
         }
         while !changes.is_empty() {
@@ -242,6 +246,7 @@ impl Actor for DirectoryAgent {
             DirectoryAgentMsg::Begin => Vec::new(),
             DirectoryAgentMsg::Step(step) => {
                 let mut effects = Vec::new();
+                self.names.shared.table.tallies().note_step(&step);
                 for change in &step.changes {
                     directory.apply(change);
                     effects.extend(orders.handle_applied(now, directory, change));

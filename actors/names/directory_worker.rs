@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use tumen_core::ids::{Kind, PartitionId};
 use tumen_core::names::directory::{Change, Refused};
 use tumen_core::names::request::{Answered, Done, Request};
-use tumen_core::names::{Directory, Name};
+use tumen_core::names::{ClaimNumber, Directory, Name};
 use tumen_core::partitions::identity::Position;
 use tumen_core::partitions::request::{Failure, MessageId, Reply};
 
@@ -72,7 +72,13 @@ impl Followed {
 }
 
 fn empty_step() -> Step {
-    Step { position: Position::ZERO, changes: Vec::new(), now: Vec::new(), news: Vec::new() }
+    Step {
+        position: Position::ZERO,
+        changes: Vec::new(),
+        now: Vec::new(),
+        meta: Vec::new(),
+        news: Vec::new(),
+    }
 }
 
 impl Machine for DirectoryWorker {
@@ -84,6 +90,7 @@ impl Machine for DirectoryWorker {
         };
         let touched: Vec<Name> = match &change {
             Change::NodeGone { node } => self.directory.on_node(node).cloned().collect(),
+            Change::MetaPut { .. } | Change::MetaRemoved { .. } => Vec::new(),
             Change::Claimed { name, .. }
             | Change::Updated { name, .. }
             | Change::Released { name, .. }
@@ -94,6 +101,9 @@ impl Machine for DirectoryWorker {
             | Change::Freed { name, .. } => vec![name.clone()],
         };
         step.news.extend(self.directory.apply(&change));
+        if let Change::MetaPut { key, .. } | Change::MetaRemoved { key, .. } = &change {
+            step.meta.push((key.clone(), self.directory.meta(key).cloned()));
+        }
         step.changes.push(change);
         for name in touched {
             let claim = self.directory.get(&name).cloned();
@@ -170,9 +180,12 @@ impl Primary {
         let answered: Answered = match self.judge(&request) {
             Ok(changes) => {
                 changes.iter().try_for_each(|change| self.commit(change))?;
-                Ok(Done { number: self.directory.get(request.name()).map(|claim| claim.number) })
+                Ok(Done { number: self.number(&request) })
             }
-            Err(refused) => Err(refused),
+            Err(refused) => {
+                self.table.tallies().note_refused();
+                Err(refused)
+            }
         };
         Ok(body_of(&answered))
     }
@@ -193,7 +206,24 @@ impl Primary {
             }
             Request::Terminate { name } => directory.judge_terminate(name)?.into_iter().collect(),
             Request::Move { name } => directory.judge_move(name).into_iter().collect(),
+            Request::PutMeta { key, value } => directory.judge_put_meta(key, value)?.into_iter().collect(),
+            Request::RemoveMeta { key } => vec![directory.judge_remove_meta(key)?],
         })
+    }
+
+    /// By which number it stands there now.
+    fn number(&self, request: &Request) -> Option<ClaimNumber> {
+        match request {
+            Request::PutMeta { key, .. } | Request::RemoveMeta { key } => {
+                self.directory.meta(key).map(|meta| meta.number)
+            }
+            Request::Claim { name, .. }
+            | Request::Release { name, .. }
+            | Request::Update { name, .. }
+            | Request::Start { name, .. }
+            | Request::Terminate { name }
+            | Request::Move { name } => self.directory.get(name).map(|claim| claim.number),
+        }
     }
 
     fn commit(&mut self, change: &Change) -> Result<(), Failure> {

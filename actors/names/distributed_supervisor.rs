@@ -13,12 +13,13 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 use tokio::task::JoinHandle;
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::ids::{GroupId, NodeBoot, PartitionId};
-use tumen_core::names::Reason;
 use tumen_core::names::crew::{Answer, Effect, Frame, InstanceId, NotStarted};
+use tumen_core::names::{Name, Reason};
 use tumen_core::partitions::fence::Fence;
 use tumen_core::supervision::Exit;
 
@@ -30,6 +31,8 @@ use super::wire::Supervision;
 
 /// How often what was not heard is said again.
 const SAY_AGAIN_EVERY: Duration = Duration::from_millis(500);
+/// About how long one message of answers is.
+const ANSWERS_LEN: usize = 1 << 20;
 /// How long after a failure an agent is started again.
 const AGENT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
@@ -138,16 +141,30 @@ impl DistributedSupervisor {
 
     /// Says these to whoever is primary of each directory, as far as this node knows. What is lost is said again.
     fn tell(&self, answers: BTreeMap<PartitionId, Vec<Answer>>) {
-        let mut by_node: BTreeMap<NodeBoot, Vec<(PartitionId, Vec<Answer>)>> = BTreeMap::new();
+        let mut by_node: BTreeMap<NodeBoot, Vec<(PartitionId, Answer)>> = BTreeMap::new();
         let table = self.names.shared.router.table();
         for (directory, said) in answers {
             if let Ok(located) = table.primary_of(directory) {
-                by_node.entry(located.primary.clone()).or_default().push((directory, said));
+                let said = said.into_iter().map(|answer| (directory, answer));
+                by_node.entry(located.primary.clone()).or_default().extend(said);
             }
         }
         drop(table);
         for (node, said) in by_node {
-            self.names.send(&node, Supervision::Answers(said));
+            let (mut some, mut len) = (Vec::new(), 0);
+            for (directory, answer) in said {
+                len += len_of(&answer);
+                // What many children hand over at once would be more than one message may hold, and never be heard.
+                if len > ANSWERS_LEN && !some.is_empty() {
+                    self.names.send(&node, Supervision::Answers(std::mem::take(&mut some)));
+                    len = len_of(&answer);
+                }
+                match some.last_mut() {
+                    Some((of, said)) if *of == directory => said.push(answer),
+                    _ => some.push((directory, vec![answer])),
+                }
+            }
+            self.names.send(&node, Supervision::Answers(some));
         }
     }
 
@@ -277,6 +294,23 @@ impl DistributedSupervisor {
                 Err(error) => tracing::error!(%directory, %error, "a directory's agent cannot be spawned"),
             }
         }
+    }
+}
+
+/// About how long an answer is.
+fn len_of(answer: &Answer) -> usize {
+    let name = |name: &Name| 64 + name.as_bytes().len();
+    match answer {
+        Answer::Started { name: of, .. } | Answer::Gone { name: of, .. } => name(of),
+        Answer::NotStarted { name: of, why, .. } => name(of) + why.to_string().len(),
+        Answer::Ended { name: of, exit, handed, .. } => {
+            let why = match exit {
+                Some(Exit::Failed(why)) => why.len(),
+                Some(Exit::Normal) | None => 0,
+            };
+            name(of) + why + handed.as_ref().map_or(0, Bytes::len)
+        }
+        Answer::Audited => 16,
     }
 }
 

@@ -1,7 +1,8 @@
 //! What nodes ask each other about names, each question held until there is something to say.
 //!
 //! ```text
-//!  Follow{directory, have}     ─▶ what comes after          nodes without a copy follow a directory so
+//!  Follow{directory, have}     ─▶ what comes after          nodes without a copy follow a directory so; where that is
+//!         └ told up to a mark  ─▶ and the next part         kept no more, they are told it whole, part after part
 //!  Reached{directory, at}      ─▶ this node knows that too  whoever wants all nodes to see a name waits so
 //!  Watch{actor}                ─▶ how it ended              whoever monitors an actor of another node
 //! ```
@@ -11,11 +12,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tumen_core::ids::{Boot, NodeName, PartitionId};
 use tumen_core::names::directory::News;
-use tumen_core::names::{Claim, ClaimNumber, Directory, Name, Reason};
+use tumen_core::names::{Claim, ClaimNumber, Meta, Name, Reason};
 use tumen_core::partitions::identity::Position;
 
 use super::Names;
-use super::table::{After, Step};
+use super::gathering::TailPart;
+use super::table::{Mark, Step};
 use crate::codec;
 use crate::transport::{Deadline, Incoming, Serve, Service};
 
@@ -23,18 +25,16 @@ use crate::transport::{Deadline, Incoming, Serve, Service};
 const HELD_FOR: Duration = Duration::from_secs(5);
 /// How long an answer is waited for.
 const ASK_WITHIN: Duration = Duration::from_secs(8);
-/// The most steps of one answer.
-const STEPS_MAX: usize = 512;
-/// The longest answer.
+/// The longest answer. Most are shorter by far: see [`Part`](super::table::Part).
 const ANSWER_LEN_MAX: usize = 8 << 20;
-/// The longest question.
-const QUESTION_LEN_MAX: usize = 1 << 10;
+/// The longest question: the longest name is in it.
+const QUESTION_LEN_MAX: usize = 4 << 10;
 
 /// What a node asks another one.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Question {
-    /// What comes in a directory after this.
-    Follow { directory: PartitionId, have: Position },
+    /// What comes in a directory after this. `told`: it is known only up to there, and the next part is wanted too.
+    Follow { directory: PartitionId, have: Position, told: Option<Mark> },
     /// Whether that node knows a directory up to here.
     Reached { directory: PartitionId, at: Position },
     /// Whether an actor of this run of that node is there.
@@ -48,8 +48,8 @@ pub(super) enum Told {
     Nothing,
     /// What comes after what it has.
     Steps(Vec<TailStep>),
-    /// All of a directory.
-    Whole { position: Position, directory: Directory },
+    /// A part of all of a directory.
+    Part(Box<TailPart>),
     /// It knows the directory up to there.
     Reached,
     /// The actor ended; `None` where nobody remembers how.
@@ -62,12 +62,14 @@ pub(super) struct TailStep {
     pub(super) position: Position,
     pub(super) last: ClaimNumber,
     pub(super) now: Vec<(Name, Option<Claim>)>,
+    pub(super) meta: Vec<(Name, Option<Meta>)>,
     pub(super) news: Vec<News>,
 }
 
 impl TailStep {
-    fn of(last: ClaimNumber, step: &Step) -> Self {
-        Self { position: step.position, last, now: step.now.clone(), news: step.news.clone() }
+    pub(super) fn of(last: ClaimNumber, step: &Step) -> Self {
+        let Step { position, now, meta, news, .. } = step;
+        Self { position: *position, last, now: now.clone(), meta: meta.clone(), news: news.clone() }
     }
 }
 
@@ -90,7 +92,10 @@ impl Names {
     /// The answer, as soon as there is one.
     pub(super) async fn tell(&self, question: Question) -> Told {
         match question {
-            Question::Follow { directory, have } => self.tail(directory, have).await,
+            Question::Follow { directory, have, told: None } => self.tail(directory, have).await,
+            Question::Follow { directory, have, told: Some(mark) } => {
+                Told::Part(Box::new(TailPart::of(self.shared.table.part(directory, Some((have, &mark))))))
+            }
             Question::Reached { directory, at } => {
                 if self.knows(directory, at).await {
                     Told::Reached
@@ -121,11 +126,9 @@ impl Names {
         if !self.knows(directory, next).await {
             return Told::Nothing;
         }
-        match self.shared.table.after(directory, have, STEPS_MAX) {
-            After::Steps(steps) => {
-                Told::Steps(steps.iter().map(|(last, step)| TailStep::of(*last, step)).collect())
-            }
-            After::Whole(whole, position) => Told::Whole { position, directory: whole },
+        match self.shared.table.after(directory, have) {
+            Some(steps) => Told::Steps(steps.iter().map(|(last, step)| TailStep::of(*last, step)).collect()),
+            None => Told::Part(Box::new(TailPart::of(self.shared.table.part(directory, None)))),
         }
     }
 }
@@ -155,7 +158,7 @@ impl Serve for Telling {
                 match codec::try_pack(&told, ANSWER_LEN_MAX) {
                     Ok(frame) => reply.send(&frame),
                     Err(error) => {
-                        tracing::error!(%error, "a directory is too large to be told in one answer");
+                        tracing::error!(%error, "an answer about names is too long to be told");
                     }
                 }
             });

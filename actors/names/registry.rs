@@ -129,6 +129,11 @@ impl Registry {
         self.shared.actors.get(&actor).is_some_and(|local| local.wants().contains(name))
     }
 
+    /// How many names all actors hold, or are about to.
+    pub(super) fn count(&self) -> usize {
+        self.shared.actors.iter().map(|local| local.wants().len()).sum()
+    }
+
     /// The names that an actor holds, or is about to, sorted.
     pub(super) fn names_of(&self, actor: u64) -> Vec<Name> {
         self.shared

@@ -2,14 +2,16 @@
 //!
 //! ```text
 //!  a copy's log up to the mark ──┐
-//!  tail of a directory ──────────┼─▶ shard: name → claim, at a position ─▶ lookup · select · await
+//!  tail of a directory ──────────┼─▶ shard: name → claim, key → metadata, at a position ─▶ lookup · select · await
 //!  plans ─▶ who is a member ─────┘       └─▶ news, for listeners · each step, for who follows
 //! ```
 //!
 //! Only what surely holds comes here, in the order of the directory's log: what is newer replaces, what is older is ignored.
 
+mod part;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::ops::ControlFlow;
+use std::ops::{Bound, ControlFlow};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -19,9 +21,12 @@ use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::ids::{NodeBoot, NodeName, PartitionId};
 use tumen_core::names::directory::{Change, News};
 use tumen_core::names::{
-    Claim, ClaimNumber, DIRECTORIES, DIRECTORY_COPIES, Directory, Holder, Name, Reason, directory_of,
+    Claim, ClaimNumber, DIRECTORIES, DIRECTORY_COPIES, Directory, Holder, Meta, Name, Reason, directory_of,
 };
 use tumen_core::partitions::identity::Position;
+
+use super::figures::Tallies;
+pub use part::{Mark, Part};
 
 /// The most news that wait for a slow listener.
 const NEWS_MAX: usize = 8192;
@@ -38,18 +43,14 @@ pub struct Step {
     pub changes: Vec<Change>,
     /// What stands under each name that it touched.
     pub now: Vec<(Name, Option<Claim>)>,
+    /// What is told under each key that it touched.
+    pub meta: Vec<(Name, Option<Meta>)>,
     /// What that is for listeners.
     pub news: Vec<News>,
 }
 
-/// What comes after something that is known already.
-#[derive(Debug)]
-pub enum After {
-    /// These steps, each with the newest number that was given by then.
-    Steps(Vec<(ClaimNumber, Arc<Step>)>),
-    /// All of it, at this position: the steps are kept no more.
-    Whole(Directory, Position),
-}
+/// Steps that came after something that is known, each with the newest number that was given by then.
+pub type Steps = Vec<(ClaimNumber, Arc<Step>)>;
 
 /// Whoever wants each step of one directory, in order. Called under a lock: be quick. Once it breaks it is called no more.
 pub type Follower = Box<dyn FnMut(&Arc<Step>) -> ControlFlow<()> + Send + Sync>;
@@ -75,6 +76,7 @@ struct Shared {
     shards: Box<[Shard]>,
     peers: Mutex<Peers>,
     news: broadcast::Sender<Arc<News>>,
+    tallies: Tallies,
     /// Whether there are nodes without copies, which ask for steps.
     keeps: AtomicBool,
 }
@@ -87,6 +89,7 @@ struct Shard {
 #[derive(Default)]
 struct Inner {
     entries: HashMap<Name, Entry>,
+    meta: BTreeMap<Name, Meta>,
     last: ClaimNumber,
     position: Position,
     followers: Vec<Follower>,
@@ -137,6 +140,7 @@ impl Default for NameTable {
                 shards,
                 peers: Mutex::default(),
                 news: broadcast::Sender::new(NEWS_MAX),
+                tallies: Tallies::default(),
                 keeps: AtomicBool::new(false),
             }),
         }
@@ -169,6 +173,23 @@ impl NameTable {
     /// What stands under a name, whether anybody answers at present or not.
     pub fn claim(&self, name: &Name) -> Option<Claim> {
         self.read(directory_of(name), |shard| shard.entries.get(name).map(|entry| entry.claim.clone()))?
+    }
+
+    /// What the cluster is told under a key.
+    pub fn meta(&self, key: &Name) -> Option<Meta> {
+        self.read(directory_of(key), |shard| shard.meta.get(key).cloned())?
+    }
+
+    /// The keys that begin so and what is told there, in order, at most so many of them.
+    pub fn select_meta(&self, prefix: &[u8], limit: usize) -> Vec<(Name, Meta)> {
+        let mut found = BTreeMap::new();
+        for shard in &self.shared.shards {
+            let shard = shard.inner.read().unwrap_or_else(PoisonError::into_inner);
+            let behind = shard.meta.range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded));
+            let like = behind.take_while(|(key, _)| key.as_bytes().starts_with(prefix));
+            found.extend(like.take(limit).map(|(key, meta)| (key.clone(), meta.clone())));
+        }
+        found.into_iter().take(limit).collect()
     }
 
     /// The names that begin so and what stands there, in order, at most so many of them.
@@ -244,21 +265,8 @@ impl NameTable {
         let mut inner = shard.inner.write().unwrap_or_else(PoisonError::into_inner);
         inner.followers.push(follower);
         let claims = inner.entries.iter().map(|(name, entry)| (name.clone(), entry.claim.clone()));
-        Some((Directory::of(claims, inner.last), inner.position))
-    }
-
-    /// What comes after what somebody knows, at most so many steps of it.
-    pub fn after(&self, directory: PartitionId, have: Position, most: usize) -> After {
-        let look = |shard: &Inner| {
-            let from = shard.recent.iter().position(|(previous, ..)| *previous == have);
-            if let Some(from) = from {
-                let steps = shard.recent.iter().skip(from).take(most);
-                return After::Steps(steps.map(|(_, last, step)| (*last, Arc::clone(step))).collect());
-            }
-            let claims = shard.entries.iter().map(|(name, entry)| (name.clone(), entry.claim.clone()));
-            After::Whole(Directory::of(claims, shard.last), shard.position)
-        };
-        self.read(directory, look).unwrap_or_else(|| After::Steps(Vec::new()))
+        let meta = inner.meta.iter().map(|(key, meta)| (key.clone(), meta.clone()));
+        Some((Directory::of(claims, meta, inner.last), inner.position))
     }
 
     /// The next step of a directory's log after `previous`. `false`: steps before it are missing here, and the whole is needed.
@@ -273,6 +281,12 @@ impl NameTable {
         }
         for (name, claim) in &step.now {
             self.put(&mut inner, name, claim.as_ref());
+        }
+        for (key, meta) in &step.meta {
+            match meta {
+                Some(meta) => drop(inner.meta.insert(key.clone(), meta.clone())),
+                None => drop(inner.meta.remove(key)),
+            }
         }
         inner.last = last;
         let step = Arc::new(step);
@@ -312,14 +326,27 @@ impl NameTable {
                     name: name.clone(),
                     number: claim.number,
                     holder: holder.clone(),
+                    kind: claim.kind().cloned(),
                 }));
             }
             self.put(&mut inner, name, Some(claim));
         }
+        inner.meta = whole.all_meta().map(|(key, meta)| (key.clone(), meta.clone())).collect();
         inner.last = whole.last_number();
         inner.followers.clear();
         inner.recent.clear();
         self.advance(shard, &mut inner, position, &news);
+    }
+
+    /// Keeps steps for nodes without copies, as where there are some.
+    #[cfg(test)]
+    pub(super) fn keep_steps(&self) {
+        self.shared.keeps.store(true, Ordering::Relaxed);
+    }
+
+    /// What this node counts of names.
+    pub(super) fn tallies(&self) -> &Tallies {
+        &self.shared.tallies
     }
 
     fn advance(&self, shard: &Shard, inner: &mut Inner, position: Position, news: &[News]) {
@@ -390,6 +417,7 @@ fn unregistered(name: &Name, former: &Claim) -> Option<News> {
         name: name.clone(),
         number: former.number,
         holder: Some(holder),
+        kind: former.kind().cloned(),
         reason: Reason::Normal,
         goes_on: former.child().is_some(),
     })

@@ -1,8 +1,9 @@
 //! How a node that has no copy of a directory knows it all the same: it follows its log.
 //!
 //! ```text
-//!  here: have up to p ─ Follow{p} ─▶ primary ─ once there is more ─▶ the steps after p, or the whole ─▶ NameTable
-//!          ▲───────────────────────────────────────────────────────────────────────────┘
+//!  here: have up to p ─ Follow{p} ─▶ primary ─ once there is more ─▶ the steps after p ─▶ NameTable
+//!          ▲                                      └─ or part after part ─▶ Gathering ─ whole ─▲
+//!          └──────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
 //! One question at a time for each directory: so steps come in order, a gap asks for what it needs, and nobody is sent more
@@ -16,6 +17,7 @@ use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::ids::{GroupId, PartitionId};
 
 use super::Names;
+use super::gathering::{Gathered, Gathering};
 use super::questions::{Question, TailStep, Told};
 use super::table::Step;
 
@@ -63,6 +65,8 @@ impl Drop for Tails {
 }
 
 async fn follow(names: Names, directory: PartitionId) {
+    // What has come where it is told whole. A primary that falls silent, or another one, goes on with it.
+    let mut gathering: Option<Gathering> = None;
     loop {
         let primary = {
             let table = names.shared.router.table();
@@ -70,32 +74,46 @@ async fn follow(names: Names, directory: PartitionId) {
         };
         let told = match primary.filter(|primary| *primary != names.shared.me) {
             Some(primary) => {
-                let have = names.shared.table.position(directory);
-                names.question(&primary.node, &Question::Follow { directory, have }).await
+                let known = names.shared.table.position(directory);
+                // It may have come to have a copy, and lost it again: then it knows more.
+                gathering = gathering.filter(|gathering| gathering.told().0 > known);
+                let (have, told) = gathering.as_ref().map_or((known, None), |gathering| {
+                    let (have, mark) = gathering.told();
+                    (have, Some(mark.clone()))
+                });
+                names.question(&primary.node, &Question::Follow { directory, have, told }).await
             }
             None => None,
         };
         match told {
-            Some(told) => names.take_tail(directory, told),
+            Some(told) => gathering = names.take_tail(directory, gathering, told),
             None => tokio::time::sleep(ASK_AGAIN_AFTER).await,
         }
     }
 }
 
 impl Names {
-    fn take_tail(&self, directory: PartitionId, told: Told) {
+    /// Takes what was told: what is whole to the table, and what is not yet remains, to go on from.
+    fn take_tail(
+        &self,
+        directory: PartitionId,
+        gathering: Option<Gathering>,
+        told: Told,
+    ) -> Option<Gathering> {
         match told {
-            Told::Whole { position, directory: whole } => {
-                self.shared.table.take_whole(directory, position, &whole);
-            }
+            Told::Part(part) => match Gathering::take(gathering, *part)? {
+                Gathered::Part(gathering) => return Some(gathering),
+                Gathered::Whole(whole, position) => self.shared.table.take_whole(directory, position, &whole),
+            },
             Told::Steps(steps) => {
-                for TailStep { position, last, now, news } in steps {
+                for TailStep { position, last, now, meta, news } in steps {
                     let previous = self.shared.table.position(directory);
-                    let step = Step { position, changes: Vec::new(), now, news };
+                    let step = Step { position, changes: Vec::new(), now, meta, news };
                     self.shared.table.take(directory, previous, last, step);
                 }
             }
             Told::Nothing | Told::Reached | Told::Ended(_) => {}
         }
+        None
     }
 }

@@ -143,6 +143,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         me: id.clone(),
         table: names,
         kinds: settings.children,
+        placements: settings.placements,
         plans: plans.clone(),
         router: router.clone(),
         seats: table.clone(),

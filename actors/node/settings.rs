@@ -13,6 +13,7 @@ use tumen_core::cluster::member::Zone;
 use tumen_core::cluster::membership;
 use tumen_core::cluster::snapshot::GroupSpec;
 use tumen_core::ids::{GroupId, NodeName};
+use tumen_core::names::placements::Placements;
 
 use crate::clock::Clock;
 use crate::cluster::consensus;
@@ -72,6 +73,8 @@ pub struct Settings {
     pub strategies: MakeStrategies,
     /// The kinds of children that it has factories for.
     pub children: ChildKinds,
+    /// The user's own placements of children.
+    pub placements: Placements,
     /// Time.
     pub clock: Clock,
     /// The transport.

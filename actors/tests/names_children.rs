@@ -5,6 +5,7 @@
 mod nodes;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,9 +15,10 @@ use tumen_actors::names::{Found, NameFailure};
 use tumen_actors::node::Runtime;
 use tumen_actors::partitions::router::CallOptions;
 use tumen_actors::transport::simulated::{Weather, World};
-use tumen_core::names::directory::Refused;
-use tumen_core::names::placement::Placing;
-use tumen_core::names::{Claim, ClaimNumber, Name, Spec};
+use tumen_core::names::directory::{News, Refused};
+use tumen_core::names::placement::{Choice, Placement, Placing};
+use tumen_core::names::placements::Placements;
+use tumen_core::names::{Claim, ClaimNumber, Name, Reason, Spec, directory_of};
 use tumen_core::partitions::request::{Failure, MessageId, Reply};
 use tumen_core::supervision::Restart;
 
@@ -275,6 +277,7 @@ async fn on_a_join_those_who_belong_there_move_and_passive_ones_stay() {
         let found = nodes[0].names().start(&name(&text), spec, Bytes::new(), WITHIN).await.unwrap();
         before.insert(text, (n % 2 == 0, found));
     }
+    let mut news = nodes[0].names().news();
     let third = start_named(&world, 3, &[1], 1).await;
     nodes.push(third);
     nodes::all_ready(&nodes).await;
@@ -291,4 +294,136 @@ async fn on_a_join_those_who_belong_there_move_and_passive_ones_stay() {
         assert_eq!(stayed, node == was.holder.node.node.as_str(), "{text}");
         assert!(stayed || (*active && node == newcomer), "{text}: {was:?} {node}");
     }
+    while let Ok(piece) = news.try_recv() {
+        if let News::Unregistered { name, reason, goes_on, .. } = &*piece {
+            assert_eq!((reason, goes_on), (&Reason::Moved, &true), "{name}");
+        }
+    }
+}
+
+/// The last of the nodes; it panics over names that begin with p, and chooses what is not there for those with f.
+struct Last;
+
+impl Placement for Last {
+    fn pick(&self, choice: &Choice<'_>) -> Option<usize> {
+        match choice.name.as_bytes()[0] {
+            b'p' => panic!("told to"),
+            b'f' => Some(choice.candidates.len()),
+            b'n' => None,
+            _ => choice.candidates.len().checked_sub(1),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_users_own_placement_is_asked_wherever_the_directory_is_led_and_a_fault_of_it_starts_nothing() {
+    let world = World::new(212, Weather::default());
+    let mut nodes = Vec::new();
+    for at in 1..=4 {
+        let mut settings =
+            nodes::teller::named(&world, at, if at == 1 { &[] } else { &[1] }, if at == 1 { 4 } else { 1 });
+        // The last node was forgotten.
+        if at < 4 {
+            let own = (tumen_core::PlacementName::new("last").unwrap(), Arc::new(Last) as Arc<dyn Placement>);
+            settings.placements = Placements::new(vec![own]).unwrap();
+        }
+        nodes.push(Runtime::start(settings, nodes::kinds()).await.unwrap());
+    }
+    nodes::all_ready(&nodes).await;
+    let own = || Spec { placing: "last".parse().unwrap(), ..spec("", Restart::Permanent) };
+    let plan = nodes[0].plans().newest().unwrap();
+    let leads = |text: &str| plan.primary_of(directory_of(&name(text))).unwrap().0.clone();
+    let (mut ran, mut refused) = (0, 0);
+    for n in 0..24 {
+        let text = format!("c/{n}");
+        let started = nodes[n % 4].names().start(&name(&text), own(), Bytes::new(), WITHIN).await;
+        if leads(&text) == *nodes[3].id() {
+            let Err(NameFailure::StartFailed(why)) = started else { panic!("{text}: {started:?}") };
+            assert!(why.contains("has no placement named last (it has none of its user's own)"), "{why}");
+            assert!(nodes[n % 4].names().table().claim(&name(&text)).is_none(), "nothing is tracked");
+            refused += 1;
+        } else {
+            assert_eq!(started.unwrap().holder.node, *nodes[3].id(), "{text}");
+            ran += 1;
+        }
+    }
+    assert!(ran > 0 && refused > 0, "{ran} {refused}");
+    for (text, says) in [
+        ("panics", "the placement last panicked: told to"),
+        ("far", "the placement last chose number 4"),
+        ("nobody", "no node can be chosen for it: last chose none of 4"),
+    ] {
+        // By a name that is led where the placement is.
+        let text = (0..).map(|n| format!("{text}/{n}")).find(|text| leads(text) != *nodes[3].id()).unwrap();
+        let failed = nodes[1].names().start(&name(&text), own(), Bytes::new(), WITHIN).await;
+        let Err(NameFailure::StartFailed(why)) = failed else { panic!("{text}: {failed:?}") };
+        assert!(why.contains(says), "{why}");
+        assert!(nodes[1].names().table().claim(&name(&text)).is_none(), "nothing is tracked");
+    }
+    until("nothing else is there", || nodes[0].names().figures().known == ran).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_node_that_takes_children_a_start_is_refused_and_nothing_is_tracked() {
+    let world = World::new(213, Weather::default());
+    let mut nodes = Vec::new();
+    for at in 1..=3 {
+        let mut settings =
+            nodes::teller::named(&world, at, if at == 1 { &[] } else { &[1] }, if at == 1 { 3 } else { 1 });
+        if at == 3 {
+            settings.weight = 0;
+        } else {
+            settings.children = tumen_actors::names::child::ChildKinds::default();
+        }
+        nodes.push(Runtime::start(settings, nodes::kinds()).await.unwrap());
+    }
+    nodes::all_ready(&nodes).await;
+    for placing in Placing::BUILT_IN {
+        let spec = Spec { placing: placing.clone(), ..spec("", Restart::Permanent) };
+        let failed = nodes[0].names().start(&name("one"), spec, Bytes::new(), WITHIN).await;
+        let Err(NameFailure::StartFailed(why)) = failed else { panic!("{placing}: {failed:?}") };
+        assert!(why.contains("no member that can start a teller takes children"), "{placing}: {why}");
+        assert!(nodes[0].names().table().claim(&name("one")).is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_hundred_children_of_a_killed_node_all_run_again_within_two_seconds() {
+    let world = World::new(214, Weather::default());
+    let nodes = named_cluster(&world, 3).await;
+    let all: Vec<String> = (0..200).map(|n| format!("child/{n}")).collect();
+    let starts = all.iter().map(|text| start(&nodes[0], text, "", Restart::Permanent));
+    let began = futures_util::future::join_all(starts).await;
+    let victim = began[0].as_ref().unwrap().holder.node.clone();
+    let lost = began.iter().filter(|it| it.as_ref().unwrap().holder.node == victim).count();
+    assert!(lost > 20, "{lost}");
+    let left = nodes.iter().find(|node| *node.id() != victim).unwrap();
+    world.crash(&victim);
+    let killed = tokio::time::Instant::now();
+    until("all of them run", || {
+        let runs = |_: &Name, claim: &Claim| claim.holder().is_some_and(|it| it.node != victim);
+        left.names().table().count(b"child/", runs) == 200
+    })
+    .await;
+    assert!(killed.elapsed() < Duration::from_secs(2), "{:?}", killed.elapsed());
+    for text in all.iter().step_by(20) {
+        assert_ne!(told(left, text).await.0, victim.node.to_string());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_start_of_one_child_holds_up_no_restart_of_another() {
+    let world = World::new(215, Weather::default());
+    let nodes = named_cluster(&world, 1).await;
+    let before = start(&nodes[0], "one", "", Restart::Permanent).await.unwrap();
+    let slow = start(&nodes[0], "slow", "slow", Restart::Permanent);
+    let restarted = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        drop(tell(&nodes[0], "one", "panic").await);
+        let again = told(&nodes[0], "one").await;
+        (again, nodes[0].names().lookup(&name("slow")).is_none())
+    };
+    let (slow, (again, still_starts)) = tokio::join!(slow, restarted);
+    assert!(again.1 > before.number.0 && still_starts);
+    assert_eq!(slow.unwrap().holder.node, *nodes[0].id());
 }

@@ -159,6 +159,8 @@ async fn split(seed: u64, count: usize, cut_off: usize) {
         if n % count >= count - cut_off {
             majority[0].names().claim(heir.actor, &name(text), Bytes::new(), WITHIN).await.unwrap();
         }
+        // Whoever claims sees it at once; another node does a moment later.
+        until("the majority sees it", || majority[1].names().lookup(&name(text)).is_some()).await;
         let told = majority[1].names().call(&name(text), MessageId::of("who"), Bytes::new(), WITHIN).await;
         assert!(told.is_ok(), "{text}: {told:?}");
     }
@@ -294,4 +296,53 @@ async fn starts_and_stops_in_a_row_leave_no_residue() {
         all_ready(&nodes).await;
         assert_eq!(nodes[2].names().table().count(b"", |_, _| true), 0, "round {round}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_nodes_start_the_same_singleton_split_and_heal_and_one_remains_seen_from_both() {
+    let world = World::new(602, Weather::default());
+    let nodes = named_cluster(&world, 2).await;
+    let start = |node: &Runtime| {
+        let names = node.names().clone();
+        async move { names.start(&name("one"), spec("", Restart::Permanent), Bytes::new(), WITHIN).await.unwrap() }
+    };
+    let (one, other) = tokio::join!(start(&nodes[0]), start(&nodes[1]));
+    assert_eq!((one.number, &one.holder), (other.number, &other.holder));
+    let (prober, probes) = Prober::start(&nodes, "one");
+    world.cut(&names_of(&nodes[..1]), &names_of(&nodes[1..]));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    world.heal_all();
+    until("both know the same one", || {
+        let known: Vec<_> = nodes.iter().map(|node| node.names().lookup(&name("one"))).collect();
+        known[0].is_some() && known[0] == known[1] && nodes.iter().all(|node| node.ready().is_ok())
+    })
+    .await;
+    let after = nodes[0].names().lookup(&name("one")).unwrap();
+    until("it answers", || {
+        prober.heard.lock().unwrap().last().is_some_and(|(_, number)| *number == after.number.0)
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    probes.iter().for_each(tokio::task::AbortHandle::abort);
+    assert!(prober.instances() <= 2);
+    assert!(nodes.iter().all(|node| node.names().select(b"", 10).len() == 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_to_be_ready_waits_below_a_majority_and_goes_on_at_it() {
+    let world = World::new(603, Weather::default());
+    let nodes = named_cluster(&world, 3).await;
+    let each = names_of(&nodes);
+    world.cut(&each[..1], &each[1..]);
+    world.cut(&each[1..2], &each[2..]);
+    until("alone none is ready", || nodes.iter().all(|node| node.ready().is_err())).await;
+    let holder = nodes[0].names().host(|delivery: Delivery| delivery.answer(Ok(Bytes::new())));
+    let within = Duration::from_secs(3);
+    assert!(nodes[0].names().claim(holder.actor, &name("x"), Bytes::new(), within).await.is_err());
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(nodes.iter().all(|node| node.ready().is_err()), "below a majority they stay so");
+    world.heal(&each[..1], &each[1..2]);
+    until("two of three are", || nodes[..2].iter().all(|node| node.ready().is_ok())).await;
+    assert!(nodes[2].ready().is_err(), "the third is alone");
+    nodes[0].names().claim(holder.actor, &name("x"), Bytes::new(), WITHIN).await.unwrap();
 }

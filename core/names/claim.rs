@@ -146,6 +146,11 @@ impl Claim {
         }
     }
 
+    /// Its kind, if it is a child.
+    pub fn kind(&self) -> Option<&Kind> {
+        self.child().map(|child| &child.spec.kind)
+    }
+
     /// The child, if it is one.
     pub const fn child(&self) -> Option<&Child> {
         match &self.held {

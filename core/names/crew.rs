@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Epoch, PartitionId, Version};
 use crate::names::claim::{ClaimNumber, Spec};
 use crate::names::name::Name;
-use crate::supervision::Exit;
+use crate::supervision::{Exit, Restart};
 
 /// When a directory sent something: by its epoch, and in that by number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -197,6 +197,7 @@ pub const INSTANCES_MAX: usize = 1 << 20;
 #[derive(Clone, Debug)]
 struct Instance {
     name: Name,
+    restart: Restart,
     state: State,
 }
 
@@ -316,7 +317,7 @@ impl Crew {
             return tell(Answer::NotStarted { name, number, why: NotStarted::Full });
         }
         let state = State::Starting { stop: None };
-        self.instances.insert(id, Instance { name: name.clone(), state });
+        self.instances.insert(id, Instance { name: name.clone(), restart: spec.restart, state });
         Some(Effect::Spawn { instance: id, name, spec, handed })
     }
 
@@ -381,6 +382,14 @@ impl Crew {
 
     fn cleared(&self) -> Option<Effect> {
         (self.since.is_none() && self.instances.is_empty()).then_some(Effect::Cleared)
+    }
+
+    /// How many run, and how many of these are always started again.
+    pub fn running(&self) -> (usize, usize) {
+        let runs = |instance: &&Instance| matches!(instance.state, State::Running { .. });
+        let singletons = |instance: &&Instance| instance.restart == Restart::Permanent;
+        let running = || self.instances.values().filter(runs);
+        (running().count(), running().filter(singletons).count())
     }
 
     /// How many instances there are, those that start or end included.

@@ -1,4 +1,5 @@
-//! One partition of names: what stands in it, the same on every copy; and what may be claimed in it.
+//! One partition of names: what stands in it, the same on every copy; and what may be claimed in it. Beside the names, in a space
+//! of its own, what the whole cluster is told.
 //!
 //! ```text
 //!  request ─ judge_* ─▶ Change ─ log ─▶ apply, on every copy and in every node's read table ─▶ News, for listeners
@@ -16,8 +17,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::NodeBoot;
+use crate::ids::{Kind, NodeBoot};
 use crate::names::claim::{Child, Claim, ClaimNumber, Held, Holder, Reason, Spec, Stage};
+use crate::names::meta::Meta;
 use crate::names::name::Name;
 
 pub use judging::{Refused, VALUE_LEN_MAX};
@@ -109,6 +111,20 @@ pub enum Change {
         /// Which.
         node: NodeBoot,
     },
+    /// The cluster is told something under a key that is no name. It replaces what it was told before.
+    MetaPut {
+        /// Under which key.
+        key: Name,
+        /// What.
+        value: Bytes,
+    },
+    /// The cluster is told nothing more under a key.
+    MetaRemoved {
+        /// Under which.
+        key: Name,
+        /// What it was told until then.
+        number: ClaimNumber,
+    },
 }
 
 /// What a change did, for those who listen.
@@ -122,6 +138,8 @@ pub enum News {
         number: ClaimNumber,
         /// Who.
         holder: Holder,
+        /// The kind, of a child.
+        kind: Option<Kind>,
     },
     /// A holder says something else of itself.
     Updated {
@@ -138,6 +156,8 @@ pub enum News {
         number: ClaimNumber,
         /// Who did, if anybody had answered.
         holder: Option<Holder>,
+        /// The kind, of a child.
+        kind: Option<Kind>,
         /// Why.
         reason: Reason,
         /// Whether somebody else is to, for the child goes on.
@@ -156,18 +176,20 @@ pub struct Directory {
     by_node: BTreeMap<NodeBoot, BTreeSet<Name>>,
     /// Children that nobody was told to run.
     waiting: BTreeSet<Name>,
+    meta: BTreeMap<Name, Meta>,
 }
 
 /// A directory as bytes: what can be computed is not written.
 #[derive(Serialize, Deserialize)]
 struct Saved {
     names: BTreeMap<Name, Claim>,
+    meta: BTreeMap<Name, Meta>,
     last: ClaimNumber,
 }
 
 impl From<Saved> for Directory {
-    fn from(Saved { names, last }: Saved) -> Self {
-        let mut directory = Self { last, ..Self::default() };
+    fn from(Saved { names, meta, last }: Saved) -> Self {
+        let mut directory = Self { last, meta, ..Self::default() };
         for (name, claim) in names {
             directory.put(name, claim);
         }
@@ -176,8 +198,8 @@ impl From<Saved> for Directory {
 }
 
 impl From<Directory> for Saved {
-    fn from(Directory { names, last, .. }: Directory) -> Self {
-        Self { names, last }
+    fn from(Directory { names, meta, last, .. }: Directory) -> Self {
+        Self { names, meta, last }
     }
 }
 
@@ -217,6 +239,17 @@ impl Directory {
                 self.apply_freed(name, *number, reason, handed.as_ref())
             }
             Change::NodeGone { node } => self.apply_node_gone(node),
+            Change::MetaPut { key, value } => {
+                let number = self.next_number();
+                self.meta.insert(key.clone(), Meta { number, value: value.clone() });
+                Vec::new()
+            }
+            Change::MetaRemoved { key, number } => {
+                if self.meta.get(key).is_some_and(|meta| meta.number == *number) {
+                    self.meta.remove(key);
+                }
+                Vec::new()
+            }
         }
     }
 
@@ -226,7 +259,7 @@ impl Directory {
         }
         let number = self.next_number();
         self.put(name.clone(), Claim { number, value: value.clone(), held: Held::Plain(holder.clone()) });
-        vec![News::Registered { name: name.clone(), number, holder: holder.clone() }]
+        vec![News::Registered { name: name.clone(), number, holder: holder.clone(), kind: None }]
     }
 
     fn apply_updated(&mut self, name: &Name, number: ClaimNumber, value: &Bytes) -> Vec<News> {
@@ -242,17 +275,17 @@ impl Directory {
             return Vec::new();
         }
         let Some(claim) = self.take(name) else { return Vec::new() };
-        let holder = claim.holder().cloned();
-        vec![News::Unregistered { name: name.clone(), number, holder, reason, goes_on: false }]
+        let (holder, kind) = (claim.holder().cloned(), claim.kind().cloned());
+        vec![News::Unregistered { name: name.clone(), number, holder, kind, reason, goes_on: false }]
     }
 
     fn apply_started(&mut self, name: &Name, number: ClaimNumber, actor: u64) -> Vec<News> {
-        let Some(Stage::Starting { node }) = self.child(name, number).map(|child| &child.stage) else {
-            return Vec::new();
-        };
+        let Some(child) = self.child(name, number) else { return Vec::new() };
+        let Stage::Starting { node } = &child.stage else { return Vec::new() };
+        let kind = Some(child.spec.kind.clone());
         let holder = Holder { node: node.clone(), actor };
         self.alter(name, |_, child| child.stage = Stage::Running { holder: holder.clone() });
-        vec![News::Registered { name: name.clone(), number, holder }]
+        vec![News::Registered { name: name.clone(), number, holder, kind }]
     }
 
     fn apply_stopping(&mut self, name: &Name, number: ClaimNumber, moves: bool) -> Vec<News> {
@@ -266,10 +299,11 @@ impl Directory {
             Stage::Stopping { moves: false, .. } => return Vec::new(),
             Stage::Stopping { node, .. } => (None, node.clone()),
         };
+        let kind = Some(child.spec.kind.clone());
         self.alter(name, |_, child| child.stage = Stage::Stopping { node, moves });
         let reason = if moves { Reason::Moved } else { Reason::Normal };
         let told = holder.is_some();
-        let news = News::Unregistered { name: name.clone(), number, holder, reason, goes_on: moves };
+        let news = News::Unregistered { name: name.clone(), number, holder, kind, reason, goes_on: moves };
         if told { vec![news] } else { Vec::new() }
     }
 
@@ -287,6 +321,7 @@ impl Directory {
             Stage::Running { holder } => Some(holder.clone()),
             Stage::Waiting | Stage::Starting { .. } | Stage::Stopping { .. } => None,
         };
+        let kind = child.spec.kind.clone();
         self.alter(name, |_, child| {
             child.stage = Stage::Waiting;
             child.restarts = child.restarts.saturating_add(1);
@@ -298,6 +333,7 @@ impl Directory {
             name: name.clone(),
             number,
             holder: Some(holder),
+            kind: Some(kind),
             reason: reason.clone(),
             goes_on: true,
         };
@@ -373,9 +409,23 @@ impl Directory {
         self.names.get(name)
     }
 
-    /// A directory in which these claims stand, and which gave out numbers up to this one.
-    pub fn of(claims: impl IntoIterator<Item = (Name, Claim)>, last: ClaimNumber) -> Self {
-        Saved { names: claims.into_iter().collect(), last }.into()
+    /// A directory in which these claims stand and this is told, and which gave out numbers up to this one.
+    pub fn of(
+        claims: impl IntoIterator<Item = (Name, Claim)>,
+        meta: impl IntoIterator<Item = (Name, Meta)>,
+        last: ClaimNumber,
+    ) -> Self {
+        Saved { names: claims.into_iter().collect(), meta: meta.into_iter().collect(), last }.into()
+    }
+
+    /// What the cluster is told under a key.
+    pub fn meta(&self, key: &Name) -> Option<&Meta> {
+        self.meta.get(key)
+    }
+
+    /// All that the cluster is told, by key.
+    pub fn all_meta(&self) -> impl Iterator<Item = (&Name, &Meta)> {
+        self.meta.iter()
     }
 
     /// How many names there are.

@@ -15,6 +15,9 @@
 //! might give again must not have been told to anybody. All that it remembers beside may be forgotten with its primary.
 
 mod answers;
+mod picking;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
@@ -25,7 +28,8 @@ use crate::names::claim::{ClaimNumber, Held, Stage};
 use crate::names::crew::{Frame, Order, Stamp};
 use crate::names::directory::{Change, Directory};
 use crate::names::name::Name;
-use crate::names::placement::{Candidate, Choice, Placement, Placing};
+use crate::names::placement::Placing;
+use crate::names::placements::{Fault, Placements};
 use crate::time::Moment;
 
 /// How long things take.
@@ -33,6 +37,9 @@ use crate::time::Moment;
 pub struct Config {
     /// How long an answer is waited for before an order is sent again. Default 200 ms.
     pub retry_every: Duration,
+    /// How long a change that could not be logged rests. Default 20 ms: it may be refused at once, again and again, while the
+    /// primary waits for its lease.
+    pub log_again_after: Duration,
     /// How long a start may take until it is cancelled and another node tried. Default 30 s; longer than what a factory
     /// is given on its node, or that never says that it failed.
     pub start_within: Duration,
@@ -45,6 +52,9 @@ pub struct Config {
     pub local_restarts: u32,
     /// The most orders in one frame, and the most names that a node is asked about in one. Default 1,024.
     pub frame_orders_max: usize,
+    /// How long a child that never ran may wait for a node that can be chosen, and how often it is looked for one where a placement of
+    /// the user's own chose nobody. Default 1 s: so long a plan may be on its way here that whoever asks knows already.
+    pub choose_within: Duration,
     /// How often a node is asked whether all runs there that should: it finds what no news told of. Default 10 s.
     pub audit_every: Duration,
 }
@@ -53,11 +63,13 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             retry_every: Duration::from_millis(200),
+            log_again_after: Duration::from_millis(20),
             start_within: Duration::from_secs(30),
             backoff_first: Duration::from_millis(10),
             backoff_longest: Duration::from_secs(5),
             local_restarts: 2,
             frame_orders_max: 1024,
+            choose_within: Duration::from_secs(1),
             audit_every: Duration::from_secs(10),
         }
     }
@@ -93,6 +105,13 @@ pub enum Effect {
     },
     /// Call [`Orders::handle_tick`] then, or before.
     WakeAt(Moment),
+    /// Say that a child that ran already is placed by its name, for the placement that it asks for cannot be relied on.
+    PlacedByName {
+        /// Which child.
+        name: Name,
+        /// What is wrong with its placement.
+        why: Fault,
+    },
 }
 
 /// What is to be done about a child that does not run yet, or no more.
@@ -104,6 +123,8 @@ struct Task {
     due: Moment,
     /// A change is on its way to the log.
     logging: bool,
+    /// No node could be chosen. It is looked again when it is due, or where members are others.
+    idle: bool,
 }
 
 /// What is remembered of a child that failed.
@@ -136,6 +157,7 @@ pub struct Orders {
     epoch: Epoch,
     plan: Version,
     config: Config,
+    placements: Placements,
     stamps: u64,
     members: Vec<MemberFacts>,
     tasks: BTreeMap<Name, Task>,
@@ -147,14 +169,20 @@ pub struct Orders {
     audits: BTreeMap<NodeBoot, Audit>,
     /// Nodes of which it is on its way to the log that they are gone.
     leaving: BTreeSet<NodeBoot>,
+    /// What stands on its own is not said again before: something could not be logged.
+    rests_until: Moment,
+    /// Whether something that belongs elsewhere was not logged.
+    redistributes: bool,
 }
 
 impl Orders {
     /// The primary opened this epoch. `directory` is what W copies hold; whatever stands there is looked after from now on.
+    /// `placements` are the node's.
     pub fn new(
         now: Moment,
         (id, epoch): (PartitionId, Epoch),
         config: Config,
+        placements: Placements,
         directory: &Directory,
     ) -> Self {
         let mut orders = Self {
@@ -162,6 +190,7 @@ impl Orders {
             epoch,
             plan: Version::ZERO,
             config,
+            placements,
             stamps: 0,
             members: Vec::new(),
             tasks: BTreeMap::new(),
@@ -170,6 +199,8 @@ impl Orders {
             failures: BTreeMap::new(),
             audits: BTreeMap::new(),
             leaving: BTreeSet::new(),
+            rests_until: Moment::ZERO,
+            redistributes: false,
         };
         for (name, _) in directory.iter().filter(|(_, claim)| claim.child().is_some()) {
             orders.look_at(now, directory, name);
@@ -202,9 +233,8 @@ impl Orders {
         }
         let waiting: Vec<Name> = directory.waiting().filter(|name| self.is_idle(name)).cloned().collect();
         waiting.iter().for_each(|name| self.look_at(now, directory, name));
-        let mut effects = self.redistribute(directory);
-        effects.extend(self.handle_tick(now, directory));
-        effects
+        self.redistributes = true;
+        self.handle_tick(now, directory)
     }
 
     /// W copies hold this change; `directory` has it.
@@ -217,7 +247,7 @@ impl Orders {
                 waiting.iter().for_each(|name| self.look_at(now, directory, name));
             }
             Change::Claimed { holder, .. } => self.audit_later(now, &holder.node),
-            Change::Updated { .. } => {}
+            Change::Updated { .. } | Change::MetaPut { .. } | Change::MetaRemoved { .. } => {}
             Change::Released { name, .. } => {
                 self.drop_task(name);
                 self.logging.remove(name);
@@ -242,11 +272,15 @@ impl Orders {
 
     /// A change could not be logged: it is tried again, as long as there is cause to.
     pub fn handle_not_logged(&mut self, now: Moment, change: &Change) {
-        let again = now + self.config.retry_every;
+        let again = now + self.config.log_again_after;
+        self.rests_until = again;
+        self.redistributes |= matches!(change, Change::Stopping { moves: true, .. });
         match change {
             Change::NodeGone { node } => {
                 self.leaving.remove(node);
             }
+            // Nobody here has such things logged.
+            Change::MetaPut { .. } | Change::MetaRemoved { .. } => {}
             Change::Claimed { name, .. }
             | Change::Updated { name, .. }
             | Change::Released { name, .. }
@@ -265,8 +299,14 @@ impl Orders {
 
     /// Time has passed.
     pub fn handle_tick(&mut self, now: Moment, directory: &Directory) -> Vec<Effect> {
-        let mut effects = self.bury(directory);
-        effects.extend(self.evacuate(directory));
+        let mut effects = Vec::new();
+        if now >= self.rests_until {
+            effects.extend(self.bury(directory));
+            if std::mem::take(&mut self.redistributes) {
+                effects.extend(self.redistribute(directory));
+            }
+            effects.extend(self.evacuate(directory));
+        }
         let due = self.due.iter().take_while(|(due, _)| *due <= now).map(|(_, name)| name.clone());
         let due: Vec<Name> = due.collect();
         let mut frames: BTreeMap<NodeBoot, Vec<Order>> = BTreeMap::new();
@@ -277,6 +317,7 @@ impl Orders {
         effects.extend(self.send(frames));
         let next =
             self.due.first().map(|(due, _)| *due).into_iter().chain(self.audits.values().map(|it| it.due));
+        let next = next.chain([self.rests_until]);
         let next = next.filter(|due| *due > now && *due < Moment::MAX);
         effects.extend(next.min().map(Effect::WakeAt));
         effects
@@ -327,12 +368,14 @@ impl Orders {
     ) -> Vec<Effect> {
         let Some(claim) = directory.get(name) else { return Vec::new() };
         let Some(change) = directory.judge_move(name) else { return Vec::new() };
-        if self.logging.get(name) == Some(&claim.number)
-            || !self.pick(directory, name).is_some_and(|it| meant(&it))
-        {
+        if self.logging.get(name) == Some(&claim.number) {
             return Vec::new();
         }
-        self.log(name.clone(), claim.number, change)
+        let (picked, mut effects) = self.pick_anyhow(directory, name);
+        if picked.is_some_and(|it| meant(&it)) {
+            effects.extend(self.log(name.clone(), claim.number, change));
+        }
+        effects
     }
 
     /// Does what a child's stage asks for.
@@ -349,15 +392,14 @@ impl Orders {
             return self.drop_task(name);
         };
         let serves = child.stage.node().is_some_and(|node| self.serves(node));
-        let mut next = Task { due: now + self.config.retry_every, ..task };
+        let mut next = Task { due: now + self.config.retry_every, idle: false, ..task };
         match &child.stage {
-            Stage::Waiting => match self.pick(directory, name) {
-                Some(node) => {
+            Stage::Waiting => match self.place(now, directory, name, task, effects) {
+                Ok(change) => {
                     next.logging = true;
-                    effects.push(Effect::Commit(Change::Ordered { name: name.clone(), number, node }));
+                    effects.push(Effect::Commit(change));
                 }
-                // Somebody may come who can.
-                None => next.due = Moment::MAX,
+                Err(due) => (next.idle, next.due) = (true, due),
             },
             Stage::Starting { .. } if serves && now.since(task.since) > self.config.start_within => {
                 next.logging = true;
@@ -394,9 +436,9 @@ impl Orders {
         }
     }
 
-    /// Whether a waiting child has nobody to run it, and nothing to wait for but members.
+    /// Whether a waiting child has nobody to run it, as far as was known when it was looked for one.
     fn is_idle(&self, name: &Name) -> bool {
-        self.tasks.get(name).is_none_or(|task| task.due == Moment::MAX)
+        self.tasks.get(name).is_none_or(|task| task.idle)
     }
 
     /// Asks nodes what they still have of what stands here, some names at a time.
@@ -477,58 +519,11 @@ impl Orders {
             Stage::Starting { .. } | Stage::Stopping { .. } => now,
             Stage::Running { .. } => return self.drop_task(name),
         };
-        self.put_task(name, Task { since: now, due, logging: false });
+        self.put_task(name, Task { since: now, due, logging: false, idle: false });
     }
 
     fn backoff(&self, failures: &Failures) -> Duration {
         let Some(doublings) = failures.in_a_row.checked_sub(1) else { return Duration::ZERO };
         self.config.backoff_first.saturating_mul(1 << doublings.min(20)).min(self.config.backoff_longest)
-    }
-
-    /// A node for a waiting child: the one on which it failed, at first.
-    fn pick(&self, directory: &Directory, name: &Name) -> Option<NodeBoot> {
-        let claim = directory.get(name)?;
-        let child = claim.child()?;
-        let failures = self.failures.get(name);
-        let fit = |member: &&MemberFacts| {
-            let unfit = failures.is_some_and(|failures| failures.unfit.contains(&member.node));
-            member.takes
-                && self.serves(&member.node)
-                && member.kinds.binary_search(&child.spec.kind).is_ok()
-                && !unfit
-        };
-        if let Some(failures) = failures.filter(|it| (1..=self.config.local_restarts).contains(&it.in_a_row))
-            && let Some(node) = &failures.node
-            && self.members.iter().filter(fit).any(|member| member.node == *node)
-        {
-            return Some(node.clone());
-        }
-        let failed = failures.filter(|it| it.in_a_row > 0).and_then(|it| it.node.as_ref());
-        let candidates: Vec<Candidate<'_>> = (self.members.iter().filter(fit))
-            .map(|member| Candidate {
-                node: &member.node,
-                weight: member.weight,
-                children: directory.count_on(&member.node),
-            })
-            .collect();
-        let left = failures.and_then(|it| it.moved_from.as_ref());
-        let other = |it: &&Candidate<'_>| Some(it.node) != failed && Some(it.node) != left;
-        let others: Vec<Candidate<'_>> = candidates.iter().filter(other).cloned().collect();
-        let candidates = if others.is_empty() { candidates } else { others };
-        let there = self.members.iter().filter(|member| member.serves).count();
-        let (number, members) = (claim.number.0, self.members.len());
-        let choice = Choice { name, number, candidates: &candidates, there, members };
-        let at = child.spec.placing.pick(&choice)?;
-        candidates.get(at).map(|candidate| candidate.node.clone())
-    }
-
-    /// Whether a node may be told something. One that is back is not told to go on with what the log is about to free.
-    fn serves(&self, node: &NodeBoot) -> bool {
-        self.is_member(node) && !self.leaving.contains(node)
-    }
-
-    fn is_member(&self, node: &NodeBoot) -> bool {
-        let at = self.members.binary_search_by(|member| member.node.node.cmp(&node.node));
-        at.is_ok_and(|at| self.members[at].node == *node && self.members[at].serves)
     }
 }

@@ -3,15 +3,17 @@
 //! Rendezvous hashing, as for partitions, but for one name at a time: each node draws a number for the name, and the best
 //! draw wins. So a name stays where it is when other nodes come and go.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
 
-use crate::ids::NodeBoot;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::ids::{NameError, NodeBoot, PlacementName};
 use crate::names::name::Name;
 use crate::wire::StableHasher;
 
-/// How a node is chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+/// How a node is chosen. As text it is one word, such as `least_loaded`, or the name of a placement of one's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Placing {
     /// By the name: always the same one among the same nodes, and children spread evenly.
     #[default]
@@ -24,6 +26,56 @@ pub enum Placing {
     LeastLoaded,
     /// Any, by the number of the start.
     Random,
+    /// By a placement of the user's own: the one of this name that the node has which leads the directory of the child's name.
+    Own(PlacementName),
+}
+
+impl Placing {
+    /// Those in the box.
+    pub const BUILT_IN: [Self; 5] =
+        [Self::Uniform, Self::UniformActive, Self::UniformQuorum, Self::LeastLoaded, Self::Random];
+
+    /// The word for it.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Uniform => "uniform",
+            Self::UniformActive => "uniform_active",
+            Self::UniformQuorum => "uniform_quorum",
+            Self::LeastLoaded => "least_loaded",
+            Self::Random => "random",
+            Self::Own(name) => name.as_str(),
+        }
+    }
+}
+
+impl fmt::Display for Placing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Placing {
+    type Err = NameError;
+
+    /// One of the box, or, by any other word, one of the user's own.
+    fn from_str(word: &str) -> Result<Self, NameError> {
+        match Self::BUILT_IN.into_iter().find(|it| it.as_str() == word) {
+            Some(built_in) => Ok(built_in),
+            None => PlacementName::new(word).map(Self::Own),
+        }
+    }
+}
+
+impl Serialize for Placing {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Placing {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
 }
 
 /// A member that may be given children.
@@ -31,7 +83,7 @@ pub enum Placing {
 pub struct Candidate<'a> {
     /// Which run of which node.
     pub node: &'a NodeBoot,
-    /// Its share beside the others'. Zero: it is given none.
+    /// Its share beside the others'. One of zero is given none, and is no candidate.
     pub weight: u32,
     /// How many children it has already, as far as this directory knows.
     pub children: usize,
@@ -44,7 +96,8 @@ pub struct Choice<'a> {
     pub name: &'a Name,
     /// The number of the start: chance, where chance is wanted.
     pub number: u64,
-    /// Those who may be chosen, sorted by name. They host the child's kind.
+    /// Those who may be chosen, sorted by name. They host the child's kind. Where it failed or left last is not among them, as long as
+    /// there are others.
     pub candidates: &'a [Candidate<'a>],
     /// How many members are there.
     pub there: usize,
@@ -52,17 +105,22 @@ pub struct Choice<'a> {
     pub members: usize,
 }
 
-/// Chooses a node for a child. Users' own have a name by which a specification asks for them.
+/// Chooses a node for a child. Users' own have a name by which a specification asks for them ([`Placing::Own`]).
+///
+/// It is asked on the node that leads the directory of the child's name, which may be any: all nodes should have it, and choose alike.
+/// Nothing else happens in that directory meanwhile, so it must neither wait nor take long.
 pub trait Placement: Send + Sync + 'static {
-    /// The node's place among [`Choice::candidates`]; `None` where nobody should run it at present.
+    /// The node's place among [`Choice::candidates`]; `None` where nobody should run it at present: it is asked again later.
     fn pick(&self, choice: &Choice<'_>) -> Option<usize>;
 }
 
+/// One of those in the box. Of the user's own this one knows nothing: see [`Placements`](super::placements::Placements).
 impl Placement for Placing {
     fn pick(&self, choice: &Choice<'_>) -> Option<usize> {
         let weighty = || (0..).zip(choice.candidates).filter(|(_, candidate)| candidate.weight > 0);
         let quorum = 2 * choice.there > choice.members;
         match self {
+            Self::Own(_) => None,
             Self::UniformQuorum if !quorum => None,
             Self::Uniform | Self::UniformActive | Self::UniformQuorum => {
                 let best =
@@ -118,7 +176,7 @@ mod tests {
     }
 
     fn pick(
-        placing: Placing,
+        placing: &Placing,
         name: &str,
         nodes: &[(&NodeBoot, u32, usize)],
         members: usize,
@@ -139,10 +197,10 @@ mod tests {
         let mut used = [0; 4];
         for child in 0..1000 {
             let name = format!("child-{child}");
-            let at = pick(Placing::Uniform, &name, &four, 4).unwrap();
+            let at = pick(&Placing::Uniform, &name, &four, 4).unwrap();
             used[at] += 1;
             if at != 3 {
-                assert_eq!(pick(Placing::Uniform, &name, &four[..3], 4), Some(at));
+                assert_eq!(pick(&Placing::Uniform, &name, &four[..3], 4), Some(at));
             }
         }
         assert!(used.iter().all(|count| (180..320).contains(count)), "{used:?}");
@@ -153,12 +211,12 @@ mod tests {
         let all = nodes(3);
         let (mut used, weighed) = ([0; 3], [(&all[0], 0, 0), (&all[1], 100, 0), (&all[2], 200, 0)]);
         for child in 0..3000 {
-            used[pick(Placing::Uniform, &format!("child-{child}"), &weighed, 3).unwrap()] += 1;
+            used[pick(&Placing::Uniform, &format!("child-{child}"), &weighed, 3).unwrap()] += 1;
         }
         assert_eq!(used[0], 0);
         assert!((1800..2200).contains(&used[2]), "{used:?}");
-        assert_eq!(pick(Placing::Random, "a", &weighed[..1], 3), None);
-        assert!(pick(Placing::Random, "a", &weighed, 3).is_some_and(|at| at > 0));
+        assert_eq!(pick(&Placing::Random, "a", &weighed[..1], 3), None);
+        assert!(pick(&Placing::Random, "a", &weighed, 3).is_some_and(|at| at > 0));
     }
 
     #[test]
@@ -166,7 +224,7 @@ mod tests {
         let all = nodes(5);
         let side = |range: std::ops::Range<usize>| {
             let side: Vec<_> = all[range].iter().map(|node| (node, 100, 0)).collect();
-            pick(Placing::UniformQuorum, "one", &side, 5)
+            pick(&Placing::UniformQuorum, "one", &side, 5)
         };
         assert!(side(0..3).is_some() && side(3..5).is_none());
         assert!(side(0..2).is_none() && side(2..5).is_some());
@@ -176,7 +234,39 @@ mod tests {
     #[test]
     fn the_least_loaded_is_so_beside_its_weight() {
         let all = nodes(2);
-        assert_eq!(pick(Placing::LeastLoaded, "a", &[(&all[0], 100, 3), (&all[1], 100, 1)], 2), Some(1));
-        assert_eq!(pick(Placing::LeastLoaded, "a", &[(&all[0], 400, 3), (&all[1], 100, 1)], 2), Some(0));
+        assert_eq!(pick(&Placing::LeastLoaded, "a", &[(&all[0], 100, 3), (&all[1], 100, 1)], 2), Some(1));
+        assert_eq!(pick(&Placing::LeastLoaded, "a", &[(&all[0], 400, 3), (&all[1], 100, 1)], 2), Some(0));
+    }
+
+    #[test]
+    fn every_strategy_chooses_somebody_who_is_there_and_nobody_where_nobody_is() {
+        let all = nodes(4);
+        for placing in Placing::BUILT_IN {
+            for there in 1..=4 {
+                let some: Vec<_> = all[4 - there..].iter().map(|node| (node, 100, there)).collect();
+                for child in 0..50 {
+                    let at = pick(&placing, &format!("child-{child}"), &some, there);
+                    assert!(at.is_some_and(|at| at < there), "{placing}: {at:?} of {there}");
+                }
+            }
+            assert_eq!(pick(&placing, "a", &[], 4), None, "{placing}: nobody is there");
+            assert_eq!(pick(&placing, "a", &[(&all[0], 0, 0)], 1), None, "nobody takes any");
+        }
+    }
+
+    #[test]
+    fn a_placing_is_one_word_and_any_other_word_is_one_of_the_users_own() {
+        for placing in Placing::BUILT_IN {
+            let word = serde_json::to_string(&placing).unwrap();
+            assert_eq!(word, format!("\"{placing}\""));
+            assert_eq!(serde_json::from_str::<Placing>(&word).unwrap(), placing);
+        }
+        let own = Placing::Own(PlacementName::new("near-data").unwrap());
+        assert_eq!("near-data".parse(), Ok(own.clone()));
+        assert_eq!("least_loaded".parse(), Ok(Placing::LeastLoaded));
+        assert_eq!(bincode::deserialize::<Placing>(&bincode::serialize(&own).unwrap()).unwrap(), own);
+        for bad in ["", "no spaces", "ünder"] {
+            assert!(bad.parse::<Placing>().is_err(), "{bad}");
+        }
     }
 }

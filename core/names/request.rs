@@ -58,10 +58,22 @@ pub enum Request {
         /// Which.
         name: Name,
     },
+    /// The cluster is to be told something. Asked twice it is the same as once.
+    PutMeta {
+        /// Under which key, which is no name.
+        key: Name,
+        /// What.
+        value: Bytes,
+    },
+    /// The cluster is to be told nothing more.
+    RemoveMeta {
+        /// Under which key.
+        key: Name,
+    },
 }
 
 impl Request {
-    /// The name that it is about, by which the directory is found.
+    /// The name, or key, that it is about, by which the directory is found.
     pub const fn name(&self) -> &Name {
         match self {
             Self::Claim { name, .. }
@@ -69,15 +81,17 @@ impl Request {
             | Self::Update { name, .. }
             | Self::Start { name, .. }
             | Self::Terminate { name }
-            | Self::Move { name } => name,
+            | Self::Move { name }
+            | Self::PutMeta { key: name, .. }
+            | Self::RemoveMeta { key: name } => name,
         }
     }
 }
 
-/// What stands under the name after it.
+/// What stands under the name, or key, after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
-    /// By which claim. `None`: nothing stands there.
+    /// By which number. `None`: nothing stands there.
     pub number: Option<ClaimNumber>,
 }
 

@@ -403,7 +403,7 @@ fn a_plan_that_waited_goes_by_the_copies_that_count_when_it_is_told() {
 ///
 /// Returns how many partitions were given up for lost.
 fn storm_of_replicated_partitions(seed: u64) -> usize {
-    println!("seed {seed}");
+    eprintln!("seed {seed}");
     let mut world = replicated_cluster_of(5, seed);
     world.unknown_outcomes = 100;
     for _ in 0..8 {

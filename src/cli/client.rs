@@ -159,6 +159,20 @@ impl Client {
         self.answer(response, true)
     }
 
+    /// Puts something where its path says.
+    pub(super) fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Answer<T>, Failure> {
+        let mut request = self.agent.put(self.url(path)).header("accept", "application/json");
+        if let Some(token) = &self.token {
+            request = request.header("authorization", token);
+        }
+        let response = request.config().timeout_global(Some(self.timeout)).build().send_json(body);
+        self.answer(response, true)
+    }
+
     /// Gives an order with text beside it.
     pub(super) fn post_text<T: DeserializeOwned>(
         &self,
@@ -220,7 +234,7 @@ impl Client {
     }
 
     /// Opens a stream of events: one `data:` text at a time, for as long as the connection holds.
-    pub(super) fn stream(&self, path: &str) -> Result<Events, Failure> {
+    pub(super) fn events(&self, path: &str) -> Result<Events, Failure> {
         let mut request = self.agent.get(self.url(path)).header("accept", "text/event-stream");
         if let Some(token) = &self.token {
             request = request.header("authorization", token);

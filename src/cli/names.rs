@@ -11,7 +11,7 @@ use super::client::{Ask, Client, Failure, encoded};
 use super::operator::{show, table};
 use super::say;
 use crate::config::Value;
-use crate::http::shapes::{Child, Children, Echoed, Moving, Registered, Registry, StartChild};
+use crate::http::shapes::{AllMeta, Child, Children, Echoed, Meta, Moving, Registered, Registry, StartChild};
 
 /// What is listed.
 #[derive(Debug, Args)]
@@ -24,6 +24,50 @@ pub(super) struct ListArgs {
     limit: usize,
     #[command(flatten)]
     ask: Ask,
+}
+
+/// What is asked of names: a list, if nothing is said.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct NamesArgs {
+    #[command(subcommand)]
+    about: Option<About>,
+    #[command(flatten)]
+    list: ListArgs,
+}
+
+/// What else there is to ask.
+#[derive(Debug, Subcommand)]
+pub(super) enum About {
+    /// What the whole cluster is told under keys, which are no names.
+    Meta {
+        #[command(subcommand)]
+        order: MetaOrder,
+    },
+}
+
+/// What to do with what the cluster is told.
+#[derive(Debug, Subcommand)]
+pub(super) enum MetaOrder {
+    /// List it.
+    List(ListArgs),
+    /// Show what is told under one key.
+    Get(OneArgs),
+    /// Tell the cluster something under a key, in place of what it was told there.
+    Put {
+        /// The key, of 1 to 1,024 bytes.
+        key: String,
+        /// What, as text.
+        #[arg(required_unless_present = "json_value")]
+        value: Option<String>,
+        /// What, as JSON.
+        #[arg(long, value_name = "JSON", conflicts_with = "value", value_parser = json)]
+        json_value: Option<Json>,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Tell the cluster nothing more under a key.
+    Delete(OneArgs),
 }
 
 /// What to do with children: list them, if nothing is said.
@@ -90,7 +134,8 @@ pub(super) struct StartArgs {
     /// The window, such as 30s.
     #[arg(long, value_name = "TIME", value_parser = <Duration as Value>::parse)]
     window: Option<Duration>,
-    /// How a node is chosen: uniform (by its name), uniform_active, uniform_quorum, least_loaded or random.
+    /// How a node is chosen: uniform (by its name), uniform_active, uniform_quorum, least_loaded or random; any other word is the name
+    /// of a placement that the nodes' program has of its own.
     #[arg(long, value_parser = named::<Placing>)]
     placing: Option<Placing>,
     /// What is said of it to whoever looks.
@@ -110,10 +155,6 @@ fn named<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
 }
 
 impl ListArgs {
-    pub(super) const fn ask(&self) -> &Ask {
-        &self.ask
-    }
-
     fn path(&self, of: &str) -> String {
         format!("{of}?prefix={}&limit={}", encoded(&self.prefix), self.limit)
     }
@@ -131,9 +172,56 @@ impl ChildrenArgs {
     }
 }
 
-/// Lists who answers under which name.
-pub(super) fn registry(client: &Client, json: bool, list: &ListArgs) -> Result<(), Failure> {
-    show(&client.get(&list.path("/registry"))?, json, names)
+impl NamesArgs {
+    pub(super) const fn ask(&self) -> &Ask {
+        match &self.about {
+            None => &self.list.ask,
+            Some(About::Meta { order }) => match order {
+                MetaOrder::List(list) => &list.ask,
+                MetaOrder::Get(one) | MetaOrder::Delete(one) => &one.ask,
+                MetaOrder::Put { ask, .. } => ask,
+            },
+        }
+    }
+}
+
+/// Lists who answers under which name; or says or reads what the cluster is told.
+pub(super) fn registry(client: &Client, json: bool, args: &NamesArgs) -> Result<(), Failure> {
+    let order = match &args.about {
+        None => return show(&client.get(&args.list.path("/registry"))?, json, names),
+        Some(About::Meta { order }) => order,
+    };
+    match order {
+        MetaOrder::List(list) => show(&client.get(&list.path("/meta"))?, json, all_meta),
+        MetaOrder::Get(OneArgs { name, .. }) => show(&client.get(&path("/meta", name))?, json, meta),
+        MetaOrder::Put { key, value, json_value, .. } => {
+            let value = json_value.clone().unwrap_or_else(|| value.clone().unwrap_or_default().into());
+            show(&client.put(&path("/meta", key), &value)?, json, put)
+        }
+        MetaOrder::Delete(OneArgs { name, .. }) => {
+            client.delete(&path("/meta", name))?;
+            say(if json {
+                serde_json::json!({ "key": name, "deleted": true }).to_string()
+            } else {
+                format!("the cluster is told nothing more under {name}")
+            })?;
+            Ok(())
+        }
+    }
+}
+
+fn all_meta(all: &AllMeta) -> String {
+    let row = |one: &Meta| [one.key.clone(), one.number.to_string(), one.value.to_string()];
+    listed(table(["KEY", "NUMBER", "VALUE"], all.meta.iter().map(row)), all.count, all.more)
+}
+
+fn meta(one: &Meta) -> String {
+    // Text as it is, so that a script can take it.
+    one.value.as_str().map_or_else(|| one.value.to_string(), str::to_owned)
+}
+
+fn put(Meta { key, number, .. }: &Meta) -> String {
+    format!("the cluster is told so under {key} (number {number})")
 }
 
 /// Lists, or orders: of the children or the singletons.
@@ -174,7 +262,7 @@ impl StartArgs {
             restart: self.restart,
             restarts_max: self.restarts_max,
             window_ms: self.window.map(|window| u64::try_from(window.as_millis()).unwrap_or(u64::MAX)),
-            placing: self.placing,
+            placing: self.placing.clone(),
             value: self.value.clone(),
         }
     }
@@ -201,7 +289,7 @@ fn children(children: &Children) -> String {
             child.fence.to_string(),
             child.restarts.to_string(),
             word(child.restart),
-            word(child.placing),
+            child.placing.to_string(),
             child.value.clone(),
         ]
     };

@@ -84,11 +84,17 @@ pub(super) enum Command {
         /// End after so many events.
         #[arg(long, value_name = "N")]
         count: Option<u64>,
+        /// Tell of names and children too: who registers, starts, moves and ends.
+        #[arg(long)]
+        names: bool,
+        /// Of names and children only those that begin so.
+        #[arg(long, value_name = "TEXT", default_value = "", requires = "names")]
+        prefix: String,
         #[command(flatten)]
         ask: Ask,
     },
-    /// List who answers under which name.
-    Names(names::ListArgs),
+    /// List who answers under which name; or say and read what the whole cluster is told (meta).
+    Names(names::NamesArgs),
     /// List what the cluster keeps running under names, or start, end, move or ask one of these.
     Children(names::ChildrenArgs),
     /// The same of those that are always started again.
@@ -146,12 +152,15 @@ impl Command {
                 let answer = client.post(&path, &Drain { leave: *leave })?;
                 show(&answer, ask.json, |draining| drained(draining, node, *leave))
             }
-            Self::Names(list) => names::registry(&client, ask.json, list),
+            Self::Names(args) => names::registry(&client, ask.json, args),
             Self::Children(args) => names::run(&client, ask.json, "/children", args),
             Self::Singletons(args) => names::run(&client, ask.json, "/singletons", args),
             Self::Config { order } => return quiet_at_the_end(configuration::run(&client, ask.json, order)),
             Self::State(command) => command.run(&client),
-            Self::Watch { count, .. } => return quiet_at_the_end(watch::run(&client, ask.json, *count)),
+            Self::Watch { count, names, prefix, .. } => {
+                let names = names.then_some(&**prefix);
+                return quiet_at_the_end(watch::run(&client, ask.json, *count, names));
+            }
             Self::Doctor(_) => return quiet_at_the_end(doctor::run(&client, ask.json)),
         };
         quiet_at_the_end(done.map(|()| ExitCode::SUCCESS))
@@ -171,7 +180,7 @@ impl Command {
             | Self::Plan { ask, .. }
             | Self::Drain { ask, .. }
             | Self::Watch { ask, .. } => ask,
-            Self::Names(list) => list.ask(),
+            Self::Names(args) => args.ask(),
             Self::Children(args) | Self::Singletons(args) => args.ask(),
             Self::Config { order } => order.ask(),
             Self::State(command) => command.ask(),

@@ -1,9 +1,9 @@
-//! `tumen watch`: the cluster's events, as they happen.
+//! `tumen watch`: the cluster's events, as they happen; where that is asked for, what happens to names and children too.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::client::{Client, Events, Failure};
+use super::client::{Client, Events, Failure, encoded};
 use super::{complain, say};
 use crate::config::Value;
 use crate::http::shapes::Event;
@@ -16,8 +16,17 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Follows the events until there are `count` of them, or for ever. A connection that is lost is opened again; one that
 /// never came about, or does not come back, is an error.
-pub(super) fn run(client: &Client, json: bool, count: Option<u64>) -> Result<ExitCode, Failure> {
-    follow(client, "/events", count, |data| Some(if json { data } else { told(&data) }))
+pub(super) fn run(
+    client: &Client,
+    json: bool,
+    count: Option<u64>,
+    names: Option<&str>,
+) -> Result<ExitCode, Failure> {
+    let path = match names {
+        None => "/events".to_owned(),
+        Some(prefix) => format!("/events?names=true&prefix={}", encoded(prefix)),
+    };
+    follow(client, &path, count, |data| Some(if json { data } else { told(&data) }))
 }
 
 /// Follows one stream of events, and says of each what is to be shown; `None` is not shown and not counted.
@@ -28,7 +37,7 @@ pub(super) fn follow(
     mut shown: impl FnMut(String) -> Option<String>,
 ) -> Result<ExitCode, Failure> {
     let mut left = count;
-    let mut stream = client.stream(path)?;
+    let mut stream = client.events(path)?;
     loop {
         let lost = loop {
             if left == Some(0) {
@@ -54,7 +63,7 @@ fn again(client: &Client, path: &str) -> Result<Events, Failure> {
     let mut wait = Duration::from_millis(250);
     loop {
         std::thread::sleep(wait);
-        match client.stream(path) {
+        match client.events(path) {
             Ok(stream) => return Ok(stream),
             Err(why) if begun.elapsed() >= PATIENCE => {
                 complain(&format!("giving up after {}", PATIENCE.show()));
@@ -97,6 +106,27 @@ fn sentence(event: &Event) -> String {
         Event::PartitionFound { partition } => format!("partition found   {partition}"),
         Event::Leader { leader, term } => format!("leader            {} in term {term}", node(leader)),
         Event::Missed { count } => format!("missed            {count} events: this listener was too slow"),
+        Event::NameRegistered { name, node, actor, fence, .. } => {
+            format!("name registered   {name} by actor {actor} on {node} (fence {fence})")
+        }
+        Event::NameUpdated { name, fence } => format!("name updated      {name} (fence {fence})"),
+        Event::NameUnregistered { name, node: on, fence, reason } => {
+            format!("name unregistered {name} on {} (fence {fence}): {reason}", node(on))
+        }
+        Event::ChildStarted { name, kind, node, fence, .. } => {
+            format!("child started     {name}, of the kind {kind}, on {node} (fence {fence})")
+        }
+        Event::ChildMoving { name, kind, from, fence } => {
+            format!("child moving      {name}, of the kind {kind}, from {} (fence {fence})", node(from))
+        }
+        Event::ChildEnded { name, kind, node: on, fence, reason, goes_on } => {
+            let on = on.as_ref().map_or_else(String::new, |on| format!(" on {on}"));
+            let next = if *goes_on { "; it is started again" } else { "" };
+            format!("child ended       {name}, of the kind {kind},{on} (fence {fence}): {reason}{next}")
+        }
+        Event::NamesMissed { count } => {
+            format!("names missed      {count} events of names: this listener was too slow")
+        }
     }
 }
 

@@ -180,7 +180,7 @@ fn shown(child: &ChildInfo) -> shapes::Child {
         restart: spec.restart,
         restarts_max: spec.restarts_max,
         window_ms: u64::try_from(spec.window.as_millis()).unwrap_or(u64::MAX),
-        placing: spec.placing,
+        placing: spec.placing.clone(),
         value: text_of(value),
     }
 }

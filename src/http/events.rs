@@ -1,16 +1,24 @@
-//! `GET /events`: the news as server-sent events.
+//! `GET /events`: the news as server-sent events. `?names=true&prefix=P` tells of names and children too.
+//!
+//! ```text
+//!  plans, leaders, copies ─▶ News, numbered and kept ──▶ ┬ id: boot-number ─▶ listener
+//!  names, children ───────▶ asked for only, unnumbered ─▶ ┘ no id
+//! ```
+//!
+//! A storm of names reaches only those who asked for names, and pushes nothing else out: each of the two has room of its own.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::name_news::{self, NameNews};
 use super::refusal::Refusal;
 use super::routes::App;
 use super::shapes;
@@ -29,16 +37,29 @@ pub(super) fn slot(app: &App) -> Result<OwnedSemaphorePermit, Refusal> {
     })
 }
 
-pub(super) async fn events(State(app): State<App>, headers: HeaderMap) -> Result<Response, Refusal> {
+pub(super) async fn events(
+    State(app): State<App>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let names = name_news::wanted(&uri)?.map(|prefix| NameNews::listen(&app.node, prefix));
     let slot = slot(&app)?;
     let boot = format!("{:x}", app.node.id().boot.0);
     let listener = app.news.listen(last_heard(&headers, &boot));
     // The slot is given back with the stream.
-    let stream = stream::unfold((listener, slot), move |(mut listener, slot)| {
+    let stream = stream::unfold((listener, names, slot), move |(mut listener, mut names, slot)| {
         let (stopping, boot) = (app.stopping.clone(), boot.clone());
         async move {
-            let (number, event) = stopping.run_until_cancelled(listener.next()).await??;
-            Some((Ok::<_, Infallible>(sent(&boot, number, &event)), (listener, slot)))
+            let next = async {
+                tokio::select! {
+                    // Names may come without end: what there is of the rest goes first.
+                    biased;
+                    told = listener.next() => told.map(|(number, event)| sent(&boot, number, &event)),
+                    told = name_news::next(&mut names) => told.map(|event| unnumbered(&event)),
+                }
+            };
+            let event = stopping.run_until_cancelled(next).await??;
+            Some((Ok::<_, Infallible>(event), (listener, names, slot)))
         }
     });
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
@@ -51,8 +72,13 @@ fn last_heard(headers: &HeaderMap, boot: &str) -> Option<u64> {
 }
 
 fn sent(boot: &str, number: u64, event: &shapes::Event) -> Event {
+    unnumbered(event).id(format!("{boot}-{number}"))
+}
+
+/// One that is not kept: a client that comes back reads on after the last one that was numbered.
+fn unnumbered(event: &shapes::Event) -> Event {
     let data = serde_json::to_string(event).expect("an event is plain text and numbers");
-    Event::default().id(format!("{boot}-{number}")).event(event.name()).data(data)
+    Event::default().event(event.name()).data(data)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `GET /metrics`: what this node counts, in the text format of Prometheus (version 0.0.4).
 //!
 //! ```text
-//!  invariants · ledger · copies and their phases · plan · lease · consensus ─▶ Page ─▶ text
+//!  invariants · ledger · copies and their phases · plan · lease · consensus · names ─▶ Page ─▶ text
 //! ```
 //!
 //! Everything is read from where it is counted anyway, when somebody asks; nothing is counted for this page alone.
@@ -36,6 +36,7 @@ fn page(node: &Node) -> String {
     put_ledger(&mut page, node);
     put_promotions(&mut page, node);
     put_copies(&mut page, node);
+    put_names(&mut page, node);
     page.text
 }
 
@@ -202,6 +203,25 @@ fn put_copies(page: &mut Page, node: &Node) {
     page.gauge("tumen_copies_rebuilt", help, status.copies_rebuilt);
     let failed = u64::from(status.disk_failed.is_some());
     page.gauge("tumen_disk_failed", "1 if nothing is written to disk any more.", failed);
+}
+
+fn put_names(page: &mut Page, node: &Node) {
+    let figures = node.names().figures();
+    let help = "Names of the whole cluster that this node knows, children's included.";
+    page.gauge("tumen_names", help, len(figures.known));
+    page.family("tumen_names_held", Kind::Gauge, "What stands under a name and is on this node.");
+    let singletons = figures.singletons.min(figures.children);
+    for (what, count) in
+        [("actor", figures.held), ("child", figures.children - singletons), ("singleton", singletons)]
+    {
+        page.sample(&[("what", what)], len(count));
+    }
+    let help = "Directories of names that are led here.";
+    page.gauge("tumen_directories_led", help, len(figures.directories));
+    let help = "Claims, starts and the like that directories which were led here refused.";
+    page.counter("tumen_names_refused_total", help, figures.refused);
+    let help = "Children of directories that were led here that failed, or whose node went, and that go on.";
+    page.counter("tumen_child_restarts_total", help, figures.restarts);
 }
 
 /// One number for each of another, in thousandths.

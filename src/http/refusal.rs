@@ -104,7 +104,7 @@ fn status(error: &Error) -> StatusCode {
             Refused::AlreadyRegistered { .. } | Refused::NotTheHolder { .. } => StatusCode::CONFLICT,
             Refused::TooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Refused::NotFound(_) => StatusCode::NOT_FOUND,
-            Refused::NoMember(_) | Refused::Full => StatusCode::SERVICE_UNAVAILABLE,
+            Refused::NoMember(_) | Refused::Full | Refused::MetaFull => StatusCode::SERVICE_UNAVAILABLE,
         },
         Error::Name(NameFailure::NoSuchKind { .. } | NameFailure::StartFailed(_)) | Error::Ignore => {
             StatusCode::UNPROCESSABLE_ENTITY

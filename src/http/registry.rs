@@ -84,7 +84,7 @@ pub(super) fn wanted(uri: &Uri) -> Result<(Bytes, usize), Refusal> {
     Ok((prefix, limit))
 }
 
-fn decoded(encoded: &str, query: bool) -> Result<Bytes, Refusal> {
+pub(super) fn decoded(encoded: &str, query: bool) -> Result<Bytes, Refusal> {
     kv::percent_decoded(encoded.as_bytes(), query)
         .ok_or_else(|| Refusal::bad_request("the name holds a % without two hexadecimal digits after it"))
 }

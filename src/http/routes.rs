@@ -22,6 +22,7 @@ use super::events::{self, LISTENERS_MAX};
 use super::guard::{Guard, guard};
 use super::handovers;
 use super::kv;
+use super::meta;
 use super::metrics;
 use super::news::News;
 use super::refusal::Refusal;
@@ -84,6 +85,8 @@ pub(super) fn routes(node: Node, news: News, stopping: CancellationToken) -> Rou
         .route("/events", get(events::events))
         .route("/registry", get(registry::list))
         .route("/registry/{name}", get(registry::show))
+        .route("/meta", get(meta::list))
+        .route("/meta/{key}", get(meta::show).put(meta::put).delete(meta::delete))
         .route("/children", get(children::list).post(children::start))
         .route("/children/{name}", get(children::show).delete(children::terminate))
         .route("/children/{name}/move", post(children::relocate))

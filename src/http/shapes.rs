@@ -17,7 +17,7 @@ mod names;
 /// The answer to `POST /children/{name}/echo`: what a child of the built-in kind `echo` says.
 pub use crate::names::echo::Echoed;
 pub use configuration::{ConfigEntries, ConfigEntry, ConfigNews, ConfigWritten};
-pub use names::{Child, Children, Moving, Registered, Registry, StartChild};
+pub use names::{AllMeta, Child, Children, Meta, Moving, Registered, Registry, StartChild};
 
 /// `GET /ledger`: what became of the requests that came to the answering node's partitions since it was started, those of
 /// sessions included. `sent = answered + rejected + expired + open`, in total and for each partition that it has served;
@@ -501,6 +501,82 @@ pub enum Event {
         /// How many events were left out.
         count: u64,
     },
+    /// An actor holds a name. This and what follows is told only to those who ask for it (`?names=true`).
+    NameRegistered {
+        /// The name.
+        name: String,
+        /// The node that the actor is on.
+        node: String,
+        /// Which run of that node's process, in hexadecimal.
+        boot: String,
+        /// The actor's number on that run of the node.
+        actor: u64,
+        /// The number of its claim.
+        fence: u64,
+    },
+    /// Something else is said of an actor that holds a name, or of a child.
+    NameUpdated {
+        /// The name.
+        name: String,
+        /// The number of its claim.
+        fence: u64,
+    },
+    /// A name is free.
+    NameUnregistered {
+        /// The name.
+        name: String,
+        /// Where the actor was that held it.
+        node: Option<String>,
+        /// The number of the claim.
+        fence: u64,
+        /// Why: `normal`, `crashed: ...`, `node down`, ...
+        reason: String,
+    },
+    /// A child runs.
+    ChildStarted {
+        /// Its name.
+        name: String,
+        /// Its kind.
+        kind: String,
+        /// The node that it runs on.
+        node: String,
+        /// Which run of that node's process, in hexadecimal.
+        boot: String,
+        /// The fence of this start.
+        fence: u64,
+    },
+    /// A child runs no more, for it is to run elsewhere: `child_started` follows from there.
+    ChildMoving {
+        /// Its name.
+        name: String,
+        /// Its kind.
+        kind: String,
+        /// The node that it leaves.
+        from: Option<String>,
+        /// The fence of the start that is over.
+        fence: u64,
+    },
+    /// A child runs no more, or was not started.
+    ChildEnded {
+        /// Its name.
+        name: String,
+        /// Its kind.
+        kind: String,
+        /// Where it ran, if it did.
+        node: Option<String>,
+        /// The fence of the start that is over.
+        fence: u64,
+        /// Why: `normal`, `crashed: ...`, `node down`, `given up: ...`, ...
+        reason: String,
+        /// Whether it is started again.
+        goes_on: bool,
+    },
+    /// The listener was too slow for the names: so much of theirs was left out, and nothing else. Ask for `GET /registry` and
+    /// `GET /children` anew.
+    NamesMissed {
+        /// How much.
+        count: u64,
+    },
 }
 
 impl Event {
@@ -517,6 +593,13 @@ impl Event {
             Self::PartitionFound { .. } => "partition_found",
             Self::Leader { .. } => "leader",
             Self::Missed { .. } => "missed",
+            Self::NameRegistered { .. } => "name_registered",
+            Self::NameUpdated { .. } => "name_updated",
+            Self::NameUnregistered { .. } => "name_unregistered",
+            Self::ChildStarted { .. } => "child_started",
+            Self::ChildMoving { .. } => "child_moving",
+            Self::ChildEnded { .. } => "child_ended",
+            Self::NamesMissed { .. } => "names_missed",
         }
     }
 }

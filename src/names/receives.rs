@@ -15,6 +15,7 @@ use tumen_actors::codec;
 use tumen_actors::names::child::{ChildHost, ChildPlace, ChildTwice, NotMade, STOP_WITHIN, StartChild};
 use tumen_core::Kind;
 use tumen_core::ids::NameError;
+use tumen_core::names::placements::NameTaken;
 use tumen_core::partitions::request::{Failure, MessageId, Reply};
 
 use super::{Child, ChildContext, Receive};
@@ -73,7 +74,7 @@ impl<C> fmt::Debug for Receives<C> {
     }
 }
 
-/// Why a kind of child, or a singleton, cannot be hosted. The node does not start.
+/// Why a kind of child, a singleton or a placement cannot be had. The node does not start.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChildError {
     /// Its `KIND` is no name.
@@ -101,6 +102,17 @@ pub enum ChildError {
     /// Two kinds have one name.
     #[error(transparent)]
     Twice(#[from] ChildTwice),
+    /// A placement of one's own has a name that is none.
+    #[error("the placement {name:?} has a name that cannot be taken: {why}")]
+    PlacementName {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        why: NameError,
+    },
+    /// A placement of one's own has a name that is another one's.
+    #[error(transparent)]
+    Placement(#[from] NameTaken),
 }
 
 /// Arguments of a kind, from JSON to what its start is given; or what is wrong with them.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tumen_core::Kind;
+use tumen_core::ids::NameError;
 use tumen_core::names::Spec;
 use tumen_core::names::placement::Placing;
 use tumen_core::supervision::Restart;
@@ -30,7 +31,7 @@ pub struct ChildSpec {
     restart: Restart,
     restarts_max: u32,
     window: Duration,
-    placing: Placing,
+    placing: Result<Placing, NameError>,
     value: Bytes,
 }
 
@@ -52,7 +53,7 @@ impl ChildSpec {
             restart: Restart::Permanent,
             restarts_max: Self::RESTARTS_MAX,
             window: Self::WINDOW,
-            placing: Placing::Uniform,
+            placing: Ok(Placing::Uniform),
             value: Bytes::new(),
         }
     }
@@ -77,8 +78,16 @@ impl ChildSpec {
     }
 
     /// How a node is chosen for it. Default: by its name, so that the same nodes give the same one.
-    pub const fn placing(mut self, placing: Placing) -> Self {
-        self.placing = placing;
+    pub fn placing(mut self, placing: Placing) -> Self {
+        self.placing = Ok(placing);
+        self
+    }
+
+    /// By a placement of your own: the one that nodes were given under this name
+    /// ([`Builder::placement`](crate::Builder::placement)); or, by its word, by one of those in the box. A name that is none is told
+    /// when the child is started.
+    pub fn placed_by(mut self, name: impl AsRef<str>) -> Self {
+        self.placing = name.as_ref().parse();
         self
     }
 
@@ -92,6 +101,7 @@ impl ChildSpec {
     /// The same with a kind and its arguments, for the runtime; and the value.
     pub(crate) fn of(self, kind: Kind, args: Bytes) -> Result<(Spec, Bytes)> {
         let Self { restart, restarts_max, window, placing, value } = self;
+        let placing = placing.map_err(|why| Error::rejected(format!("the child's placement: {why}")))?;
         for len in [args.len(), value.len()] {
             if len > VALUE_LEN_MAX {
                 return Err(Error::Name(Refused::TooLong(len).into()));

@@ -20,7 +20,7 @@ use crate::config::{Config, Layer, Source, Value};
 use crate::error::{Error, Result};
 use crate::kv::Kv;
 use crate::names::echo::Echo;
-use crate::names::{self, Child, ChildError, ChildSpec, HostedChild, Name, Receives};
+use crate::names::{self, Child, ChildError, ChildSpec, HostedChild, Name, Placement, Receives};
 use crate::worker::{Handlers, Hosting, Replicated, Worker, hosting, replicating};
 
 /// A node that is not started yet. Made by [`Node::builder`].
@@ -35,15 +35,26 @@ pub struct Builder<C = Knobs> {
     surroundings: Surroundings,
 }
 
-/// The kinds of children that a node has factories for, and the singletons that it wants to be run.
+/// The kinds of children that a node has factories for, the singletons that it wants to be run, and how nodes are chosen.
 #[derive(Debug)]
 pub(super) struct Children {
     pub(super) kinds: Vec<Result<HostedChild, ChildError>>,
     pub(super) singletons: Vec<Result<Singleton>>,
+    pub(super) placements: Placements,
+}
+
+/// The placements of the user's own, each with its name as it was given.
+#[derive(Default)]
+pub(super) struct Placements(pub(super) Vec<(String, Arc<dyn Placement>)>);
+
+impl fmt::Debug for Placements {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
 }
 
 impl Children {
-    const NONE: Self = Self { kinds: Vec::new(), singletons: Vec::new() };
+    const NONE: Self = Self { kinds: Vec::new(), singletons: Vec::new(), placements: Placements(Vec::new()) };
 }
 
 /// What stands around a node in its process.
@@ -335,6 +346,34 @@ impl<C> Builder<C> {
             Ok(Singleton { name, spec })
         });
         self.children.singletons.push(singleton);
+        self
+    }
+
+    /// Gives this node a placement of your own: a child whose specification asks for it by this name
+    /// ([`ChildSpec::placed_by`](crate::ChildSpec::placed_by)) runs where it says.
+    ///
+    /// It is asked on the node that leads the directory of the child's name, which may be any: so all nodes should have it. Where that
+    /// node has none of that name, or it panics, or chooses what is not there, a start is refused and nothing is tracked; a child that
+    /// runs already stays where it is, and where it has to go it is placed by its name. It must neither wait nor take long. A name
+    /// that cannot be taken is told by [`Builder::start`].
+    ///
+    /// ```no_run
+    /// # use tumen::prelude::*;
+    /// use tumen::names::{Choice, Placement};
+    ///
+    /// /// The one of these nodes that comes first by name.
+    /// struct First;
+    ///
+    /// impl Placement for First {
+    ///     fn pick(&self, choice: &Choice<'_>) -> Option<usize> {
+    ///         (!choice.candidates.is_empty()).then_some(0)
+    ///     }
+    /// }
+    ///
+    /// Node::builder("shop", "node-1").placement("first", First);
+    /// ```
+    pub fn placement(mut self, name: impl Into<String>, placement: impl Placement) -> Self {
+        self.children.placements.0.push((name.into(), Arc::new(placement)));
         self
     }
 

@@ -99,7 +99,7 @@ async fn next(node: &Node, told: &mut broadcast::Receiver<Arc<Told>>) -> Option<
 
 fn event(node: &Node, told: &Told) -> NameEvent {
     match told {
-        Told::Registered { name, number, holder } => {
+        Told::Registered { name, number, holder, .. } => {
             let Holder { node, actor } = holder.clone();
             NameEvent::Registered { name: name.clone(), fence: *number, node, actor }
         }
@@ -107,7 +107,7 @@ fn event(node: &Node, told: &Told) -> NameEvent {
             let value = node.lookup(name.as_bytes()).map(|Registered { value, .. }| value);
             NameEvent::Updated { name: name.clone(), fence: *number, value }
         }
-        Told::Unregistered { name, number, holder, reason, goes_on } => NameEvent::Unregistered {
+        Told::Unregistered { name, number, holder, reason, goes_on, .. } => NameEvent::Unregistered {
             name: name.clone(),
             fence: *number,
             node: holder.as_ref().map(|holder| holder.node.clone()),

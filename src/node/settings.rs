@@ -13,6 +13,7 @@ use tumen_core::GroupId;
 use tumen_core::assignment::Strategy;
 use tumen_core::cluster::snapshot::GroupSpec;
 use tumen_core::names;
+use tumen_core::names::placements::Placements;
 
 use super::builder::{Shared, Surroundings};
 use crate::config::{Config, Value};
@@ -28,16 +29,24 @@ pub(super) struct Addresses {
     pub(super) http: Option<String>,
 }
 
-/// The runtime's settings. `discover` finds other nodes by every way there is; `listener` is the cluster port, bound already;
-/// `replicated` tells whether a kind of worker has state on all copies.
+/// What it runs beside partitions without a state of their own.
+pub(super) struct Runs {
+    /// Whether a kind of worker has state on all copies.
+    pub(super) replicated: bool,
+    /// The kinds of children that it has factories for.
+    pub(super) children: ChildKinds,
+    /// The user's own ways to choose nodes for them.
+    pub(super) placements: Placements,
+}
+
+/// The runtime's settings. `discover` finds other nodes by every way there is; `listener` is the cluster port, bound already.
 pub(super) fn settings(
     config: &Config,
     addresses: Addresses,
     Surroundings { discover, supervisor }: Surroundings,
     listener: TcpListener,
     strategies: Vec<Arc<dyn Strategy>>,
-    replicated: bool,
-    children: ChildKinds,
+    Runs { replicated, children, placements }: Runs,
 ) -> Settings {
     let told_of_others = !config.join.is_empty() || discover.is_some();
     let founds = !told_of_others || config.bootstrap_expect.is_some();
@@ -71,6 +80,7 @@ pub(super) fn settings(
             strategies.iter().map(|own| Box::new(Shared(Arc::clone(own))) as Box<dyn Strategy>).collect()
         }),
         children,
+        placements,
         clock: Clock::system(),
         connect: connect(config, listener),
     }

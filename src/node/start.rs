@@ -8,11 +8,13 @@ use tokio_util::sync::CancellationToken;
 use tumen_actors::names::child::ChildKinds;
 use tumen_actors::node::Runtime;
 use tumen_actors::partitions::{Hosted, Kinds};
+use tumen_core::PlacementName;
 use tumen_core::assignment::Strategy;
+use tumen_core::names::placements::Placements;
 
-use super::builder::{Children, Surroundings};
+use super::builder::{self, Children, Surroundings};
 use super::discover::{self, Discover};
-use super::settings::{Addresses, settings};
+use super::settings::{Addresses, Runs, settings};
 use super::singletons;
 use super::{AssignmentsUpdated, Inner, Node, Subscription};
 use crate::config::{Address, Config};
@@ -34,6 +36,7 @@ pub(super) async fn start(
     let read_args: BTreeMap<_, _> = hosted.iter().map(|one| (one.kind.clone(), one.read_args)).collect();
     let child_kinds = ChildKinds::new(hosted.into_iter().map(|one| (one.kind, one.start)).collect())
         .map_err(ChildError::from)?;
+    let placements = placements(children.placements)?;
     let listener = bind("the cluster port", &config.listen.0).await?;
     let http = match config.http.address() {
         Some(address) => Some(bind("the HTTP port", address).await?),
@@ -53,7 +56,8 @@ pub(super) async fn start(
     let surroundings =
         Surroundings { discover: discover::both(known, surroundings.discover), ..surroundings };
     let replicated = kinds.iter().any(Hosted::is_replicated);
-    let settings = settings(&config, addresses, surroundings, listener, strategies, replicated, child_kinds);
+    let runs = Runs { replicated, children: child_kinds, placements };
+    let settings = settings(&config, addresses, surroundings, listener, strategies, runs);
     let runtime = Runtime::start(settings, kinds).await?;
     let stopping = CancellationToken::new();
     let inner = Inner {
@@ -76,6 +80,15 @@ pub(super) async fn start(
         drop(node.inner.http.set(server));
     }
     Ok(node)
+}
+
+/// The user's own placements, each under a name that can be taken.
+fn placements(own: builder::Placements) -> Result<Placements, ChildError> {
+    let named = own.0.into_iter().map(|(name, placement)| {
+        let named = PlacementName::new(&name);
+        named.map(|name| (name, placement)).map_err(|why| ChildError::PlacementName { name, why })
+    });
+    Ok(Placements::new(named.collect::<Result<_, _>>()?)?)
 }
 
 /// Says so when there are too few nodes for the copies, or too many for the partitions.

@@ -24,6 +24,7 @@ use tumen_core::cluster::coordinator;
 use tumen_core::cluster::membership;
 use tumen_core::cluster::snapshot::{GroupSpec, Mode};
 use tumen_core::ids::{ClusterName, GroupId, Kind, NodeName};
+use tumen_core::names::placements::Placements;
 use tumen_core::partitioner::Partitioner;
 use tumen_core::partitions::request::{MessageId, Reply};
 
@@ -98,6 +99,7 @@ pub fn settings(world: &World, n: usize, seeds: &[usize], min_nodes: usize) -> S
         pace: Pace::default(),
         strategies: Arc::new(Vec::new),
         children: ChildKinds::default(),
+        placements: Placements::default(),
         clock: Clock::tokio(),
         connect: Box::new(move |greet| {
             Box::pin(async move { Ok(world.node(greet, Cookie::none(), transport::Settings::default())) })

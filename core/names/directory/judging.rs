@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Change, Directory, NAMES_MAX};
 use crate::ids::NodeBoot;
 use crate::names::claim::{Claim, ClaimNumber, Held, Holder, Reason, Spec, Stage};
+use crate::names::meta::META_MAX;
 use crate::names::name::Name;
 
 /// The most bytes of a claim's value, of a child's arguments, and of what it hands to the next instance.
@@ -46,6 +47,9 @@ pub enum Refused {
     /// This partition of names is full.
     #[error("this partition of names holds {NAMES_MAX} names, which is all that it may")]
     Full,
+    /// This partition has no room for more metadata.
+    #[error("this partition of names holds metadata under {META_MAX} keys, which is all that it may")]
+    MetaFull,
 }
 
 impl Directory {
@@ -156,6 +160,29 @@ impl Directory {
         let claim = self.get(name)?;
         let runs = matches!(claim.child()?.stage, Stage::Starting { .. } | Stage::Running { .. });
         runs.then(|| Change::Stopping { name: name.clone(), number: claim.number, moves: true })
+    }
+
+    /// The cluster is to be told something under a key. `None`: it is already.
+    ///
+    /// # Errors
+    /// It is too long, or there is no room.
+    pub fn judge_put_meta(&self, key: &Name, value: &Bytes) -> Result<Option<Change>, Refused> {
+        check_len(value)?;
+        match self.meta(key) {
+            Some(told) if told.value == *value => return Ok(None),
+            None if self.meta.len() >= META_MAX => return Err(Refused::MetaFull),
+            Some(_) | None => {}
+        }
+        Ok(Some(Change::MetaPut { key: key.clone(), value: value.clone() }))
+    }
+
+    /// The cluster is to be told nothing more under a key.
+    ///
+    /// # Errors
+    /// It is told nothing there.
+    pub fn judge_remove_meta(&self, key: &Name) -> Result<Change, Refused> {
+        let told = self.meta(key).ok_or_else(|| Refused::NotFound(key.clone()))?;
+        Ok(Change::MetaRemoved { key: key.clone(), number: told.number })
     }
 
     fn check_room(&self) -> Result<(), Refused> {

@@ -170,6 +170,8 @@ fn changes() -> impl Strategy<Value = Change> {
             handed
         }),
         on().prop_map(|node| Change::NodeGone { node }),
+        (which(), value()).prop_map(|(key, value)| Change::MetaPut { key, value }),
+        (which(), number()).prop_map(|(key, number)| Change::MetaRemoved { key, number }),
     ]
 }
 
@@ -193,4 +195,47 @@ proptest! {
         let on_nodes: usize = directory.nodes().map(|node| directory.count_on(node)).sum();
         prop_assert_eq!(on_nodes + directory.waiting().count(), directory.len());
     }
+}
+
+#[test]
+fn what_the_cluster_is_told_stands_in_a_space_of_its_own() {
+    let mut directory = Directory::default();
+    claim(&mut directory, "a", &holder(1, 1)).unwrap();
+    let put = |directory: &mut Directory, value: &'static [u8]| {
+        let change = directory.judge_put_meta(&name("a"), &Bytes::from_static(value)).unwrap();
+        change.iter().flat_map(|change| directory.apply(change)).collect::<Vec<News>>()
+    };
+    assert_eq!(put(&mut directory, b"one"), [], "no name is registered by it");
+    let first = directory.meta(&name("a")).unwrap().clone();
+    put(&mut directory, b"two");
+    let second = directory.meta(&name("a")).unwrap().clone();
+    assert!(second.number > first.number && second.value == b"two"[..]);
+    assert_eq!(directory.judge_put_meta(&name("a"), &second.value), Ok(None), "twice is the same as once");
+    assert_eq!((directory.len(), directory.with_prefix(b"").count()), (1, 1));
+    assert_eq!(directory.get(&name("a")).unwrap().holder(), Some(&holder(1, 1)));
+    // Its node goes, and with it its names: what was told stays.
+    directory.apply(&Change::NodeGone { node: node(1) });
+    assert!(directory.is_empty() && directory.all_meta().count() == 1);
+    let read: Directory = bincode::deserialize(&bincode::serialize(&directory).unwrap()).unwrap();
+    assert_eq!(read, directory);
+    directory.apply(&Change::MetaRemoved { key: name("a"), number: first.number });
+    assert!(directory.meta(&name("a")).is_some(), "what was told later is not taken back by this");
+    let removed = directory.judge_remove_meta(&name("a")).unwrap();
+    directory.apply(&removed);
+    assert_eq!(directory.meta(&name("a")), None);
+    assert_eq!(directory.judge_remove_meta(&name("a")), Err(Refused::NotFound(name("a"))));
+    let long = Bytes::from(vec![0; VALUE_LEN_MAX + 1]);
+    assert_eq!(directory.judge_put_meta(&name("a"), &long), Err(Refused::TooLong(long.len())));
+}
+
+#[test]
+fn metadata_has_room_for_so_many_keys_and_takes_none_from_names() {
+    let key = |n: usize| name(&format!("k{n}"));
+    let told = (0..crate::names::meta::META_MAX)
+        .map(|n| (key(n), Meta { number: ClaimNumber(n as u64), value: Bytes::new() }));
+    let mut directory = Directory::of([], told, ClaimNumber(1 << 20));
+    let value = Bytes::from_static(b"v");
+    assert_eq!(directory.judge_put_meta(&name("another"), &value), Err(Refused::MetaFull));
+    assert!(directory.judge_put_meta(&key(7), &value).unwrap().is_some());
+    assert_eq!(claim(&mut directory, "a", &holder(1, 1)).unwrap().len(), 1);
 }

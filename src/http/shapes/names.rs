@@ -59,7 +59,8 @@ pub struct Child {
     pub restarts_max: u32,
     /// The window, in milliseconds.
     pub window_ms: u64,
-    /// `uniform`, `uniform_active`, `uniform_quorum`, `least_loaded` or `random`.
+    /// `uniform`, `uniform_active`, `uniform_quorum`, `least_loaded` or `random`; any other word is the name of a placement that the
+    /// nodes' program has of its own.
     pub placing: Placing,
     /// What is said of it.
     pub value: String,
@@ -95,12 +96,35 @@ pub struct StartChild {
     /// The window, in milliseconds; 30,000 without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window_ms: Option<u64>,
-    /// `uniform`, which it is without; `uniform_active`, `uniform_quorum`, `least_loaded` or `random`.
+    /// `uniform`, which it is without; `uniform_active`, `uniform_quorum`, `least_loaded` or `random`; any other word is the name of a
+    /// placement that the nodes' program has of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placing: Option<Placing>,
     /// What is to be said of it; nothing without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
+}
+
+/// What the cluster is told under one key: `GET` and `PUT /meta/{key}`, and an element of [`AllMeta`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    /// The key, which is no name.
+    pub key: String,
+    /// Larger for each later time that it was told something else.
+    pub number: u64,
+    /// What: any JSON.
+    pub value: Value,
+}
+
+/// `GET /meta?prefix=P&limit=N`, as the answering node knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllMeta {
+    /// By key, in byte order.
+    pub meta: Vec<Meta>,
+    /// How many there are in the list.
+    pub count: usize,
+    /// Whether there are more, behind these.
+    pub more: bool,
 }
 
 /// The answer to `POST /children/{name}/move`, with 202: it was decided, and goes on.

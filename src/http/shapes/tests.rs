@@ -260,6 +260,55 @@ fn events_carry_their_name_twice() {
         ),
         (Event::Leader { leader: None, term: 4 }, r#"{"event":"leader","leader":null,"term":4}"#),
         (Event::Missed { count: 9 }, r#"{"event":"missed","count":9}"#),
+        (
+            Event::NameRegistered {
+                name: "a".into(),
+                node: "node-1".into(),
+                boot: "a1".into(),
+                actor: 3,
+                fence: 7,
+            },
+            r#"{"event":"name_registered","name":"a","node":"node-1","boot":"a1","actor":3,"fence":7}"#,
+        ),
+        (
+            Event::NameUpdated { name: "a".into(), fence: 7 },
+            r#"{"event":"name_updated","name":"a","fence":7}"#,
+        ),
+        (
+            Event::NameUnregistered {
+                name: "a".into(),
+                node: Some("node-1".into()),
+                fence: 7,
+                reason: "node down".into(),
+            },
+            r#"{"event":"name_unregistered","name":"a","node":"node-1","fence":7,"reason":"node down"}"#,
+        ),
+        (
+            Event::ChildStarted {
+                name: "a".into(),
+                kind: "echo".into(),
+                node: "node-1".into(),
+                boot: "a1".into(),
+                fence: 7,
+            },
+            r#"{"event":"child_started","name":"a","kind":"echo","node":"node-1","boot":"a1","fence":7}"#,
+        ),
+        (
+            Event::ChildMoving { name: "a".into(), kind: "echo".into(), from: None, fence: 7 },
+            r#"{"event":"child_moving","name":"a","kind":"echo","from":null,"fence":7}"#,
+        ),
+        (
+            Event::ChildEnded {
+                name: "a".into(),
+                kind: "echo".into(),
+                node: None,
+                fence: 7,
+                reason: "normal".into(),
+                goes_on: false,
+            },
+            r#"{"event":"child_ended","name":"a","kind":"echo","node":null,"fence":7,"reason":"normal","goes_on":false}"#,
+        ),
+        (Event::NamesMissed { count: 9 }, r#"{"event":"names_missed","count":9}"#),
     ];
     for (event, json) in all {
         golden(&event, json);
@@ -323,4 +372,11 @@ fn names_and_children_are_listed_with_where_they_run() {
     golden(&start, least);
     assert_eq!(serde_json::from_str::<StartChild>(r#"{"name":"a","kind":"echo"}"#).unwrap(), start);
     golden(&Moving { name: "a".into(), from: None }, r#"{"name":"a","from":null}"#);
+    let own = r#"{"name":"a","kind":"echo","args":null,"placing":"near-data"}"#;
+    golden(&StartChild { placing: Some("near-data".parse().unwrap()), ..start }, own);
+    let told = Meta { key: "schema".into(), number: 7, value: serde_json::json!({ "version": 2 }) };
+    golden(
+        &AllMeta { meta: vec![told], count: 1, more: false },
+        r#"{"meta":[{"key":"schema","number":7,"value":{"version":2}}],"count":1,"more":false}"#,
+    );
 }
