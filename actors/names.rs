@@ -17,11 +17,13 @@ pub mod directory_worker;
 pub mod distributed_supervisor;
 pub mod figures;
 mod gathering;
+pub mod line;
 mod meta;
 mod questions;
 pub mod registry;
 pub mod table;
 mod tail;
+mod watching;
 mod wire;
 
 use std::fmt;
@@ -31,7 +33,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dashmap::DashMap;
 use ractor::ActorRef;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::ids::{Kind, NodeBoot, NodeName, PartitionId};
@@ -47,9 +49,11 @@ use self::child::ChildKinds;
 use self::directory_agent::DirectoryAgentMsg;
 use self::directory_worker::{body_of, request_message};
 use self::distributed_supervisor::DistributedSupervisorMsg;
+use self::line::Rooms;
 use self::questions::{Question, Told};
 use self::registry::{Registry, RegistryMsg};
 pub use self::table::{Found, NameTable};
+use self::watching::Watched;
 pub(crate) use self::wire::child_service;
 use self::wire::{Supervision, child_kind};
 use crate::clock::Clock;
@@ -92,6 +96,12 @@ struct Shared {
     clock: Clock,
     ports: Ports,
     acted: Acted,
+    rooms: Arc<Rooms>,
+    /// A plan came; `true`: nothing waits for a name any more, for this node stops.
+    stirred: watch::Sender<bool>,
+    /// Where to look after what waits: a message may come back on a thread of nobody's.
+    runtime: tokio::runtime::Handle,
+    watched: Watched,
 }
 
 /// Where each actor is reached.
@@ -136,6 +146,22 @@ pub enum NameFailure {
     /// The child was not started: nothing is tracked.
     #[error("the child was not started: {0}")]
     StartFailed(String),
+    /// The child's own start said that it is not to run: nothing is tracked.
+    #[error("the child says that it is not to run: nothing is tracked")]
+    Ignored,
+    /// As many messages wait for whoever will answer under the name as may. This one was not sent.
+    #[error(
+        "as many messages wait for whoever will answer under {0} as may: this one was not sent, nothing changed; send it \
+             again a little later"
+    )]
+    QueueFull(Name),
+    /// The message could not be delivered when it was sent, and later ones have been delivered since: to send it again would
+    /// change their order. It was not carried out.
+    #[error(
+        "later messages to {0} were delivered before this one could be: it was not carried out, nothing changed; send it \
+             again if it still counts"
+    )]
+    Overtaken(Name),
     /// The child did not start in time. It is still being tried.
     #[error("the child did not start in time; it is still being tried: terminate it if it is not to run")]
     StartTimeout,
@@ -172,6 +198,10 @@ impl Names {
             clock,
             ports: Ports::default(),
             acted,
+            rooms: Arc::default(),
+            stirred: watch::Sender::new(false),
+            runtime: tokio::runtime::Handle::current(),
+            watched: Watched::default(),
         };
         let names = Self { shared: Arc::new(shared) };
         names.shared.transport.serve(Service::Supervision, Arc::new(names.clone()));
@@ -187,6 +217,7 @@ impl Names {
     /// A plan was committed: who is no member answers under no name any more.
     pub(crate) fn handle_plan(&self, plan: &Arc<Snapshot>) {
         self.shared.table.handle_plan(plan);
+        self.shared.stirred.send_if_modified(|stops| !*stops);
         self.shared.ports.registry.cast(RegistryMsg::Plan(Arc::clone(plan)));
         self.shared.ports.supervisor.cast(DistributedSupervisorMsg::Plan(Arc::clone(plan)));
     }
@@ -196,6 +227,11 @@ impl Names {
         self.shared.table.clear();
         self.shared.ports.registry.cast(RegistryMsg::Left);
         self.shared.ports.supervisor.cast(DistributedSupervisorMsg::Left);
+    }
+
+    /// This node stops: whatever waits for a name is told so.
+    pub(crate) fn handle_stopped(&self) {
+        self.shared.stirred.send_replace(true);
     }
 
     /// What runs here is as the plan says, but for claims on their way: once these are answered the plan is acted on.
@@ -348,12 +384,29 @@ impl Names {
     /// Has the cluster run a child under a name, and waits until it runs. The same child asked for twice is the same as once.
     ///
     /// # Errors
-    /// See [`NameFailure`]: something else stands under the name, no node can start it, its factory failed, or no time is left.
+    /// As [`Self::start_patiently`].
     pub async fn start(
         &self,
         name: &Name,
         spec: Spec,
         value: Bytes,
+        within: Duration,
+    ) -> Result<Found, NameFailure> {
+        self.start_patiently(name, spec, value, within, within).await
+    }
+
+    /// The same where the directory is waited for within `asked_within`, and the child `within`, the time for the directory
+    /// included.
+    ///
+    /// # Errors
+    /// See [`NameFailure`]: something else stands under the name, no node can start it, its factory failed or said that it is not
+    /// to run, or no time is left.
+    pub async fn start_patiently(
+        &self,
+        name: &Name,
+        spec: Spec,
+        value: Bytes,
+        asked_within: Duration,
         within: Duration,
     ) -> Result<Found, NameFailure> {
         let deadline = Instant::now() + within;
@@ -363,14 +416,18 @@ impl Names {
         }
         let mut news = self.news();
         let request = Request::Start { name: name.clone(), spec: Arc::new(spec), value };
-        let asked = self.ask(&request, deadline).await?;
+        let asked = self.ask(&request, deadline.min(Instant::now() + asked_within)).await?;
         loop {
             if let Some(found) = self.lookup(name) {
                 return Ok(found);
             }
             if self.shared.table.claim(name).is_none() {
-                let why = news_of_end(&mut news, name, asked.number);
-                return Err(NameFailure::StartFailed(why.unwrap_or_else(|| "it ended at once".to_owned())));
+                return Err(match news_of_end(&mut news, name, asked.number) {
+                    Some(Reason::Ignored) => NameFailure::Ignored,
+                    Some(Reason::StartFailed(why)) => NameFailure::StartFailed(why),
+                    Some(other) => NameFailure::StartFailed(other.to_string()),
+                    None => NameFailure::StartFailed("it ended at once".to_owned()),
+                });
             }
             match tokio::time::timeout_at(deadline, self.changed(name)).await {
                 Ok(()) => {}
@@ -572,7 +629,7 @@ fn news_of_end(
     news: &mut broadcast::Receiver<Arc<News>>,
     of: &Name,
     since: Option<ClaimNumber>,
-) -> Option<String> {
+) -> Option<Reason> {
     let mut why = None;
     loop {
         match news.try_recv() {
@@ -581,10 +638,7 @@ fn news_of_end(
                     && name == of
                     && Some(*number) >= since
                 {
-                    why = Some(match reason {
-                        Reason::StartFailed(why) => why.clone(),
-                        other => other.to_string(),
-                    });
+                    why = Some(reason.clone());
                 }
             }
             Err(broadcast::error::TryRecvError::Lagged(_)) => {}

@@ -10,6 +10,7 @@
 //! placement  which node is to run a child
 //! placements those that a node has, its user's own among them
 //! request    what is asked of a directory, and answered
+//! line       in which order one node's messages reach whoever answers under a name
 //! ```
 //!
 //! ```text
@@ -30,6 +31,7 @@ use crate::partitioner::Partitioner;
 pub mod claim;
 pub mod crew;
 pub mod directory;
+pub mod line;
 pub mod meta;
 pub mod name;
 pub mod orders;

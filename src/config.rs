@@ -151,6 +151,10 @@ knobs! {
         plain crash_proof: CrashProof = "loopback";
         /// How long a call waits for its reply if the caller says nothing, retries included.
         plain call_deadline: Duration = "5s" [in "1ms" to "1h"];
+        /// How long the start of a child is waited for, the answer of its name's directory included; that one is waited for
+        /// within `call_deadline`. A child has 20 s to start: shorter, and whoever starts a slow one is told that it is still
+        /// being tried.
+        plain start_deadline: Duration = "25s" [in "1ms" to "1h"];
         /// How long a stop may take to hand everything over. Must exceed `lease`: what is not released in good order
         /// ends with the lease.
         plain stop_deadline: Duration = "10s" [in "21ms" to "1h"];

@@ -152,7 +152,7 @@ impl Error {
     }
 
     /// For [`Child::start`](crate::Child::start): the child is not to run, and its name is to be free again. Whoever started it
-    /// is told so.
+    /// is told so, by [`NameFailure::Ignored`].
     ///
     /// ```
     /// # use tumen::prelude::*;
@@ -187,6 +187,8 @@ impl Error {
         match self {
             // What stands under a name is the same however often it is asked for.
             Self::Name(NameFailure::StartTimeout | NameFailure::Refused(Refused::NoMember(_))) => true,
+            // Surely not carried out.
+            Self::Name(NameFailure::QueueFull(_) | NameFailure::Overtaken(_)) => true,
             Self::Call(failure)
             | Self::Name(NameFailure::Call(failure))
             | Self::ClusterConfig(ConfigFailure::Call(failure)) => {
@@ -233,7 +235,10 @@ impl Error {
             Self::Name(NameFailure::Refused(Refused::TooLong(_))) => "too_large",
             Self::Name(NameFailure::Refused(Refused::Full | Refused::MetaFull)) => "overloaded",
             Self::Name(NameFailure::NoSuchKind { .. }) => "no_such_kind",
-            Self::Name(NameFailure::StartFailed(_)) | Self::Ignore => "start_failed",
+            Self::Name(NameFailure::StartFailed(_)) => "start_failed",
+            Self::Name(NameFailure::Ignored) | Self::Ignore => "ignored",
+            Self::Name(NameFailure::QueueFull(_)) => "queue_full",
+            Self::Name(NameFailure::Overtaken(_)) => "overtaken",
             Self::Name(NameFailure::StartTimeout) => "start_timeout",
             Self::Name(NameFailure::NotVisible) => "not_visible",
             Self::Name(NameFailure::NoSuchActor) => "no_such_actor",
@@ -303,6 +308,7 @@ mod tests {
             (AskError::TooFewNodes { present: 1, wanted: 3 }.into(), Some(false), true),
             (NameFailure::StartTimeout.into(), Some(true), true),
             (NameFailure::StartFailed("no".into()).into(), Some(false), false),
+            (NameFailure::Ignored.into(), Some(false), false),
             (NameFailure::Call(Failure::Timeout { maybe_applied: true }).into(), None, false),
             (NameFailure::Call(Failure::NoQuorum).into(), Some(false), true),
             (ConfigFailure::Call(Failure::NoQuorum).into(), Some(false), true),

@@ -47,6 +47,11 @@ impl Child for Billing {
         match &*currency {
             "" => Err(Error::ignore()),
             "XXX" => Err(Error::rejected("there is no such currency")),
+            // Longer than a call is waited for.
+            "SLOW" => {
+                tokio::time::sleep(Duration::from_secs(4)).await;
+                Ok(Self { currency, total: 0 })
+            }
             _ => {
                 assert_eq!(cx.node().as_str(), "node-1");
                 Ok(Self { currency, total: 0 })
@@ -79,6 +84,7 @@ struct Adder;
 
 enum AdderMsg {
     Add(u64, RpcReplyPort<(u64, u64)>),
+    Fail(End, ActorRef<AdderMsg>),
 }
 
 impl ractor::Message for AdderMsg {}
@@ -98,11 +104,20 @@ impl Actor for Adder {
         message: AdderMsg,
         total: &mut u64,
     ) -> Result<(), ActorProcessingErr> {
-        let AdderMsg::Add(n, reply) = message;
-        *total += n;
-        // Whoever asked may wait no more.
-        drop(reply.send((0, *total)));
-        Ok(())
+        match message {
+            AdderMsg::Add(n, reply) => {
+                *total += n;
+                // Whoever asked may wait no more.
+                drop(reply.send((0, *total)));
+                Ok(())
+            }
+            AdderMsg::Fail(End::Fail, _) => Err("it had to".into()),
+            AdderMsg::Fail(End::Panic, _) => panic!("it could not"),
+            AdderMsg::Fail(End::Stop, myself) => {
+                myself.stop(Some("enough".into()));
+                Ok(())
+            }
+        }
     }
 }
 
@@ -186,6 +201,7 @@ async fn children_and_actors_are_found_by_their_names() {
     let node = Node::builder("shop", "node-1")
         .listen("127.0.0.1:0")
         .partitions(4)
+        .call_deadline(Duration::from_secs(3))
         .child::<Billing>(|c| c.receives::<Charge>().receives::<End>())
         .singleton::<Billing>("billing", "EUR".into())
         .placement("first", First)
@@ -210,6 +226,15 @@ async fn children_and_actors_are_found_by_their_names() {
     let again = node.start_singleton::<Billing>("billing", "EUR".into()).await.unwrap();
     assert_eq!((again, node.count_children().running), (billing.clone(), 1));
 
+    // What is cast arrives before what is asked after it.
+    for _ in 0..100 {
+        billing.cast(&node, Charge { cents: 1 }).unwrap();
+        node.cast_name("billing", Charge { cents: 1 }).unwrap();
+    }
+    assert_eq!(billing.call(&node, Charge { cents: 0 }).await.unwrap().1, 205);
+    assert!(matches!(node.cast_name("nobody", Charge { cents: 1 }), Err(Error::NotFound(_))));
+    assert!(matches!(node.cast_name("", Charge { cents: 1 }), Err(Error::BadName(_))));
+
     // It fails, and is there again: what it held is gone.
     for how in [End::Panic, End::Fail, End::Stop] {
         let before = node.lookup("billing").unwrap().fence;
@@ -222,12 +247,22 @@ async fn children_and_actors_are_found_by_their_names() {
     // Others are refused, or end as they were told to.
     let taken = node.start_child::<Billing>("billing", "USD".into()).await.unwrap_err();
     assert!(matches!(taken, Error::Name(NameFailure::Refused(Refused::AlreadyRegistered { .. }))), "{taken}");
-    for (currency, says) in [("", "not to run"), ("XXX", "there is no such currency")] {
+    for (currency, says, code) in
+        [("", "not to run", "ignored"), ("XXX", "there is no such currency", "start_failed")]
+    {
         let why = node.start_child::<Billing>("other", currency.into()).await.unwrap_err();
         assert!(why.to_string().contains(says) && why.changed() == Some(false), "{why}");
+        assert_eq!((why.code(), why.is_safe_to_retry()), (code, false));
         assert!(node.which_children("other", 1).is_empty(), "nothing is tracked");
-        assert!(matches!(given_back(&mut news, "other").await, (Reason::StartFailed(_), false)));
+        match given_back(&mut news, "other").await {
+            (Reason::Ignored, false) if currency.is_empty() => {}
+            (Reason::StartFailed(_), false) if !currency.is_empty() => {}
+            other => panic!("{currency:?}: {other:?}"),
+        }
     }
+    let slow = node.start_child::<Billing>("slow", "SLOW".into()).await.unwrap();
+    assert_eq!(slow.call(&node, Charge { cents: 1 }).await.unwrap().1, 1);
+    node.terminate_child("slow").await.unwrap();
     assert!(matches!(node.start_child::<Billing>("", "EUR".into()).await, Err(Error::BadName(_))));
     let spec = ChildSpec::new().restart(Restart::Transient).value("what people see");
     let other = node.start_child_with::<Billing>("other", "USD".into(), spec).await.unwrap();
@@ -254,10 +289,14 @@ async fn children_and_actors_are_found_by_their_names() {
     hosted.unregister("adder").await.unwrap();
     assert!(node.lookup("adder").is_none());
     hosted.register("adder", "").await.unwrap();
+    for _ in 0..10 {
+        remote.cast(&node, Charge { cents: 1 }).unwrap();
+    }
+    assert_eq!(remote.call(&node, Charge { cents: 0 }).await.unwrap().1, 19);
     adder.stop(None);
     running.await.unwrap();
     let ended = tokio::time::timeout(PATIENCE, remote.monitor(&node)).await.unwrap();
-    assert!(matches!(ended, Reason::Normal | Reason::Crashed(_)), "{ended}");
+    assert_eq!(ended, Reason::Normal);
     loop {
         if given_back(&mut news, "adder").await.0 == Reason::Normal && node.lookup("adder").is_none() {
             break;
@@ -267,6 +306,39 @@ async fn children_and_actors_are_found_by_their_names() {
         remote.call(&node, Charge { cents: 1 }).await,
         Err(Error::Call(Failure::Fenced { changed: false }))
     ));
+    assert!(matches!(remote.cast(&node, Charge { cents: 1 }), Err(Error::Call(Failure::Fenced { .. }))));
+
+    // How such an actor ended those hear who monitor it, before and after, and those who listen to its name.
+    for (how, said) in [
+        (Some(End::Fail), Reason::Crashed("it had to".into())),
+        (Some(End::Panic), Reason::Crashed("it could not".into())),
+        (Some(End::Stop), Reason::Normal),
+        (None, Reason::Crashed("it was killed".into())),
+    ] {
+        let (adder, running) = Actor::spawn(None, Adder, ()).await.unwrap();
+        let hosted = node.host(&adder, |Charge { cents }, reply| AdderMsg::Add(cents, reply));
+        hosted.register("ends", "").await.unwrap();
+        let remote = hosted.remote();
+        let before = tokio::spawn({
+            let (node, remote) = (node.clone(), remote.clone());
+            async move { remote.monitor(&node).await }
+        });
+        match how {
+            Some(how) => adder.cast(AdderMsg::Fail(how, adder.clone())).unwrap(),
+            None => adder.kill(),
+        }
+        running.await.unwrap();
+        let heard = tokio::time::timeout(PATIENCE, before).await.unwrap().unwrap();
+        let after = tokio::time::timeout(PATIENCE, remote.monitor(&node)).await.unwrap();
+        let (listened, goes_on) = given_back(&mut news, "ends").await;
+        for reason in [&heard, &after, &listened] {
+            match (reason, &said) {
+                (Reason::Crashed(why), Reason::Crashed(said)) => assert!(why.contains(said), "{why} {said}"),
+                (reason, said) => assert_eq!(reason, said),
+            }
+        }
+        assert!(!goes_on);
+    }
 
     told(&node).await;
     placed(&node).await;

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  call(name) ─▶ NameTable ─┬─ here ──────────────────▶ Local ─▶ mailbox ─┐
-//!     ▲                     └─ elsewhere ─▶ data lane ─▶ Local ─▶ mailbox ┴─▶ reply
-//!     └── it moves, or is about to run: wait for the next holder, within the deadline
+//!  cast(name)               ├─ elsewhere ─▶ data lane ─▶ Local ─▶ mailbox ┴─▶ reply
+//!                           └─ it moves, or is about to run ─▶ NameLine: waits for the next holder, in order
 //! ```
 
 use std::sync::Arc;
@@ -11,17 +11,22 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tumen_core::names::{Holder, Name};
 use tumen_core::partitions::request::{BODY_LEN_MAX, Failure, MessageId, Reply};
 
-use super::Names;
+use super::line::{Item, NameLine, UnderWay, nothing_there};
 use super::registry::{Local, RegistryMsg};
-use super::table::Found;
+use super::table::Reach;
 use super::wire::ActorHeader;
-use crate::partitions::delivery::{self, Delivery};
+use super::{NameFailure, Names};
+use crate::partitions::delivery::{self, Delivery, Told};
 use crate::partitions::router::{CallOptions, lane_failure};
 use crate::transport::{Deadline, Incoming, LaneError, Serve, Service};
 use tumen_core::names::Reason;
+
+/// How much later than its deadline a call that waited is answered at most.
+const TOLD_WITHIN: Duration = Duration::from_millis(20);
 
 impl Names {
     /// Gives an actor of this node a number, by which others reach it. `deliver` hands it a message, and answers what it
@@ -54,57 +59,142 @@ impl Names {
         self.shared.ports.registry.cast(RegistryMsg::Gone { actor, reason });
     }
 
-    /// Asks whoever answers under a name, wherever that is. While a child moves, or is about to run, it is waited for.
+    /// Asks whoever answers under a name, wherever that is. While a child moves, or is about to run, it is waited for, in order:
+    /// what was asked, or cast, before from this node comes first.
     ///
     /// # Errors
-    /// [`Failure::NoPartition`]: nothing stands under the name. Otherwise see [`Failure`].
-    pub async fn call(&self, name: &Name, message: MessageId, body: Bytes, within: Duration) -> Reply {
+    /// As [`Self::call_with`].
+    pub async fn call(
+        &self,
+        name: &Name,
+        message: MessageId,
+        body: Bytes,
+        within: Duration,
+    ) -> Result<Bytes, NameFailure> {
         self.call_with(name, message, body, CallOptions { within, ..CallOptions::default() }).await
     }
 
-    /// The same, sent again where a first try may have been carried out, if the options say that it does no harm.
+    /// The same, sent again where a first try may have been carried out, if the options say that it does no harm: such a
+    /// message may be carried out after later ones.
     ///
     /// # Errors
-    /// As [`Self::call`].
+    /// [`Failure::NoPartition`]: nothing stands under the name. [`NameFailure::QueueFull`] and [`NameFailure::Overtaken`]: nothing
+    /// changed. Otherwise see [`Failure`].
     pub async fn call_with(
         &self,
         name: &Name,
         message: MessageId,
         body: Bytes,
         options: CallOptions,
-    ) -> Reply {
+    ) -> Result<Bytes, NameFailure> {
         let deadline = Deadline::after(options.within);
-        let mut maybe_applied = false;
-        loop {
-            let left = Deadline::at(deadline.instant());
-            let failure = match self.lookup(name) {
-                Some(Found { holder, .. }) => {
-                    match self.call_actor(&holder, message, body.clone(), left).await {
-                        Err(failure) if failure.is_safe_to_retry() => failure,
-                        Err(
-                            failure @ (Failure::Timeout { maybe_applied: true } | Failure::Fenced { .. }),
-                        ) if options.idempotent && !left.within().is_zero() => {
-                            maybe_applied = true;
-                            failure
-                        }
-                        // The other node is cut off and this one is not: the child is about to run elsewhere.
-                        Err(Failure::NoQuorum) if self.shared.gate.is_open() => Failure::NoQuorum,
-                        reply => return reply,
+        let (to, told) = oneshot::channel();
+        let item = |body| Item::new(message, body, (deadline.instant(), &options), false, to);
+        match self.way(name, &body)? {
+            Way::Straight(under_way, holder) => {
+                let reply = self.call_actor(&holder, message, body.clone(), deadline).await;
+                match self.judge(reply, options.idempotent, deadline.instant()) {
+                    Ok(again) => {
+                        let line = Arc::clone(under_way.line());
+                        self.wait_in_line(name, &line, Some(under_way), item(body).with(again));
+                    }
+                    Err(reply) => {
+                        under_way.ended(&reply);
+                        return Ok(reply?);
                     }
                 }
-                None if self.shared.table.claim(name).is_none() => {
-                    return Err(Failure::NoPartition(format!("nothing is registered under {name}")));
-                }
-                None => Failure::NotReady,
-            };
-            if tokio::time::timeout_at(deadline.instant(), self.changed(name)).await.is_err() {
-                return Err(match failure {
-                    _ if maybe_applied => Failure::Timeout { maybe_applied },
-                    Failure::Fenced { .. } | Failure::Stale { .. } => Failure::NotReady,
-                    other => other,
-                });
             }
+            Way::Waits(line) => self.wait_in_line(name, &line, None, item(body)),
         }
+        // Whoever looks after what waits tells it when it is too late.
+        match tokio::time::timeout_at(deadline.instant() + TOLD_WITHIN, told).await {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(_)) | Err(_) => Err(Failure::Timeout { maybe_applied: true }.into()),
+        }
+    }
+
+    /// Sends a message to whoever answers under a name, and does not wait for an answer: `Ok` says that it is on its way to their
+    /// node, or waits for the next instance, within the options' time. Messages of one sender keep their order, with those
+    /// that it asks too. Nobody is told what becomes of it there.
+    ///
+    /// # Errors
+    /// As [`Self::call_with`], as far as it is known at once. It was not sent.
+    pub fn cast(
+        &self,
+        name: &Name,
+        message: MessageId,
+        body: Bytes,
+        options: CallOptions,
+    ) -> Result<(), NameFailure> {
+        let deadline = Instant::now() + options.within;
+        let way = self.way(name, &body)?;
+        let (to, mut told) = oneshot::channel();
+        let item = Item::new(message, body, (deadline, &options), true, to);
+        match way {
+            Way::Straight(under_way, holder) => self.send_one(name, under_way, &holder, item),
+            Way::Waits(line) => self.wait_in_line(name, &line, None, item),
+        }
+        match told.try_recv() {
+            Ok(Err(failure)) => Err(failure),
+            Ok(Ok(_)) | Err(_) => Ok(()),
+        }
+    }
+
+    fn way(&self, name: &Name, body: &Bytes) -> Result<Way, NameFailure> {
+        check_len(body)?;
+        let Reach { line, holder } = self.shared.table.reach(name).ok_or_else(|| nothing_there(name))?;
+        let straight = holder.and_then(|(number, holder)| Some((line.enter(number, &holder)?, holder)));
+        Ok(straight.map_or(Way::Waits(line), |(under_way, holder)| Way::Straight(under_way, holder)))
+    }
+
+    /// Sends a message to one actor on one run of one node, and does not wait for an answer.
+    ///
+    /// # Errors
+    /// It was not sent; see [`Failure`].
+    pub fn cast_actor(
+        &self,
+        holder: &Holder,
+        message: MessageId,
+        body: Bytes,
+        within: Duration,
+    ) -> Result<(), Failure> {
+        let (to, mut told) = oneshot::channel();
+        // Nobody may want to know any more.
+        self.send_actor(holder, message, body, Instant::now() + within, move |reply| drop(to.send(reply)));
+        match told.try_recv() {
+            Ok(Err(failure)) => Err(failure),
+            Ok(Ok(_)) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Sends a message to one actor, and does something with the answer, where it comes: quick, and without blocking.
+    pub(super) fn send_actor(
+        &self,
+        holder: &Holder,
+        message: MessageId,
+        body: Bytes,
+        deadline: Instant,
+        told: impl FnOnce(Reply) + Send + Sync + 'static,
+    ) {
+        if let Err(failure) = check_len(&body) {
+            return told(Err(failure));
+        }
+        if holder.node == self.shared.me {
+            let told = Box::new(|what: Told| told(what.into_reply()));
+            return self.deliver(holder.actor, Delivery::run(message, body, deadline, told));
+        }
+        let header = ActorHeader { boot: holder.node.boot, actor: holder.actor, message };
+        let encode = |buffer: &mut BytesMut| {
+            header.encode(buffer);
+            buffer.put_slice(&body);
+        };
+        let within = deadline.saturating_duration_since(Instant::now());
+        self.shared.transport.request(&holder.node.node, Service::Application, within, encode, |reply| {
+            told(match reply {
+                Ok(reply) => delivery::read(reply).into_reply(),
+                Err(error) => Err(lane_failure(&error)),
+            });
+        });
     }
 
     /// Asks one actor on one run of one node: never one of a later run.
@@ -118,12 +208,7 @@ impl Names {
         body: Bytes,
         deadline: Deadline,
     ) -> Reply {
-        if body.len() > BODY_LEN_MAX {
-            let len = body.len();
-            return Err(Failure::Rejected(format!(
-                "a message has at most {BODY_LEN_MAX} bytes, this one has {len}"
-            )));
-        }
+        check_len(&body)?;
         if holder.node == self.shared.me {
             let (to, told) = oneshot::channel();
             let delivery = Delivery::local(message, body, deadline.instant(), None, to);
@@ -154,6 +239,20 @@ impl Names {
     }
 }
 
+/// How a message reaches whoever answers.
+enum Way {
+    Straight(UnderWay, Holder),
+    Waits(Arc<NameLine>),
+}
+
+fn check_len(body: &Bytes) -> Result<(), Failure> {
+    let len = body.len();
+    if len <= BODY_LEN_MAX {
+        return Ok(());
+    }
+    Err(Failure::Rejected(format!("a message has at most {BODY_LEN_MAX} bytes, this one has {len}")))
+}
+
 /// Takes other nodes' messages to actors of this one.
 pub(super) struct Answering {
     names: Names,
@@ -168,7 +267,7 @@ impl Answering {
 impl Serve for Answering {
     fn serve(&self, batch: &mut Vec<Incoming>) {
         for Incoming { mut body, deadline, reply } in batch.drain(..) {
-            let refuse = |to, failure| delivery::send(to, &delivery::Told::Reply(Err(failure)));
+            let refuse = |to, failure| delivery::send(to, &Told::Reply(Err(failure)));
             let Some(ActorHeader { boot, actor, message }) = ActorHeader::decode(&mut body) else {
                 refuse(reply, Failure::Rejected("the request cannot be read".into()));
                 continue;

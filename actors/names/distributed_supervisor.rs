@@ -382,7 +382,10 @@ impl Actor for DistributedSupervisor {
                 self.run(&myself, state, effects);
             }
             DistributedSupervisorMsg::NotStarted(instance, why) => {
-                let reason = Reason::StartFailed(why.to_string());
+                let reason = match &why {
+                    NotStarted::Ignored => Reason::Ignored,
+                    why => Reason::StartFailed(why.to_string()),
+                };
                 if let Some(running) = self.forget(state, instance, reason) {
                     running.child.kill();
                 }

@@ -5,14 +5,14 @@
 //!  message for a number ─▶ Local ─▶ its mailbox
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{Notify, watch};
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::names::{Name, Reason};
@@ -21,10 +21,14 @@ use tumen_core::partitions::request::Failure;
 use super::Names;
 use super::child::{ChildMsg, MAILBOX_LEN_MAX};
 use super::tail::Tails;
+use super::watching;
 use crate::partitions::delivery::Delivery;
 
 /// How long a name of an actor that is gone is given back for, before that is left to its directory, which asks now and then.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
+
+/// How many actors that ended are remembered, for those who ask how.
+const ENDS_MAX: usize = 1024;
 
 /// Hands a message to an actor, or answers it.
 type Deliver = Arc<dyn Fn(Delivery) + Send + Sync>;
@@ -56,7 +60,7 @@ impl Local {
         }))
     }
 
-    fn wants(&self) -> std::sync::MutexGuard<'_, BTreeSet<Name>> {
+    fn wants(&self) -> MutexGuard<'_, BTreeSet<Name>> {
         self.wants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -70,6 +74,8 @@ pub(super) struct Registry {
 struct Shared {
     actors: DashMap<u64, Local>,
     last: AtomicU64,
+    /// How those ended that ended last.
+    ends: Mutex<VecDeque<(u64, Reason)>>,
     /// Whether this boot may hold names, by the newest plan that it acted on.
     open: AtomicBool,
     /// Claims on their way.
@@ -94,6 +100,7 @@ impl Default for Registry {
             shared: Arc::new(Shared {
                 actors: DashMap::new(),
                 last: AtomicU64::new(0),
+                ends: Mutex::default(),
                 open: AtomicBool::new(false),
                 claiming: AtomicUsize::new(0),
                 claimed: Notify::new(),
@@ -114,14 +121,27 @@ impl Registry {
     /// The actor takes no more messages. The names that it wanted.
     pub(super) fn forget(&self, actor: u64, why: Reason) -> BTreeSet<Name> {
         let Some((_, local)) = self.shared.actors.remove(&actor) else { return BTreeSet::new() };
+        let mut ends = self.ends();
+        if ends.len() >= ENDS_MAX {
+            ends.pop_front();
+        }
+        ends.push_back((actor, why.clone()));
+        drop(ends);
         local.ended.send_replace(Some(why));
         std::mem::take(&mut *local.wants.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    fn ends(&self) -> MutexGuard<'_, VecDeque<(u64, Reason)>> {
+        self.shared.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Waits until an actor has ended: why. `None`: there is none, and nobody remembers.
     pub(super) async fn ended(&self, actor: u64) -> Option<Reason> {
-        let mut ended = self.shared.actors.get(&actor)?.ended.subscribe();
-        ended.wait_for(Option::is_some).await.map_or(None, |reason| reason.clone())
+        let there = self.shared.actors.get(&actor).map(|local| local.ended.subscribe());
+        if let Some(mut ended) = there {
+            return ended.wait_for(Option::is_some).await.map_or(None, |reason| reason.clone());
+        }
+        self.ends().iter().find(|(ended, _)| *ended == actor).map(|(_, reason)| reason.clone())
     }
 
     /// Whether that actor is there and wants that name.
@@ -210,6 +230,8 @@ pub enum RegistryMsg {
         /// Why.
         reason: Reason,
     },
+    /// An actor of the user's own ended. How, this was told before, if anybody saw it.
+    Unseen(ActorId),
     /// An actor may hold a name that it does not want.
     GiveBack {
         /// Its number.
@@ -238,6 +260,18 @@ impl RegistryActor {
         Self { names }
     }
 
+    fn handle_ended(&self, id: ActorId, reason: &Reason) {
+        for actor in self.names.shared.watched.take(id) {
+            self.handle_gone(actor, reason);
+        }
+    }
+
+    fn handle_gone(&self, actor: u64, reason: &Reason) {
+        for name in self.names.shared.registry.forget(actor, reason.clone()) {
+            self.give_back(name, actor, reason.clone());
+        }
+    }
+
     fn give_back(&self, name: Name, actor: u64, reason: Reason) {
         let names = self.names.clone();
         tokio::spawn(async move {
@@ -253,7 +287,14 @@ impl Actor for RegistryActor {
     type State = RegistryState;
     type Arguments = ();
 
-    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<RegistryState, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        (): (),
+    ) -> Result<RegistryState, ActorProcessingErr> {
+        for cell in self.names.shared.watched.cells() {
+            myself.get_cell().monitor(cell);
+        }
         Ok(RegistryState::default())
     }
 
@@ -266,12 +307,24 @@ impl Actor for RegistryActor {
         match message {
             RegistryMsg::Plan(plan) => state.tails.handle_plan(&self.names, &plan),
             RegistryMsg::Left => state.tails.clear(),
-            RegistryMsg::Gone { actor, reason } => {
-                for name in self.names.shared.registry.forget(actor, reason.clone()) {
-                    self.give_back(name, actor, reason.clone());
-                }
+            RegistryMsg::Gone { actor, reason } => self.handle_gone(actor, &reason),
+            RegistryMsg::Unseen(id) => {
+                let reason = Reason::Crashed("it is gone, and nobody saw how it ended".into());
+                self.handle_ended(id, &reason);
             }
             RegistryMsg::GiveBack { actor, name } => self.give_back(name, actor, Reason::Normal),
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<Self::Msg>,
+        event: SupervisionEvent,
+        _: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        if let Some((id, reason)) = watching::end_of(event) {
+            self.handle_ended(id, &reason);
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ mod part;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::{Bound, ControlFlow};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use bytes::Bytes;
 use tokio::sync::{broadcast, watch};
@@ -26,6 +26,7 @@ use tumen_core::names::{
 use tumen_core::partitions::identity::Position;
 
 use super::figures::Tallies;
+use super::line::{NameLine, Over};
 pub use part::{Mark, Part};
 
 /// The most news that wait for a slow listener.
@@ -101,6 +102,16 @@ struct Entry {
     claim: Claim,
     /// The node that may run it.
     peer: Option<Arc<Peer>>,
+    /// What this node sends there, once it sent anything.
+    line: OnceLock<Arc<NameLine>>,
+}
+
+/// What stands under a name, for whoever sends something there.
+pub(super) struct Reach {
+    /// Who answers, if anybody does, and by which claim.
+    pub(super) holder: Option<(ClaimNumber, Holder)>,
+    /// What this node sends there.
+    pub(super) line: Arc<NameLine>,
 }
 
 /// A run of a node that holds names.
@@ -166,6 +177,18 @@ impl NameTable {
                 number: entry.claim.number,
                 holder: holder.clone(),
                 value: entry.claim.value.clone(),
+            })
+        })?
+    }
+
+    /// The same for whoever sends something there, whether anybody answers at present or not. `None`: nothing stands there.
+    pub(super) fn reach(&self, name: &Name) -> Option<Reach> {
+        self.read(directory_of(name), |shard| {
+            let entry = shard.entries.get(name)?;
+            let holder = entry.claim.holder().filter(|_| entry.serves());
+            Some(Reach {
+                holder: holder.map(|holder| (entry.claim.number, holder.clone())),
+                line: Arc::clone(entry.line.get_or_init(Arc::default)),
             })
         })?
     }
@@ -360,13 +383,21 @@ impl NameTable {
 
     fn put(&self, inner: &mut Inner, name: &Name, claim: Option<&Claim>) {
         let Some(claim) = claim else {
-            inner.entries.remove(name);
+            if let Some(line) = inner.entries.remove(name).and_then(|entry| entry.line.into_inner()) {
+                line.close(Over::Free);
+            }
             return;
         };
         let peer = claim
             .node()
             .map(|node| self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner).get(node));
-        inner.entries.insert(name.clone(), Entry { claim: claim.clone(), peer });
+        // What waits for the name waits for whoever is next.
+        let line =
+            inner.entries.get_mut(name).map(|entry| std::mem::take(&mut entry.line)).unwrap_or_default();
+        if let Some(line) = line.get() {
+            line.stir();
+        }
+        inner.entries.insert(name.clone(), Entry { claim: claim.clone(), peer, line });
     }
 
     /// A plan says who is a member: on others nobody answers any more.
@@ -393,7 +424,10 @@ impl NameTable {
     pub fn clear(&self) {
         for shard in &self.shared.shards {
             let mut inner = shard.inner.write().unwrap_or_else(PoisonError::into_inner);
-            *inner = Inner::default();
+            let former = std::mem::take(&mut *inner);
+            for line in former.entries.into_values().filter_map(|entry| entry.line.into_inner()) {
+                line.close(Over::Left);
+            }
             shard.position.send_replace(Position::ZERO);
         }
         *self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner) = Peers::default();

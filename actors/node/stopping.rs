@@ -47,6 +47,7 @@ pub(super) async fn stop(parts: &Arc<Parts>) {
 async fn close(parts: &Arc<Parts>, deadline: Instant) {
     tracing::debug!("stopping: closing");
     parts.router.end_sessions();
+    parts.names.handle_stopped();
     // Nothing leaves from here on, and only then does the lease go back.
     parts.table.close_all();
     parts.members.leave().await;

@@ -6,6 +6,7 @@
 //!                └ dropped: not carried out
 //! ```
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes};
@@ -114,11 +115,24 @@ pub struct Delivery {
     tally: Option<Arc<Tally>>,
 }
 
-#[derive(Debug)]
 enum Answer {
     Local(oneshot::Sender<Told>),
+    Run(WhenTold),
     Remote(Responder),
 }
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Local(_) => "Local",
+            Self::Run(_) => "Run",
+            Self::Remote(_) => "Remote",
+        })
+    }
+}
+
+/// What is to be done with what became of a message. Runs where it is answered: quick, and without blocking.
+pub(crate) type WhenTold = Box<dyn FnOnce(Told) + Send + Sync>;
 
 impl Delivery {
     /// A message of a caller on this node.
@@ -130,6 +144,12 @@ impl Delivery {
         to: oneshot::Sender<Told>,
     ) -> Self {
         Self { message, body, deadline, identity, answer: Some(Answer::Local(to)), begun: false, tally: None }
+    }
+
+    /// A message of this node for whose answer nobody waits: something is done with it instead.
+    pub(crate) fn run(message: MessageId, body: Bytes, deadline: Instant, when_told: WhenTold) -> Self {
+        let answer = Some(Answer::Run(when_told));
+        Self { message, body, deadline, identity: None, answer, begun: false, tally: None }
     }
 
     /// A message that another node sent.
@@ -188,6 +208,7 @@ impl Delivery {
         match self.answer.take() {
             // A caller that stopped waiting is answered in vain.
             Some(Answer::Local(to)) => drop(to.send(told)),
+            Some(Answer::Run(run)) => run(told),
             Some(Answer::Remote(to)) => send(to, &told),
             None => {}
         }

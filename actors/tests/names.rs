@@ -31,7 +31,8 @@ fn actor(node: &Runtime) -> Holder {
 }
 
 async fn ask(node: &Runtime, text: &str) -> Result<Bytes, Failure> {
-    node.names().call(&name(text), MessageId::of("who"), Bytes::new(), WITHIN).await
+    let told = node.names().call(&name(text), MessageId::of("who"), Bytes::new(), WITHIN).await;
+    told.map_err(nodes::of_call)
 }
 
 #[tokio::test(start_paused = true)]

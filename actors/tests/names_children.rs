@@ -34,7 +34,7 @@ async fn start(node: &Runtime, text: &str, args: &str, restart: Restart) -> Resu
 
 async fn tell(node: &Runtime, text: &str, what: &str) -> Reply {
     let body = Bytes::copy_from_slice(what.as_bytes());
-    node.names().call(&name(text), MessageId::of("tell"), body, WITHIN).await
+    node.names().call(&name(text), MessageId::of("tell"), body, WITHIN).await.map_err(nodes::of_call)
 }
 
 /// Where it runs, under which number, and how often it was asked. Asked again where nobody knows whether it was.
@@ -143,7 +143,10 @@ async fn a_factory_that_refuses_fails_panics_or_never_returns_leaves_nothing() {
         let beside = start(&nodes[1], &other, "", Restart::Permanent);
         let (failed, beside) = tokio::join!(began, beside);
         beside.expect("a slow start of one child holds up no other");
-        assert!(matches!(failed, Err(NameFailure::StartFailed(_))), "{args}: {failed:?}");
+        match args {
+            "ignore" => assert!(matches!(failed, Err(NameFailure::Ignored)), "{failed:?}"),
+            args => assert!(matches!(failed, Err(NameFailure::StartFailed(_))), "{args}: {failed:?}"),
+        }
         assert!(nodes[0].names().table().claim(&name(args)).is_none());
     }
     let none = spec("", Restart::Permanent);
@@ -152,6 +155,19 @@ async fn a_factory_that_refuses_fails_panics_or_never_returns_leaves_nothing() {
     assert!(matches!(&unknown, NameFailure::NoSuchKind { known, .. } if known.len() == 1), "{unknown}");
     assert!(unknown.to_string().ends_with("there are teller"), "{unknown}");
     assert!(nodes[0].names().table().claim(&name("u")).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_start_is_waited_for_as_long_as_was_said_and_goes_on_after_that() {
+    let world = World::new(212, Weather::default());
+    let nodes = named_cluster(&world, 3).await;
+    let (names, second) = (nodes[0].names(), Duration::from_secs(1));
+    let slow = || spec("slow", Restart::Permanent);
+    let patient = names.start_patiently(&name("patient"), slow(), Bytes::new(), second, 6 * second).await;
+    patient.expect("it takes five seconds, and was waited for six");
+    let hurried = names.start_patiently(&name("hurried"), slow(), Bytes::new(), second, 2 * second).await;
+    assert_eq!(hurried, Err(NameFailure::StartTimeout));
+    until("it runs all the same", || names.lookup(&name("hurried")).is_some()).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -173,6 +173,7 @@ async fn split(seed: u64, count: usize, cut_off: usize) {
         let own = all.iter().enumerate().find(|(n, _)| nodes[n % count].id() == node.id()).unwrap().1;
         let within = Duration::from_secs(2);
         let told = node.names().call(&name(own), MessageId::of("who"), Bytes::new(), within).await;
+        let told = told.map_err(nodes::of_call);
         assert!(matches!(told, Err(Failure::NoQuorum | Failure::NotReady)), "{told:?}");
     }
     world.heal_all();

@@ -86,6 +86,14 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// Whoever runs it, if it runs.
+    pub const fn holder(&self) -> Option<&Holder> {
+        match self {
+            Self::Running { holder } => Some(holder),
+            Self::Waiting | Self::Starting { .. } | Self::Stopping { .. } => None,
+        }
+    }
+
     /// The node that may run it.
     pub const fn node(&self) -> Option<&NodeBoot> {
         match self {
@@ -114,8 +122,8 @@ pub struct Child {
 pub enum Held {
     /// An actor that registered itself.
     Plain(Holder),
-    /// A child that the cluster keeps running.
-    Child(Child),
+    /// A child that the cluster keeps running. Boxed: a table of names has many more of the others, and each takes its room.
+    Child(Box<Child>),
 }
 
 /// What stands under one name.
@@ -133,8 +141,8 @@ impl Claim {
     /// Whoever answers under the name, if anybody does.
     pub const fn holder(&self) -> Option<&Holder> {
         match &self.held {
-            Held::Plain(holder) | Held::Child(Child { stage: Stage::Running { holder }, .. }) => Some(holder),
-            Held::Child(_) => None,
+            Held::Plain(holder) => Some(holder),
+            Held::Child(child) => child.stage.holder(),
         }
     }
 
@@ -176,6 +184,8 @@ pub enum Reason {
     StartFailed(String),
     /// It failed too often within its window.
     GivenUp(String),
+    /// Its own start said that it is not to run.
+    Ignored,
 }
 
 impl fmt::Display for Reason {
@@ -187,6 +197,7 @@ impl fmt::Display for Reason {
             Self::Moved => f.write_str("moved"),
             Self::StartFailed(why) => write!(f, "not started: {why}"),
             Self::GivenUp(why) => write!(f, "given up: {why}"),
+            Self::Ignored => f.write_str("not to run, as its own start said"),
         }
     }
 }

@@ -219,7 +219,10 @@ impl Directory {
                         restarts: 0,
                         handed: Bytes::new(),
                     };
-                    self.put(name.clone(), Claim { number, value: value.clone(), held: Held::Child(child) });
+                    self.put(
+                        name.clone(),
+                        Claim { number, value: value.clone(), held: Held::Child(Box::new(child)) },
+                    );
                 }
                 Vec::new()
             }

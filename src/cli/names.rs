@@ -85,7 +85,8 @@ pub(super) struct ChildrenArgs {
 pub(super) enum Order {
     /// List them.
     List(ListArgs),
-    /// Start one, and wait until it runs. Asked twice it is the same as once.
+    /// Start one, and wait until it runs. Asked twice it is the same as once. A slow start may take longer than --timeout: give
+    /// it more.
     Start(Box<StartArgs>),
     /// End one for good, and wait until it runs no more.
     Stop(OneArgs),

@@ -106,9 +106,9 @@ fn status(error: &Error) -> StatusCode {
             Refused::NotFound(_) => StatusCode::NOT_FOUND,
             Refused::NoMember(_) | Refused::Full | Refused::MetaFull => StatusCode::SERVICE_UNAVAILABLE,
         },
-        Error::Name(NameFailure::NoSuchKind { .. } | NameFailure::StartFailed(_)) | Error::Ignore => {
-            StatusCode::UNPROCESSABLE_ENTITY
-        }
+        Error::Name(NameFailure::NoSuchKind { .. } | NameFailure::StartFailed(_) | NameFailure::Ignored)
+        | Error::Ignore => StatusCode::UNPROCESSABLE_ENTITY,
+        Error::Name(NameFailure::QueueFull(_) | NameFailure::Overtaken(_)) => StatusCode::SERVICE_UNAVAILABLE,
         Error::Name(NameFailure::StartTimeout | NameFailure::NotVisible) => StatusCode::GATEWAY_TIMEOUT,
         Error::Refused(AskError::TooFewNodes { .. } | AskError::NotLost { .. }) => StatusCode::CONFLICT,
         Error::Route(RouteError::NoPlan | RouteError::NoPrimary(_))
@@ -171,6 +171,7 @@ mod tests {
             (ConfigFailure::Refused(NotWritten::Full).into(), 507, "config_full", Some(false)),
             (ConfigFailure::Invalid(Invalid::ValueLen(1 << 20)).into(), 413, "too_large", Some(false)),
             (NameFailure::StartFailed("no".into()).into(), 422, "start_failed", Some(false)),
+            (NameFailure::Ignored.into(), 422, "ignored", Some(false)),
             (NameFailure::StartTimeout.into(), 504, "start_timeout", Some(true)),
             (NameFailure::Refused(Refused::TooLong(1 << 20)).into(), 413, "too_large", Some(false)),
             (tumen_core::names::NameLenError(0).into(), 400, "bad_name", Some(false)),

@@ -36,16 +36,49 @@ impl<C: Child> ChildRef<C> {
     }
 
     /// Asks the child, through `node`, and waits for its answer. While it moves, or is started again, it is waited for, within
-    /// [`Config::call_deadline`](crate::config::Config).
+    /// [`Config::call_deadline`](crate::config::Config), and in order: what one sender sends reaches it as it was sent, or not
+    /// at all.
     ///
     /// # Errors
-    /// [`Error::NotFound`](crate::Error::NotFound): nothing stands under the name. [`Error::Call`](crate::Error::Call) with a
-    /// [`Failure`](crate::Failure), which says whether anything may have changed.
+    /// As [`Node::call_name`].
     pub async fn call<M: Message>(&self, node: &Node, message: M) -> Result<M::Reply>
     where
         C: Receive<M>,
     {
         node.call_named(&self.name, message).await
+    }
+
+    /// Sends the child a message, through `node`, and does not wait for an answer.
+    ///
+    /// ```no_run
+    /// # use tumen::prelude::*;
+    /// # struct Billing;
+    /// # impl Child for Billing {
+    /// #     const KIND: &'static str = "billing";
+    /// #     type Args = String;
+    /// #     async fn start(_: String, _: &mut ChildContext<Self>) -> Result<Self> { Ok(Self) }
+    /// # }
+    /// # #[derive(Serialize, Deserialize)]
+    /// # struct Charge { cents: u64 }
+    /// # impl Message for Charge { type Reply = u64; }
+    /// # impl Receive<Charge> for Billing {
+    /// #     async fn receive(&mut self, charge: Charge, _: &mut ChildContext<Self>) -> Result<u64> { Ok(charge.cents) }
+    /// # }
+    /// # async fn bill(node: &Node) -> Result<()> {
+    /// let billing = node.singleton::<Billing>("billing")?;
+    /// billing.cast(node, Charge { cents: 250 })?;
+    /// let total = billing.call(node, Charge { cents: 1 }).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Node::cast_name`].
+    pub fn cast<M: Message>(&self, node: &Node, message: M) -> Result<()>
+    where
+        C: Receive<M>,
+    {
+        node.cast_named(&self.name, message)
     }
 }
 

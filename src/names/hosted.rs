@@ -44,7 +44,7 @@ pub struct RemoteRef<M> {
 
 impl Node {
     /// Makes an actor of this process one that all nodes can ask: `into` makes its own message of one that comes. When it ends,
-    /// its names are given back.
+    /// its names are given back, and those who [`monitor`](RemoteRef::monitor) it are told how.
     ///
     /// Up to 16,384 messages wait for its answers; more are answered [`Failure::Overloaded`].
     ///
@@ -75,14 +75,9 @@ impl Node {
     ) -> Hosted<M> {
         let (to, under_way) = (actor.clone(), Arc::new(AtomicUsize::new(0)));
         let holder = self.names().host(move |delivery| deliver(&to, &into, &under_way, delivery));
-        let (node, cell, number) = (self.clone(), actor.get_cell(), holder.actor);
-        tokio::spawn(async move {
-            tokio::select! {
-                _ = cell.wait(None) => node.names().unhost(number, Reason::Normal),
-                // Its names end with the node.
-                _ = node.ended() => {}
-            }
-        });
+        // Its names end with the node.
+        let node = self.clone();
+        self.names().watch(&actor.get_cell(), holder.actor, async move { drop(node.ended().await) });
         Hosted { node: self.clone(), holder, takes: PhantomData }
     }
 }
@@ -194,8 +189,22 @@ impl<M: Message> RemoteRef<M> {
         opened::<M>(node.names().call_actor(&self.holder, id, body, deadline).await)
     }
 
-    /// Waits until the actor has ended, wherever it is, and tells how, as far as that is known:
-    /// [`Reason::NodeDown`] where that run of its node is no member of the cluster any more.
+    /// Sends the actor a message, and does not wait for an answer: `Ok` says that it is on its way to the actor's node. Messages
+    /// of one sender keep their order, with those that it asks. What becomes of it there is not told.
+    ///
+    /// # Errors
+    /// It was not sent: that node cannot be reached at present, or as much is on its way there as may be; of an actor of this
+    /// node, that it has ended, or its mailbox is full.
+    pub fn cast(&self, node: &Node, message: M) -> Result<()> {
+        let (id, body) = envelope(&message)?;
+        drop(message);
+        Ok(node.names().cast_actor(&self.holder, id, body, node.config().call_deadline)?)
+    }
+
+    /// Waits until the actor has ended, wherever it is, and tells how: [`Reason::Normal`] where it was stopped,
+    /// [`Reason::Crashed`] with what it said where it failed, panicked or was killed, and
+    /// [`Reason::NodeDown`] where that run of its node is no member of the cluster any more. How the last 1,024 actors of a node
+    /// ended is remembered; of an older one it is said that nobody does.
     pub async fn monitor(&self, node: &Node) -> Reason {
         node.names().monitor(&self.holder).await
     }

@@ -169,6 +169,7 @@ impl Builder {
         lease(Duration) |time| time.show();
         crash_proof(CrashProof) |proof| proof.show();
         call_deadline(Duration) |time| time.show();
+        start_deadline(Duration) |time| time.show();
         stop_deadline(Duration) |time| time.show();
     }
 

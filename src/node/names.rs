@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::time::Instant;
-use tumen_actors::names::{Found, Names};
+use tumen_actors::names::{Found, NameFailure, Names};
 use tumen_core::names::{Claim, ClaimNumber, Held, Name, Spec, Stage};
-use tumen_core::partitions::request::{Failure, Reply};
+use tumen_core::partitions::request::Failure;
 use tumen_core::{Kind, NodeBoot};
 
-use super::{Node, envelope, opened};
+use super::{Node, allowing, envelope, opened};
 use crate::error::{Error, Result};
 use crate::names::{Child, ChildRef, ChildSpec};
 use crate::worker::Message;
@@ -98,7 +97,9 @@ impl Node {
     ///
     /// # Errors
     /// [`Error::BadName`]; [`Error::Name`] where something else stands under the name, no node can start it, or its start
-    /// failed: then nothing is tracked. After a [`NameFailure::StartTimeout`](crate::names::NameFailure::StartTimeout) it is still being tried.
+    /// failed, or said that it is not to run ([`NameFailure::Ignored`]): then nothing is tracked. It has
+    /// [`Config::start_deadline`](crate::config::Config); after a [`NameFailure::StartTimeout`] it is
+    /// still being tried.
     pub async fn start_child<C: Child>(&self, name: impl AsRef<[u8]>, args: C::Args) -> Result<ChildRef<C>> {
         self.start_child_with(name, args, ChildSpec::new()).await
     }
@@ -143,7 +144,9 @@ impl Node {
 
     pub(crate) async fn start_named(&self, name: &Name, spec: Spec, value: Bytes) -> Result<Registered> {
         let kind = spec.kind.clone();
-        let found = self.names().start(name, spec, value, self.config().call_deadline).await?;
+        let config = self.config();
+        let (asked, started) = (config.call_deadline, config.start_deadline);
+        let found = self.names().start_patiently(name, spec, value, asked, started).await?;
         Ok(registered(name.clone(), found, Some(kind)))
     }
 
@@ -222,20 +225,27 @@ impl Node {
     /// Waits until every member of the cluster sees what this node knows of a name by now. Members that go are not waited for.
     ///
     /// # Errors
-    /// [`Error::BadName`]; [`Error::Name`] with [`NameFailure::NotVisible`](crate::names::NameFailure::NotVisible) where some member did
+    /// [`Error::BadName`]; [`Error::Name`] with [`NameFailure::NotVisible`] where some member did
     /// not say so within [`Config::call_deadline`](crate::config::Config).
     pub async fn await_visible(&self, name: impl AsRef<[u8]>) -> Result<()> {
         let name = Name::new(name)?;
         Ok(self.names().await_visible(&name, self.config().call_deadline).await?)
     }
 
-    /// Asks whoever answers under a name, wherever that is, and waits for the answer. While a child moves, or is started
-    /// again, it is waited for, within [`Config::call_deadline`](crate::config::Config).
+    /// Asks whoever answers under a name, wherever that is, and waits for the answer.
+    ///
+    /// While a child moves, or is started again, the message waits for the next instance, within
+    /// [`Config::call_deadline`](crate::config::Config): on each node up to [`WAITING_MAX`](crate::names::WAITING_MAX) messages for
+    /// one name. What one sender sends to one name, calls and casts, is delivered in the order in which it was sent; a call is
+    /// sent when its future is first polled.
     ///
     /// # Errors
-    /// [`Error::NotFound`]: nothing stands under the name. [`Error::Call`] with a [`Failure`], which says whether anything may
+    /// [`Error::NotFound`]: nothing stands under the name. [`Error::Name`] with
+    /// [`NameFailure::QueueFull`]: as many wait as may; with
+    /// [`NameFailure::Overtaken`]: it could not be delivered, and later ones were; either way
+    /// nothing changed. [`Error::Call`] with a [`Failure`], which says whether anything may
     /// have changed: a call that may have been carried out is sent again only where that does no harm
-    /// ([`Message::IDEMPOTENT`]).
+    /// ([`Message::IDEMPOTENT`]); such a one may be carried out after later ones.
     pub async fn call_name<M: Message>(&self, name: impl AsRef<[u8]>, message: M) -> Result<M::Reply> {
         let name = Name::new(name)?;
         self.call_named(&name, message).await
@@ -244,24 +254,42 @@ impl Node {
     pub(crate) async fn call_named<M: Message>(&self, name: &Name, message: M) -> Result<M::Reply> {
         let (id, body) = envelope(&message)?;
         drop(message);
-        let deadline = Instant::now() + self.config().call_deadline;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let reply = self.names().call(name, id, body.clone(), left).await;
-            let again = M::IDEMPOTENT && Instant::now() < deadline && may_go_again(&reply);
-            if !again {
-                return match reply {
-                    Err(Failure::NoPartition(why)) => Err(Error::NotFound(why)),
-                    reply => opened::<M>(reply),
-                };
-            }
-        }
+        let options = allowing::<M>(self.call_options());
+        let reply = match self.names().call_with(name, id, body, options).await {
+            Ok(body) => Ok(body),
+            Err(NameFailure::Call(failure)) if !matches!(failure, Failure::NoPartition(_)) => Err(failure),
+            Err(failure) => return Err(of_call(failure)),
+        };
+        opened::<M>(reply)
+    }
+
+    /// Sends a message to whoever answers under a name, wherever that is, and does not wait for an answer: `Ok` says that it is on
+    /// its way to their node, or, while a child moves or is started again, that it waits for the next instance, within
+    /// [`Config::call_deadline`](crate::config::Config). Order is kept as by [`Node::call_name`]. What becomes of it there is not
+    /// told: one that is lost with its node is lost, unless it does no harm twice ([`Message::IDEMPOTENT`]).
+    ///
+    /// # Errors
+    /// It was not sent. [`Error::NotFound`]: nothing stands under the name. [`Error::Name`] with
+    /// [`NameFailure::QueueFull`]: as many wait as may. [`Error::Call`] with
+    /// [`Failure::Overloaded`]: as much is on its way there as may be.
+    pub fn cast_name<M: Message>(&self, name: impl AsRef<[u8]>, message: M) -> Result<()> {
+        self.cast_named(&Name::new(name)?, message)
+    }
+
+    pub(crate) fn cast_named<M: Message>(&self, name: &Name, message: M) -> Result<()> {
+        let (id, body) = envelope(&message)?;
+        drop(message);
+        self.names().cast(name, id, body, allowing::<M>(self.call_options())).map_err(of_call)
     }
 }
 
-/// Whether a message that does no harm twice is sent again: whoever had it is gone, and nobody knows what became of it.
-const fn may_go_again(reply: &Reply) -> bool {
-    matches!(reply, Err(Failure::Fenced { changed: true } | Failure::Timeout { maybe_applied: true }))
+/// Why a message by name has no reply, for callers.
+fn of_call(failure: NameFailure) -> Error {
+    match failure {
+        NameFailure::Call(Failure::NoPartition(why)) => Error::NotFound(why),
+        NameFailure::Call(failure) => Error::Call(failure),
+        other => Error::Name(other),
+    }
 }
 
 fn registered(name: Name, found: Found, kind: Option<Kind>) -> Registered {
@@ -274,13 +302,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_nobody_knows_of_is_sent_again() {
-        assert!(may_go_again(&Err(Failure::Timeout { maybe_applied: true })));
-        assert!(may_go_again(&Err(Failure::Fenced { changed: true })));
-        for done in
-            [Ok(Bytes::new()), Err(Failure::WorkerFailed("it panicked".into())), Err(Failure::Overloaded)]
-        {
-            assert!(!may_go_again(&done), "{done:?}");
-        }
+    fn callers_by_name_are_told_what_callers_by_key_are() {
+        let name = Name::new("a").unwrap();
+        assert!(matches!(of_call(Failure::Overloaded.into()), Error::Call(Failure::Overloaded)));
+        assert!(matches!(of_call(Failure::NoPartition("no".into()).into()), Error::NotFound(_)));
+        let full = of_call(NameFailure::QueueFull(name));
+        assert_eq!((full.code(), full.changed(), full.is_safe_to_retry()), ("queue_full", Some(false), true));
     }
 }

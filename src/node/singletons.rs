@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  ready ─▶ start ─ Ok ─▶ listen ─ given up ─▶ wait ─▶ start
-//!             └ failed ─▶ wait, twice as long each time ─┘     terminated ─▶ nothing more
+//!             └ failed ─▶ wait, twice as long each time ─┘     terminated, or ignored ─▶ nothing more
 //! ```
 
 use std::sync::Arc;
@@ -15,6 +15,8 @@ use tumen_core::names::directory::News;
 use tumen_core::names::{ClaimNumber, Name, Reason, Spec};
 
 use super::Node;
+use crate::error::Error;
+use crate::names::NameFailure;
 
 /// How long after a failure it is asked again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -51,6 +53,9 @@ async fn ask_for(node: &Node, Singleton { name, spec }: &Singleton) {
                     wait = ASK_AGAIN_AFTER;
                 }
             }
+            Err(Error::Name(NameFailure::Ignored)) => {
+                return tracing::info!(%name, "a singleton of this node says that it is not to run");
+            }
             Err(why) => {
                 tracing::warn!(%name, %why, "a singleton of this node could not be started: it is asked for again in {wait:?}");
             }
@@ -60,7 +65,8 @@ async fn ask_for(node: &Node, Singleton { name, spec }: &Singleton) {
     }
 }
 
-/// Waits until the cluster has given it up, and says why. `None`: it was terminated on purpose, or it is not known.
+/// Waits until the cluster has given it up, and says why. `None`: it was terminated on purpose, or says that
+/// it is not to run, or it is not known.
 async fn lost(
     node: &Node,
     news: &mut broadcast::Receiver<Arc<News>>,
@@ -73,7 +79,8 @@ async fn lost(
                 News::Unregistered { name, number, reason, goes_on: false, .. }
                     if name == singleton && *number >= since =>
                 {
-                    return (*reason != Reason::Normal).then(|| reason.clone());
+                    let on_purpose = matches!(reason, Reason::Normal | Reason::Ignored);
+                    return (!on_purpose).then(|| reason.clone());
                 }
                 News::Registered { .. } | News::Updated { .. } | News::Unregistered { .. } => {}
             },

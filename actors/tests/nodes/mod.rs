@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tumen_actors::clock::Clock;
 use tumen_actors::cluster::consensus;
+use tumen_actors::names::NameFailure;
 use tumen_actors::names::child::ChildKinds;
 use tumen_actors::node::{Runtime, Settings};
 use tumen_actors::partitions::replication::Pace;
@@ -26,7 +27,7 @@ use tumen_core::cluster::snapshot::{GroupSpec, Mode};
 use tumen_core::ids::{ClusterName, GroupId, Kind, NodeName};
 use tumen_core::names::placements::Placements;
 use tumen_core::partitioner::Partitioner;
-use tumen_core::partitions::request::{MessageId, Reply};
+use tumen_core::partitions::request::{Failure, MessageId, Reply};
 
 /// Counts its messages, and says where it runs.
 pub struct Counter {
@@ -192,6 +193,14 @@ pub async fn three_vote(nodes: &[Runtime]) {
 pub async fn three_of_them_vote(nodes: &[Runtime]) {
     let settled = |node: &Runtime| node.voting().len() == 3;
     until("three nodes vote", || nodes.iter().all(settled)).await;
+}
+
+/// Why a call by name has no reply, where that is what a call by key could be told too.
+pub fn of_call(why: NameFailure) -> Failure {
+    match why {
+        NameFailure::Call(failure) => failure,
+        other => panic!("{other}"),
+    }
 }
 
 pub async fn call(node: &Runtime, key: &str) -> Reply {

@@ -119,7 +119,7 @@ impl Orders {
                 self.failures.entry(name.clone()).or_default().unfit.insert(from.clone());
                 Change::Freed { name, number, reason, handed: None }
             }
-            (_, NotStarted::Ignored) => released(reason),
+            (_, NotStarted::Ignored) => released(Reason::Ignored),
             // Whoever asked for it waits for the first start: it is told, and nothing is tracked.
             (_, NotStarted::Failed(_) | NotStarted::TimedOut) if child.restarts == 0 => released(reason),
             (_, NotStarted::Failed(_) | NotStarted::TimedOut) => {

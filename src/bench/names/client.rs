@@ -57,7 +57,7 @@ pub(in crate::bench) async fn obey(
             }
             Order::Await { names } => answer(&client.sees(names).await)?,
             Order::LookUp { names, times } => answer(&client.look_up(names, times))?,
-            Order::Where { child } => answer(&client.find(child))?,
+            Order::Where { child } => answer(&client.find(child).await)?,
             Order::Kill { process, from, count } => answer(&client.kill(process, from, count).await)?,
             Order::Move { child } => answer(&client.relocate(child).await)?,
             other => answer::<()>(&Err(format!("{other:?} is not for this process")))?,
@@ -141,9 +141,16 @@ impl Client {
         }
     }
 
-    /// On which node a child runs, and on which its directory's primary is.
-    fn find(&self, child: u64) -> Result<(String, String), String> {
-        let found = self.node.names().lookup(&name(child)).ok_or("it does not run")?;
+    /// On which node a child runs, once it does, and on which its directory's primary is.
+    async fn find(&self, child: u64) -> Result<(String, String), String> {
+        let begun = Instant::now();
+        let found = loop {
+            match self.node.names().lookup(&name(child)) {
+                Some(found) => break found,
+                None if begun.elapsed() < WITHIN => tokio::time::sleep(LOOK_EVERY).await,
+                None => return Err(format!("child {child} does not run")),
+            }
+        };
         let plan = self.node.snapshot().ok_or("there is no plan")?;
         let (primary, _) =
             plan.primary_of(directory_of(&name(child))).ok_or("its directory has no primary")?;
