@@ -4,6 +4,7 @@
 
 mod harness;
 
+use std::io::{BufRead, BufReader};
 use std::process::{Output, Stdio};
 
 use harness::http::Answer;
@@ -200,15 +201,17 @@ fn it_is_read_and_changed_over_http_and_by_the_command_line() {
     }
     assert_eq!(cluster.http.get(http, "/config?all").unwrap().status, 400);
 
-    // The same by the command line, at any node.
-    let watch = {
+    // The same by the command line, at any node. Whoever follows the changes hears first what is there.
+    let run = |number, args: &[&str]| tumen(&cluster, number, args);
+    assert_eq!(run(0, &["set", "cli/a", "true"]), (0, "cli/a is set by version 5\n".into(), String::new()));
+    let mut watch = {
         let mut command = bare();
         command.args(["config", "watch", "--json", "--count", "4", "--prefix", "cli/"]);
         command.args(["--http", &cluster.node(0).http]).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().unwrap()
     };
-    let run = |number, args: &[&str]| tumen(&cluster, number, args);
-    assert_eq!(run(0, &["set", "cli/a", "true"]), (0, "cli/a is set by version 5\n".into(), String::new()));
+    let mut told_by_watch = BufReader::new(watch.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let first = told_by_watch.next();
     assert_eq!(run(1, &["set", "cli/b", "blue", "--text", "--if-absent"]).0, 0);
     let (code, stdout, stderr) = run(1, &["set", "cli/b", "2", "--if-absent"]);
     assert_eq!((code, stdout.as_str()), (1, ""));
@@ -228,9 +231,10 @@ fn it_is_read_and_changed_over_http_and_by_the_command_line() {
     assert_eq!(code, 1);
     assert!(stderr.contains("the value is no JSON"), "{stderr}");
     assert_eq!(run(0, &["get", "nowhere"]).0, 1);
-    let (code, stdout, stderr) = told(watch.wait_with_output().unwrap());
+    let heard: Vec<Json> =
+        first.into_iter().chain(told_by_watch).map(|line| serde_json::from_str(&line).unwrap()).collect();
+    let (code, _, stderr) = told(watch.wait_with_output().unwrap());
     assert_eq!(code, 0, "{stderr}");
-    let heard: Vec<Json> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let updated = |version, key, value: Json| {
         let mut told = json!({"event": "config_updated", "version": version, "key": key});
         if value != json!("gone") {
