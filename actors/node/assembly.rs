@@ -93,7 +93,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
     let plans = Plans::default();
     let belief = Belief::new(id.clone(), clock);
     let gate = Gate::closed(clock, belief.clone());
-    let configuration = Configuring::default();
+    let configuration = Arc::new(Configuring::default());
     let greeter = Arc::new(Greeter {
         info: info.clone(),
         cluster: settings.cluster.clone(),
@@ -102,7 +102,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         lease: settings.coordinator.lease,
         plans: plans.clone(),
         gate: gate.clone(),
-        configuration: configuration.store.clone(),
+        configuration: Arc::clone(&configuration),
         founded: Mutex::default(),
     });
     let greet = Arc::clone(&greeter);

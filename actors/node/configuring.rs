@@ -40,6 +40,20 @@ pub(super) struct Configuring {
     announced: Mutex<Option<ConfigVersion>>,
     /// The writes that were reported, and that this voter has not carried out yet.
     asked: Mutex<Asked>,
+    standing: Mutex<Standing>,
+}
+
+/// Whether somebody relies on the cluster that this node is in, as far as its configuration goes. A founder that writes and a
+/// founder that drops its cluster for an elder one exclude each other, and the first of the two stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Standing {
+    /// Nobody wrote by this node.
+    #[default]
+    Unwritten,
+    /// Somebody may have been answered.
+    Written,
+    /// The node leaves its cluster: nothing more is written in it.
+    Leaving,
 }
 
 impl Parts {
@@ -84,10 +98,35 @@ impl Configuring {
         self.told.load(Ordering::Relaxed) && self.store.cluster() == Some(cluster)
     }
 
-    /// This node leaves the cluster that it was in.
+    /// Whether somebody relies on it that this node stays in its cluster.
+    pub(super) fn is_relied_on(&self) -> bool {
+        *self.standing() == Standing::Written || self.store.version() > ConfigVersion::ZERO
+    }
+
+    /// A write begins, if the node does not leave its cluster.
+    fn begin_write(&self) -> bool {
+        self.stand(Standing::Written)
+    }
+
+    /// The node leaves its cluster, if nothing was written in it.
+    pub(super) fn begin_leaving(&self) -> bool {
+        self.stand(Standing::Leaving)
+    }
+
+    fn stand(&self, next: Standing) -> bool {
+        let mut standing = self.standing();
+        let fits = [Standing::Unwritten, next].contains(&*standing);
+        if fits {
+            *standing = next;
+        }
+        fits
+    }
+
+    /// This node has left the cluster that it was in.
     pub(super) fn forget(&self) {
         self.told.store(false, Ordering::Relaxed);
         self.store.clear();
+        *self.standing() = Standing::Unwritten;
     }
 
     fn announced(&self) -> MutexGuard<'_, Option<ConfigVersion>> {
@@ -97,5 +136,25 @@ impl Configuring {
 
     fn asked(&self) -> MutexGuard<'_, Asked> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_wrote_does_not_leave_and_who_leaves_writes_nothing_until_it_has_left() {
+        let configuring = Configuring::default();
+        assert!(!configuring.is_relied_on());
+        assert!(configuring.begin_leaving() && configuring.begin_leaving());
+        assert!(!configuring.begin_write() && !configuring.is_relied_on());
+        configuring.forget();
+        assert!(configuring.begin_write() && configuring.begin_write());
+        assert!(!configuring.begin_leaving() && configuring.is_relied_on());
     }
 }

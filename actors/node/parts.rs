@@ -69,7 +69,7 @@ pub(super) struct Parts {
     pub(super) reads: ReplicaReads,
     pub(super) router: Router,
     pub(super) names: Names,
-    pub(super) configuration: Configuring,
+    pub(super) configuration: Arc<Configuring>,
     pub(super) acted_on: ActedOn,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) council: ArcSwap<Council>,

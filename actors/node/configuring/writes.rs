@@ -125,6 +125,9 @@ impl Parts {
                 Err(_) => return Answer::NoQuorum,
             }
         }
+        if !self.configuration.begin_write() {
+            return Answer::NotLeader(None);
+        }
         match consensus.commit(Command::Configure(write), deadline).await {
             Ok(Outcome::Configured(outcome)) => Answer::Written(outcome),
             // The cluster is not founded yet.
