@@ -12,6 +12,7 @@ mod acting;
 mod announcing;
 mod asking;
 mod assembly;
+mod configuring;
 mod council;
 mod events;
 mod founding;
@@ -34,6 +35,7 @@ use std::time::Duration;
 
 use tokio::sync::{broadcast, watch};
 use tumen_core::cluster::asks::{Answer, Ask};
+use tumen_core::cluster::configuration::{Expected, Json, Key, Written};
 use tumen_core::cluster::member::NodeInfo;
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::cluster::voters;
@@ -44,13 +46,15 @@ use tumen_core::partitions::replication::Report;
 
 pub use self::asking::AskFailure;
 pub use self::assembly::StartError;
+pub use self::configuring::{ConfigFailure, ControlReport};
 pub use self::events::Event;
 use self::parts::Parts;
 pub use self::settings::{Connect, Discover, MakeStrategies, Settings};
+use crate::cluster::config_store::ConfigStore;
 use crate::cluster::consensus::{Leadership, Metrics};
 use crate::cluster::membership::{Members, Seeds};
 use crate::cluster::plans::Plans;
-use crate::cluster::pubsub::Hub;
+use crate::cluster::pubsub::{Hub, Subscription};
 use crate::names::Names;
 use crate::node_supervisor::Ended;
 use crate::partitions::meter::Took;
@@ -82,6 +86,9 @@ pub enum NotReady {
     /// The node has no lease.
     #[error("no lease, cut off from the majority: {0}")]
     NoLease(String),
+    /// The node was not told yet how the cluster is configured.
+    #[error("this node was not told yet how the cluster is configured")]
+    NoConfiguration,
     /// It is to vote, and does not yet: until it does, the loss of another node may be one too many.
     #[error("this node does not vote yet")]
     NotVoting,
@@ -252,6 +259,31 @@ impl Runtime {
         &self.parts.members
     }
 
+    /// The cluster's own configuration, as this node has it.
+    pub fn configuration(&self) -> &ConfigStore {
+        &self.parts.configuration.store
+    }
+
+    /// Puts a value under a key of the cluster's own configuration, or removes it, if what is expected is there. Answers
+    /// which change that was, once a majority of the voters has it and this node too.
+    ///
+    /// # Errors
+    /// See [`ConfigFailure`]. After `NoQuorum` nothing changed, and nothing will by this.
+    pub async fn configure(
+        &self,
+        key: Key,
+        expected: Expected,
+        value: Option<Json>,
+        within: Duration,
+    ) -> Result<Written, ConfigFailure> {
+        self.parts.configure(key, expected, value, within).await
+    }
+
+    /// What is said on the topic `control` about these changes: see [`ControlReport`]. At most so many reports wait.
+    pub fn control_reports(&self, queue_len_max: usize) -> Subscription {
+        self.parts.control_reports(queue_len_max)
+    }
+
     /// Topics: publish, retain, subscribe.
     pub fn hub(&self) -> &Hub {
         &self.parts.hub
@@ -314,6 +346,9 @@ impl Runtime {
         }
         if !parts.gate.is_open() {
             return Err(NotReady::NoLease(refusal()));
+        }
+        if !parts.configuration.is_told(plan.cluster) {
+            return Err(NotReady::NoConfiguration);
         }
         if !self.votes_if_it_should(&plan) {
             return Err(NotReady::NotVoting);

@@ -110,10 +110,12 @@ pub enum Service {
     Application = 8,
     /// Reads that any copy may answer.
     Replica = 9,
+    /// The cluster's own configuration: writes, and what a node that lags lacks of it.
+    Configuration = 10,
 }
 
 /// One more than the largest number of a service.
-pub(crate) const SERVICES: usize = 10;
+pub(crate) const SERVICES: usize = 11;
 
 impl Service {
     pub(crate) const fn from_wire(byte: u8) -> Option<Self> {
@@ -127,6 +129,7 @@ impl Service {
             7 => Self::Supervision,
             8 => Self::Application,
             9 => Self::Replica,
+            10 => Self::Configuration,
             _ => return None,
         })
     }

@@ -12,6 +12,7 @@
 //! asks          what is asked of the leader
 //! coordinator   when to plan anew, and what must be released first
 //! control       the replicated state and its commands
+//! configuration the cluster's own values, the same on every node
 //! voters        which nodes vote on it
 //! election      when a voter stands to lead them
 //! transport     when to dial again, how much may be under way, who has waited too long
@@ -19,6 +20,7 @@
 //! ```
 
 pub mod asks;
+pub mod configuration;
 pub mod control;
 pub mod coordinator;
 pub mod election;

@@ -203,6 +203,10 @@ number! {
     Term
 }
 number! {
+    /// The number of a change of the cluster's own configuration. One more for each; never reset.
+    ConfigVersion
+}
+number! {
     /// The continuity of bytes: of Raft's store, or of one copy. New whenever those bytes may be gone.
     Life
 }

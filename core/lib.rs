@@ -9,7 +9,7 @@
 //! names         name · claim · directory · orders · crew      who holds which name, and what runs where under it
 //! supervision   what to do about an actor that stopped
 //! partitions    fence · routing · reconcile            which worker runs where, who may write
-//! cluster       membership · lease · snapshot · coordinator · control · topics
+//! cluster       membership · lease · snapshot · coordinator · control · configuration · topics
 //! assignment    balanced · rotation · consistent hash · rendezvous · certificate
 //! partitioner   key → partition, by hash or by range
 //! time · ids    newtypes
@@ -27,7 +27,7 @@ pub mod time;
 pub mod wire;
 
 pub use ids::{
-    Boot, ClusterId, ClusterName, Epoch, Generation, GroupId, Kind, Life, NodeBoot, NodeName, PartitionId,
-    PlacementName, Revision, Term, Version,
+    Boot, ClusterId, ClusterName, ConfigVersion, Epoch, Generation, GroupId, Kind, Life, NodeBoot, NodeName,
+    PartitionId, PlacementName, Revision, Term, Version,
 };
 pub use time::{Moment, UnixMillis};

@@ -6,6 +6,7 @@
 //! calls    from key and message to reply, between two processes, beside a bare RPC and plain ractor_cluster
 //! failover from a node's death to the first answer for its keys; boot, memory, elections that nobody asked for
 //! handover what moving partitions costs those who write to them, and how fast whole copies are made
+//! config   setting a value for the whole cluster, beside the disk's fsync; reading one
 //! names    registrations, lookups, how soon others see them, what a name weighs
 //! children starts, and from a node's death to the first answer of its children
 //! write    kv puts by mode and copies, beside a bare RPC over as many hops and the disk's fsyncs; memory over millions
@@ -16,6 +17,7 @@
 pub(crate) mod assign;
 pub(crate) mod calls;
 pub(crate) mod children;
+pub(crate) mod config;
 pub(crate) mod failover;
 pub(crate) mod handover;
 pub(crate) mod names;

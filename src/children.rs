@@ -73,7 +73,8 @@ impl Child {
         at
     }
 
-    fn end(&mut self) {
+    /// Kills it, and returns once nothing is left of it. Once it has ended this does nothing.
+    pub(crate) fn end(&mut self) {
         // Both fail only where it has ended and been waited for already.
         drop(self.process.kill());
         drop(self.process.wait());

@@ -16,6 +16,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod client;
+mod configuration;
 mod demo;
 mod doctor;
 mod handovers;

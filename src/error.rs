@@ -4,8 +4,9 @@ use std::fmt::{self, Display};
 use std::io;
 
 use tumen_actors::names::NameFailure;
-use tumen_actors::node::{AskFailure, StartError};
+use tumen_actors::node::{AskFailure, ConfigFailure, StartError};
 use tumen_actors::partitions::host::KindsError;
+use tumen_core::cluster::configuration::{Invalid, Refused as NotWritten};
 use tumen_core::cluster::coordinator::AskError;
 use tumen_core::names::NameLenError;
 use tumen_core::names::directory::Refused;
@@ -70,6 +71,10 @@ pub enum Error {
     /// For [`Child::start`](crate::Child::start): the child is not to run. See [`Error::ignore`].
     #[error("the child is not to run: nothing is tracked")]
     Ignore,
+    /// The cluster's own configuration was not changed, or a value of it cannot be read: it says why, and [`Error::changed`]
+    /// whether anything changed.
+    #[error(transparent)]
+    ClusterConfig(#[from] ConfigFailure),
     /// A topic does not take this. Nothing was said.
     #[error("{0}")]
     Topic(String),
@@ -163,9 +168,16 @@ impl Error {
     /// Whether what was asked for changed anything. `None`: that cannot be known from here.
     pub const fn changed(&self) -> Option<bool> {
         match self {
-            Self::Call(failure) | Self::Name(NameFailure::Call(failure)) if failure.maybe_changed() => None,
+            Self::Call(failure)
+            | Self::Name(NameFailure::Call(failure))
+            | Self::ClusterConfig(ConfigFailure::Call(failure))
+                if failure.maybe_changed() =>
+            {
+                None
+            }
             Self::NoAnswer => None,
-            Self::Name(NameFailure::StartTimeout | NameFailure::NotVisible) => Some(true),
+            Self::Name(NameFailure::StartTimeout | NameFailure::NotVisible)
+            | Self::ClusterConfig(ConfigFailure::NotVisible(_)) => Some(true),
             _ => Some(false),
         }
     }
@@ -177,7 +189,9 @@ impl Error {
             Self::Name(NameFailure::StartTimeout | NameFailure::Refused(Refused::NoMember(_))) => true,
             // Surely not carried out.
             Self::Name(NameFailure::QueueFull(_) | NameFailure::Overtaken(_)) => true,
-            Self::Call(failure) | Self::Name(NameFailure::Call(failure)) => {
+            Self::Call(failure)
+            | Self::Name(NameFailure::Call(failure))
+            | Self::ClusterConfig(ConfigFailure::Call(failure)) => {
                 let waits = matches!(
                     failure,
                     Failure::NoQuorum | Failure::Overloaded | Failure::Timeout { maybe_applied: false }
@@ -194,7 +208,20 @@ impl Error {
     /// The error's name for programs, as it stands in the HTTP interface.
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::Call(failure) | Self::Name(NameFailure::Call(failure)) => failure.code(),
+            Self::Call(failure)
+            | Self::Name(NameFailure::Call(failure))
+            | Self::ClusterConfig(ConfigFailure::Call(failure)) => failure.code(),
+            Self::ClusterConfig(ConfigFailure::Invalid(Invalid::KeyLen(_) | Invalid::KeyCharacter(_))) => {
+                "bad_key"
+            }
+            Self::ClusterConfig(ConfigFailure::Invalid(Invalid::ValueLen(_))) => "too_large",
+            Self::ClusterConfig(ConfigFailure::Invalid(Invalid::ValueJson(_) | Invalid::OtherType(_))) => {
+                "bad_value"
+            }
+            Self::ClusterConfig(ConfigFailure::Refused(NotWritten::Differs { .. })) => "precondition_failed",
+            Self::ClusterConfig(ConfigFailure::Refused(NotWritten::Full)) => "config_full",
+            Self::ClusterConfig(ConfigFailure::Refused(NotWritten::Outdated { .. })) => "outdated",
+            Self::ClusterConfig(ConfigFailure::NotVisible(_)) => "not_visible",
             Self::Route(RouteError::NoPlan) | Self::Refused(AskError::NoPlan) => "no_plan",
             Self::Route(RouteError::NoPrimary(_)) => "no_primary",
             Self::Key { .. } | Self::Route(RouteError::Key(_) | RouteError::KeyTooLong(_)) => "bad_key",
@@ -251,6 +278,8 @@ impl Error {
 
 #[cfg(test)]
 mod tests {
+    use tumen_core::ConfigVersion;
+
     use super::*;
 
     #[test]
@@ -282,6 +311,10 @@ mod tests {
             (NameFailure::Ignored.into(), Some(false), false),
             (NameFailure::Call(Failure::Timeout { maybe_applied: true }).into(), None, false),
             (NameFailure::Call(Failure::NoQuorum).into(), Some(false), true),
+            (ConfigFailure::Call(Failure::NoQuorum).into(), Some(false), true),
+            (ConfigFailure::Call(Failure::Timeout { maybe_applied: true }).into(), None, false),
+            (ConfigFailure::Refused(NotWritten::Differs { found: None }).into(), Some(false), false),
+            (ConfigFailure::NotVisible(ConfigVersion(1)).into(), Some(true), false),
         ] {
             assert_eq!((error.changed(), error.is_safe_to_retry()), (changed, again), "{error}");
         }

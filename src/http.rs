@@ -10,6 +10,7 @@
 
 mod answers;
 mod children;
+mod cluster_config;
 mod events;
 mod guard;
 mod handovers;

@@ -66,18 +66,20 @@ pub mod worker;
 pub use error::{Error, Result};
 pub use names::{Child, ChildContext, ChildError, ChildRef, ChildSpec, Hosted, Receive, Receives, RemoteRef};
 pub use node::{
-    AssignmentsUpdated, Builder, ChildCounts, ChildInfo, Comparison, Created, FullSync, Heard, NameEvent,
-    Node, Partition, PartitionStats, Placed, Rebalanced, Registered, ReplicaRead, Replicas, Subscription,
-    Topic, TopicSubscription,
+    AssignmentsUpdated, Builder, ChildCounts, ChildInfo, Comparison, ConfigEvent, ConfigValue, Created,
+    FullSync, Heard, NameEvent, Node, Partition, PartitionStats, Placed, Rebalanced, Registered, ReplicaRead,
+    Replicas, Reported, Subscription, Topic, TopicSubscription,
 };
 /// For [`Node::host`]: actors of your own are ractor's, of this version.
 pub use ractor;
 /// For [`node::Builder::under`]: the actor of your own that a node is put under.
 pub use ractor::ActorCell;
 pub use state::ClusterState;
+pub use tumen_actors::node::{ConfigFailure, ControlReport};
 pub use tumen_actors::partitions::router::{CallOptions, IdempotencyKey};
 pub use tumen_core::assignment;
 pub use tumen_core::cluster::asks::LossAccepted;
+pub use tumen_core::cluster::configuration::Expected;
 pub use tumen_core::cluster::coordinator::{CrashProof, Create, Rebalance};
 pub use tumen_core::cluster::snapshot::{Mode, Snapshot};
 pub use tumen_core::partitioner::Partitioner;
@@ -87,5 +89,5 @@ pub use tumen_core::partitions::invariants::{Report as InvariantReport, Violatio
 pub use tumen_core::partitions::ledger::Ledger;
 pub use tumen_core::partitions::record::CopyId;
 pub use tumen_core::partitions::request::Failure;
-pub use tumen_core::{Epoch, NodeName, PartitionId, Version};
+pub use tumen_core::{ConfigVersion, Epoch, NodeName, PartitionId, Version};
 pub use worker::{Context, Handle, Handlers, Message, Place, Query, Replicated, Worker, WorkerError};

@@ -31,6 +31,7 @@ use crate::names::ReadArgs;
 use crate::worker::{Message, encode};
 
 mod builder;
+mod cluster_wide;
 mod comparing;
 mod discover;
 mod losses;
@@ -47,6 +48,7 @@ mod subscription;
 mod topic;
 
 pub use builder::{Builder, Knobs};
+pub use cluster_wide::{ConfigEvent, ConfigValue, Reported};
 pub use comparing::{Comparison, FullSync};
 pub use name_news::NameEvent;
 pub use names::{ChildCounts, ChildInfo, Registered};

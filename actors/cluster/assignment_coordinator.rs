@@ -282,7 +282,7 @@ impl AssignmentCoordinator {
                 });
                 return;
             }
-            Command::Found(_) => return,
+            Command::Found(_) | Command::Configure(_) => return,
         };
         tracing::debug!(%version, "proposing a plan");
         let committing = self.surroundings.commit(command, COMMIT_WITHIN);

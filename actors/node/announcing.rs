@@ -48,6 +48,7 @@ impl Parts {
     /// This node does not lead: what it announced when it did is not for late subscribers any more.
     pub(super) fn withdraw(&self) {
         self.hub.release(&assignments());
+        self.withdraw_configuration();
     }
 
     /// Pulls the newest plan from whoever may have it, one pull at a time.

@@ -18,6 +18,7 @@ use tumen_core::wire::PROTOCOL;
 use super::acting::{ActedOn, By};
 use super::announcing;
 use super::asking::Asking;
+use super::configuring::{self, Configuring};
 use super::council::{self, Council, IfDamaged};
 use super::founding::{self, Founder};
 use super::greeter::Greeter;
@@ -92,6 +93,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
     let plans = Plans::default();
     let belief = Belief::new(id.clone(), clock);
     let gate = Gate::closed(clock, belief.clone());
+    let configuration = Arc::new(Configuring::default());
     let greeter = Arc::new(Greeter {
         info: info.clone(),
         cluster: settings.cluster.clone(),
@@ -100,6 +102,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         lease: settings.coordinator.lease,
         plans: plans.clone(),
         gate: gate.clone(),
+        configuration: Arc::clone(&configuration),
         founded: Mutex::default(),
     });
     let greet = Arc::clone(&greeter);
@@ -151,6 +154,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
     });
     let parts = Arc::new(Parts {
         names,
+        configuration,
         acted_on,
         lease: Lease::new(id.clone(), settings.coordinator.lease),
         asking: Asking {
@@ -244,5 +248,7 @@ fn follow(parts: &Arc<Parts>) {
     }));
     parts.tasks.spawn(until_stopping(parts, announcing::follow_plans(Arc::clone(parts))));
     parts.tasks.spawn(until_stopping(parts, announcing::follow_announcements(Arc::clone(parts))));
+    parts.tasks.spawn(until_stopping(parts, configuring::follow(Arc::clone(parts))));
+    parts.tasks.spawn(until_stopping(parts, configuring::follow_reports(Arc::clone(parts))));
     council::follow(parts);
 }

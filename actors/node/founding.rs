@@ -77,6 +77,10 @@ pub(super) fn handle_met(parts: &Arc<Parts>, peer: &Greeting) {
     let (Some(ours), Some(theirs)) = (parts.belonging(), &peer.belongs) else { return };
     match ours.meet(theirs) {
         Meeting::Together | Meeting::TheyYield => {}
+        Meeting::Yield if !parts.configuration.begin_leaving() => {
+            // Somebody wrote at this very moment, and relies on it: they know so when they meet again.
+            parts.transport.disconnect(&peer.info.id);
+        }
         Meeting::Yield => {
             tracing::warn!(
                 ours = %ours.id, theirs = %theirs.id, node = %peer.info.id,

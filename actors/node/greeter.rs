@@ -1,6 +1,6 @@
 //! What a node says first to others, at any moment of its life.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tumen_core::UnixMillis;
 use tumen_core::cluster::greeting::{Belonging, Greeting};
@@ -10,6 +10,7 @@ use tumen_core::cluster::snapshot::{GroupSpec, Mode};
 use tumen_core::ids::{ClusterId, ClusterName, GroupId, Kind, Version};
 use tumen_core::wire::PROTOCOL;
 
+use super::configuring::Configuring;
 use crate::cluster::plans::Plans;
 use crate::partitions::Gate;
 
@@ -23,6 +24,7 @@ pub(super) struct Greeter {
     pub(super) lease: lease::Config,
     pub(super) plans: Plans,
     pub(super) gate: Gate,
+    pub(super) configuration: Arc<Configuring>,
     pub(super) founded: Mutex<Option<(ClusterId, UnixMillis)>>,
 }
 
@@ -48,7 +50,7 @@ impl Greeter {
             founded_at: founded.map_or(UnixMillis(0), |(_, at)| at),
             version: plan.as_ref().map_or(Version::ZERO, |plan| plan.version),
             members: plan.as_ref().map_or(1, |plan| plan.members.len() as u32),
-            acknowledged: self.gate.has_answered(),
+            acknowledged: self.gate.has_answered() || self.configuration.is_relied_on(),
         })
     }
 }

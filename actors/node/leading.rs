@@ -73,6 +73,7 @@ pub(super) async fn follow_consensus(parts: Arc<Parts>, consensus: consensus::Ha
 
 fn handle_state(parts: &Parts, consensus: &consensus::Handle, control: &Arc<ControlState>) {
     parts.ports.coordinator.cast(AssignmentCoordinatorMsg::Control(Arc::clone(control)));
+    parts.handle_configured(control);
     if let Some(plan) = &control.snapshot {
         handle_plan(parts, consensus, plan);
     }
@@ -102,6 +103,7 @@ fn handle_leadership(parts: &Parts, news: &Leadership) {
         if let Some(plan) = parts.plans.newest() {
             parts.announce(&plan);
         }
+        parts.lead_configuration();
     }
     if let Some(leader) = &news.leader {
         parts.ports.lease_keeper.cast(LeaseKeeperMsg::Leader(leader.clone()));

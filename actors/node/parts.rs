@@ -21,6 +21,7 @@ use tumen_core::wire::CoordinatorFrame;
 
 use super::acting::ActedOn;
 use super::asking::Asking;
+use super::configuring::Configuring;
 use super::council::Council;
 use super::events::Event;
 use super::greeter::Greeter;
@@ -68,6 +69,7 @@ pub(super) struct Parts {
     pub(super) reads: ReplicaReads,
     pub(super) router: Router,
     pub(super) names: Names,
+    pub(super) configuration: Arc<Configuring>,
     pub(super) acted_on: ActedOn,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) council: ArcSwap<Council>,
@@ -144,6 +146,7 @@ impl Parts {
     pub(super) fn forget_cluster(&self) {
         *self.greeter.founded.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.plans.clear();
+        self.configuration.forget();
         self.witness.left();
         self.leader.send_replace((Term::ZERO, None));
         self.voting.send_replace((Term::ZERO, BTreeSet::new()));

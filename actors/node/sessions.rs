@@ -9,6 +9,7 @@ use tumen_core::ids::NodeBoot;
 use tumen_core::wire::{CoordinatorFrame, LeaseFrame};
 
 use super::asking;
+use super::configuring;
 use super::events::Event;
 use super::founding;
 use super::parts::Parts;
@@ -83,6 +84,7 @@ pub(super) fn wire(parts: &Arc<Parts>) {
         }),
     );
     asking::serve(transport, &parts.asking);
+    configuring::serve(parts);
 }
 
 fn handle_session(parts: &Arc<Parts>, event: transport::Event) {

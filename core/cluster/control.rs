@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::configuration::{self, Configuration, Written};
 use crate::cluster::outline::Outline;
 use crate::cluster::snapshot::{self, GroupPlan, GroupSpec, Snapshot};
 use crate::ids::{ClusterId, ClusterName, Epoch, Generation, GroupId, PartitionId, Revision, Version};
@@ -29,6 +30,8 @@ pub struct ControlState {
     pub founding: Option<Founding>,
     /// The plan in force. `None`: none was published yet.
     pub snapshot: Option<Arc<Snapshot>>,
+    /// The cluster's own configuration.
+    pub configuration: Arc<Configuration>,
 }
 
 /// How a cluster began: said once, by whoever founds it.
@@ -74,6 +77,8 @@ pub enum Command {
         /// The copies that it goes on with, sorted. None: it begins anew, empty.
         survivors: Vec<CopyId>,
     },
+    /// Change the cluster's own configuration. Answered by [`Outcome::Configured`].
+    Configure(configuration::Write),
 }
 
 /// One change of which copies of a partition count: asked for by its epoch's primary.
@@ -115,12 +120,14 @@ pub enum Outcome {
     },
     /// The command makes no sense here, and never will. Nothing changed.
     Invalid(Invalid),
+    /// The write was carried out, or it says why not, and then nothing changed.
+    Configured(Result<Written, configuration::Refused>),
 }
 
 /// Why a command was refused for good.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Invalid {
-    /// A plan needs a founded cluster.
+    /// A plan and a configuration need a founded cluster.
     #[error("the cluster is not founded yet: found it first")]
     NotFounded,
     /// The founding's groups are not as they must be.
@@ -169,6 +176,10 @@ impl ControlState {
             Command::Step(steps) => self.apply_steps(steps),
             Command::AcceptLoss { based_on, outline, partition, survivors } => {
                 self.apply_publish(*based_on, outline, Some((*partition, survivors)))
+            }
+            Command::Configure(_) if self.founding.is_none() => Outcome::Invalid(Invalid::NotFounded),
+            Command::Configure(write) => {
+                Outcome::Configured(Arc::make_mut(&mut self.configuration).write(write))
             }
         }
     }

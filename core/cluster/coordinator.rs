@@ -298,7 +298,11 @@ impl Coordinator {
                 self.propose_from = now.moment + PROPOSE_AGAIN;
             }
             Some(
-                Outcome::Nothing | Outcome::Founded | Outcome::AlreadyFounded { .. } | Outcome::Stepped(_),
+                Outcome::Nothing
+                | Outcome::Founded
+                | Outcome::AlreadyFounded { .. }
+                | Outcome::Stepped(_)
+                | Outcome::Configured(_),
             )
             | None => {
                 self.committing = None;

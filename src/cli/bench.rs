@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use tumen_core::cluster::snapshot::Mode;
 
-use crate::bench::{assign, calls, children, failover, handover, names, route, write};
+use crate::bench::{assign, calls, children, config, failover, handover, names, route, write};
 use crate::config::Value;
 
 /// What `tumen bench` is told.
@@ -80,6 +80,24 @@ fn named(figures: &names::Figures) -> String {
     )
 }
 
+fn configured(figures: &config::Figures) -> String {
+    format!(
+        "set on the leader: {:.0} µs (median; p99 {:.0}), {:.1} of the disk's fsyncs ({:.0} µs; p99 {:.0})\nset on another node: {:.0} µs (median; p99 {:.0})\n{:.0} sets a second, 32 at once\nread: {:.0} ns of 100 keys, {:.0} ns of 1,000; {:.0} ns as it is kept\n{} nodes with disks",
+        figures.set_p50_us,
+        figures.set_p99_us,
+        figures.set_in_fsyncs,
+        figures.fsync_p50_us,
+        figures.fsync_p99_us,
+        figures.set_elsewhere_p50_us,
+        figures.set_elsewhere_p99_us,
+        figures.sets_per_s_32,
+        figures.read_ns,
+        figures.read_ns_1000,
+        figures.value_ns,
+        figures.nodes
+    )
+}
+
 fn supervised(figures: &children::Figures) -> String {
     format!(
         "starts: {:.1} k/s (1,024 at once)\nkill -9: a singleton answers again after {:.1} ms (median; slowest {:.1}); with its directory {:.1} ms (slowest {:.1}); all of {} children after {:.1} ms (slowest {:.1})\nmoved in good order: {:.1} ms without an answer (median; longest {:.1})",
@@ -111,6 +129,8 @@ pub(super) enum Bench {
     Handover,
     /// Registrations and lookups of names on three nodes, how soon the others see them, and what a name weighs.
     Names,
+    /// Setting a value for the whole cluster, beside the disk's fsync in the same run; reading one.
+    Config,
     /// Children: starts, and from a node's death, or a move, to their next answer.
     Children,
     /// Writes of 64 bytes to three nodes, by mode and copies, beside a bare RPC over as many hops and the disk's fsyncs.
@@ -160,6 +180,13 @@ pub(super) fn run_bench(args: &BenchArgs, allocations: fn() -> u64) -> ExitCode 
         },
         Bench::Names => match names::measure(args.names) {
             Ok(figures) => tell(args.json, &figures, || named(&figures)),
+            Err(error) => {
+                super::complain(&error.to_string());
+                ExitCode::FAILURE
+            }
+        },
+        Bench::Config => match config::measure() {
+            Ok(figures) => tell(args.json, &figures, || configured(&figures)),
             Err(error) => {
                 super::complain(&error.to_string());
                 ExitCode::FAILURE

@@ -198,6 +198,41 @@ impl Client {
         self.accepted(response, true).map(drop)
     }
 
+    /// Puts JSON somewhere, with one more header if it is given.
+    pub(super) fn put_json<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        json: &str,
+        header: Option<(&str, &str)>,
+    ) -> Result<Answer<T>, Failure> {
+        let mut request = self.agent.put(self.url(path)).header("content-type", "application/json");
+        if let Some(token) = &self.token {
+            request = request.header("authorization", token);
+        }
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
+        }
+        let response = request.config().timeout_global(Some(self.timeout)).build().send(json);
+        self.answer(response, true)
+    }
+
+    /// Orders that something is to be no more, with one more header if it is given, and reads the answer.
+    pub(super) fn delete_if<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        header: Option<(&str, &str)>,
+    ) -> Result<Answer<T>, Failure> {
+        let mut request = self.agent.delete(self.url(path)).header("accept", "application/json");
+        if let Some(token) = &self.token {
+            request = request.header("authorization", token);
+        }
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
+        }
+        let response = request.config().timeout_global(Some(self.timeout)).build().call();
+        self.answer(response, true)
+    }
+
     /// Opens a stream of events: one `data:` text at a time, for as long as the connection holds.
     pub(super) fn events(&self, path: &str) -> Result<Events, Failure> {
         let mut request = self.agent.get(self.url(path)).header("accept", "text/event-stream");

@@ -8,7 +8,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::client::{Answer, Ask, Client, Failure, encoded};
-use super::{doctor, handovers, names, partition, say, state, watch};
+use super::{configuration, doctor, handovers, names, partition, say, state, watch};
 use crate::http::shapes::{
     Cluster, Drain, Draining, Invariants, Node, Partition, PartitionStats, Partitions, Plan, Ready,
     Rebalanced,
@@ -99,6 +99,11 @@ pub(super) enum Command {
     Children(names::ChildrenArgs),
     /// The same of those that are always started again.
     Singletons(names::ChildrenArgs),
+    /// Read, change or follow the cluster's own configuration: values under keys, the same on every node.
+    Config {
+        #[command(subcommand)]
+        order: configuration::Order,
+    },
     /// Carry the cluster's state away as a file, or put one into it.
     #[command(subcommand)]
     State(state::Command),
@@ -150,6 +155,7 @@ impl Command {
             Self::Names(args) => names::registry(&client, ask.json, args),
             Self::Children(args) => names::run(&client, ask.json, "/children", args),
             Self::Singletons(args) => names::run(&client, ask.json, "/singletons", args),
+            Self::Config { order } => return quiet_at_the_end(configuration::run(&client, ask.json, order)),
             Self::State(command) => command.run(&client),
             Self::Watch { count, names, prefix, .. } => {
                 let names = names.then_some(&**prefix);
@@ -176,6 +182,7 @@ impl Command {
             | Self::Watch { ask, .. } => ask,
             Self::Names(args) => args.ask(),
             Self::Children(args) | Self::Singletons(args) => args.ask(),
+            Self::Config { order } => order.ask(),
             Self::State(command) => command.ask(),
         }
     }

@@ -22,12 +22,22 @@ pub(super) fn run(
     count: Option<u64>,
     names: Option<&str>,
 ) -> Result<ExitCode, Failure> {
-    let mut left = count;
     let path = match names {
         None => "/events".to_owned(),
         Some(prefix) => format!("/events?names=true&prefix={}", encoded(prefix)),
     };
-    let mut stream = client.events(&path)?;
+    follow(client, &path, count, |data| Some(if json { data } else { told(&data) }))
+}
+
+/// Follows one stream of events, and says of each what is to be shown; `None` is not shown and not counted.
+pub(super) fn follow(
+    client: &Client,
+    path: &str,
+    count: Option<u64>,
+    mut shown: impl FnMut(String) -> Option<String>,
+) -> Result<ExitCode, Failure> {
+    let mut left = count;
+    let mut stream = client.events(path)?;
     loop {
         let lost = loop {
             if left == Some(0) {
@@ -35,7 +45,8 @@ pub(super) fn run(
             }
             match stream.next() {
                 Some(Ok(data)) => {
-                    say(if json { data } else { told(&data) })?;
+                    let Some(shown) = shown(data) else { continue };
+                    say(shown)?;
                     left = left.map(|left| left - 1);
                 }
                 Some(Err(why)) => break why.to_string(),
@@ -43,7 +54,7 @@ pub(super) fn run(
             }
         };
         complain(&format!("{lost}; trying again"));
-        stream = again(client, &path)?;
+        stream = again(client, path)?;
     }
 }
 
@@ -120,7 +131,7 @@ fn sentence(event: &Event) -> String {
 }
 
 /// Hours, minutes and seconds, UTC.
-fn time_of_day() -> String {
+pub(super) fn time_of_day() -> String {
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let seconds = since_1970.as_secs() % 86_400;
     format!("{:02}:{:02}:{:02}Z", seconds / 3_600, seconds / 60 % 60, seconds % 60)

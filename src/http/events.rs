@@ -16,6 +16,7 @@ use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::name_news::{self, NameNews};
 use super::refusal::Refusal;
@@ -23,10 +24,18 @@ use super::routes::App;
 use super::shapes;
 
 /// How often something is said where nothing happens, so that listeners and what lies between know that all is well.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// The most listeners at once: fewer than connections, so that listeners cannot keep everybody else out.
 pub(super) const LISTENERS_MAX: usize = 256;
+
+/// Room for one more listener, until it is dropped.
+pub(super) fn slot(app: &App) -> Result<OwnedSemaphorePermit, Refusal> {
+    Arc::clone(&app.listeners).try_acquire_owned().map_err(|_| {
+        let message = format!("{LISTENERS_MAX} clients listen already: try again later");
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message)
+    })
+}
 
 pub(super) async fn events(
     State(app): State<App>,
@@ -34,10 +43,7 @@ pub(super) async fn events(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let names = name_news::wanted(&uri)?.map(|prefix| NameNews::listen(&app.node, prefix));
-    let slot = Arc::clone(&app.listeners).try_acquire_owned().map_err(|_| {
-        let message = format!("{LISTENERS_MAX} clients listen already: try again later");
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message)
-    })?;
+    let slot = slot(&app)?;
     let boot = format!("{:x}", app.node.id().boot.0);
     let listener = app.news.listen(last_heard(&headers, &boot));
     // The slot is given back with the stream.

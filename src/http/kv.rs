@@ -176,12 +176,12 @@ fn options(app: &App, headers: &HeaderMap) -> Result<CallOptions, Refusal> {
 }
 
 /// The tag of a value of this version.
-fn tag(version: u64) -> HeaderValue {
+pub(super) fn tag(version: u64) -> HeaderValue {
     HeaderValue::from_str(&format!("\"{version}\"")).expect("a tag is digits")
 }
 
 /// What has to be under the key, if the caller says so.
-fn expected(headers: &HeaderMap) -> Result<Option<Expected>, Refusal> {
+pub(super) fn expected(headers: &HeaderMap) -> Result<Option<Expected>, Refusal> {
     let one = |name| {
         let mut all = headers.get_all(&name).iter();
         match (all.next(), all.next()) {
@@ -212,7 +212,7 @@ fn differs(version: Option<u64>) -> Refusal {
     Refusal::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", message)
 }
 
-fn nothing() -> Refusal {
+pub(super) fn nothing() -> Refusal {
     Refusal::not_found("there is nothing under this key")
 }
 

@@ -5,6 +5,8 @@ use axum::http::StatusCode;
 use axum::http::header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::response::{IntoResponse, Response};
 use tumen_actors::names::NameFailure;
+use tumen_actors::node::ConfigFailure;
+use tumen_core::cluster::configuration::{Invalid, Refused as NotWritten};
 use tumen_core::cluster::coordinator::AskError;
 use tumen_core::names::directory::Refused;
 use tumen_core::partitions::request::Failure;
@@ -70,7 +72,9 @@ impl IntoResponse for Refusal {
 
 fn status(error: &Error) -> StatusCode {
     match error {
-        Error::Call(failure) | Error::Name(NameFailure::Call(failure)) => match failure {
+        Error::Call(failure)
+        | Error::Name(NameFailure::Call(failure))
+        | Error::ClusterConfig(ConfigFailure::Call(failure)) => match failure {
             Failure::Stale { .. }
             | Failure::NotReady
             | Failure::NoQuorum
@@ -82,7 +86,12 @@ fn status(error: &Error) -> StatusCode {
             Failure::Rejected(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Failure::WorkerFailed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         },
+        Error::ClusterConfig(ConfigFailure::Invalid(Invalid::ValueLen(_))) => StatusCode::PAYLOAD_TOO_LARGE,
+        Error::ClusterConfig(ConfigFailure::Refused(NotWritten::Full)) => StatusCode::INSUFFICIENT_STORAGE,
+        Error::ClusterConfig(ConfigFailure::Refused(_)) => StatusCode::PRECONDITION_FAILED,
+        Error::ClusterConfig(ConfigFailure::NotVisible(_)) => StatusCode::GATEWAY_TIMEOUT,
         Error::Topic(_)
+        | Error::ClusterConfig(ConfigFailure::Invalid(_))
         | Error::Key { .. }
         | Error::BadName(_)
         | Error::Route(RouteError::Key(_) | RouteError::KeyTooLong(_)) => StatusCode::BAD_REQUEST,
@@ -152,6 +161,15 @@ mod tests {
             (Error::Lost("partition-3".into()), 503, "lost", Some(false)),
             (Error::NoLeader, 503, "no_leader", Some(false)),
             (Error::NoAnswer, 504, "timeout", None),
+            (ConfigFailure::Call(Failure::NoQuorum).into(), 503, "no_quorum", Some(false)),
+            (
+                ConfigFailure::Refused(NotWritten::Differs { found: None }).into(),
+                412,
+                "precondition_failed",
+                Some(false),
+            ),
+            (ConfigFailure::Refused(NotWritten::Full).into(), 507, "config_full", Some(false)),
+            (ConfigFailure::Invalid(Invalid::ValueLen(1 << 20)).into(), 413, "too_large", Some(false)),
             (NameFailure::StartFailed("no".into()).into(), 422, "start_failed", Some(false)),
             (NameFailure::Ignored.into(), 422, "ignored", Some(false)),
             (NameFailure::StartTimeout.into(), 504, "start_timeout", Some(true)),

@@ -17,6 +17,7 @@ use tumen_core::{GroupId, NodeName, Term};
 
 use super::answers::{self, Known, by_contents, by_plan, by_plan_and_losses, count};
 use super::children;
+use super::cluster_config;
 use super::events::{self, LISTENERS_MAX};
 use super::guard::{Guard, guard};
 use super::handovers;
@@ -58,7 +59,12 @@ pub(super) fn routes(node: Node, news: News, stopping: CancellationToken) -> Rou
         .route("/health", get(health))
         .route("/ready", get(ready))
         .route("/cluster", get(cluster))
-        .route("/config", get(config))
+        .route("/config", get(cluster_config::all))
+        .route("/config/", get(cluster_config::list))
+        .route(
+            "/config/{*key}",
+            get(cluster_config::get).put(cluster_config::put).delete(cluster_config::delete),
+        )
         .route("/plan", get(plan))
         .route("/partitions", get(partitions).post(create))
         .route("/partitions/stats", get(stats))
@@ -123,10 +129,6 @@ async fn cluster(State(app): State<App>, headers: HeaderMap) -> Response {
         mode: app.node.replication_mode(),
     };
     by_contents(&headers, &answers::cluster(&known))
-}
-
-async fn config(State(app): State<App>, headers: HeaderMap) -> Response {
-    by_contents(&headers, &app.node.config().effective())
 }
 
 async fn plan(

@@ -83,6 +83,23 @@ impl Http {
         answer(request.send(body))
     }
 
+    /// `GET`, `PUT` or `DELETE` with one more header.
+    pub fn ask_with(
+        &self,
+        method: &str,
+        node: &str,
+        path: &str,
+        header: (&str, &str),
+        body: &str,
+    ) -> Result<Answer, String> {
+        let uri = format!("http://{node}{path}");
+        answer(match method {
+            "GET" => self.agent.get(uri).header(header.0, header.1).call(),
+            "DELETE" => self.agent.delete(uri).header(header.0, header.1).call(),
+            _ => self.agent.put(uri).header(header.0, header.1).send(body),
+        })
+    }
+
     /// `POST` of text.
     pub fn post_text(&self, node: &str, path: &str, text: &str) -> Result<Answer, String> {
         answer(self.agent.post(format!("http://{node}{path}")).send(text))

@@ -94,6 +94,30 @@ fn a_cluster_is_founded_once() {
 }
 
 #[test]
+fn a_configuration_needs_a_founding_and_leaves_plans_alone() {
+    use crate::cluster::configuration::{Expected, Json, Key, Refused, Write};
+    use crate::ids::ConfigVersion;
+    let write = |id, expected| {
+        let (key, value) = (Key::new("feature").unwrap(), Some(Json::new("true").unwrap()));
+        Command::Configure(Write { id, known: ConfigVersion::ZERO, key, expected, value })
+    };
+    let mut state = ControlState::default();
+    assert_eq!(state.apply(&write(1, Expected::Anything)), Outcome::Invalid(Invalid::NotFounded));
+    assert_eq!(state, ControlState::default());
+    let mut state = founded();
+    state.apply(&publish(0, first(7)));
+    let before = state.clone();
+    let written = Written { version: ConfigVersion(1), changed: true };
+    assert_eq!(state.apply(&write(1, Expected::Nothing)), Outcome::Configured(Ok(written)));
+    assert_eq!(state.apply(&write(1, Expected::Nothing)), Outcome::Configured(Ok(written)), "known again");
+    let differs = Refused::Differs { found: Some(ConfigVersion(1)) };
+    assert_eq!(state.apply(&write(2, Expected::Nothing)), Outcome::Configured(Err(differs)));
+    assert_eq!((&state.snapshot, state.version()), (&before.snapshot, before.version()));
+    assert_eq!(before.configuration.len(), 0, "who holds the state before sees it as it was");
+    assert_eq!(state.configuration.get("feature").unwrap().value.as_str(), "true");
+}
+
+#[test]
 fn a_founding_names_the_users_partitions() {
     for groups in [
         vec![],
@@ -303,7 +327,9 @@ proptest! {
                 Outcome::AlreadyFounded { .. } | Outcome::Conflict { .. } | Outcome::Invalid(_) => {
                     prop_assert_eq!(&before, &state);
                 }
-                Outcome::Nothing => prop_assert!(false, "every command is answered"),
+                Outcome::Nothing | Outcome::Configured(_) => {
+                    prop_assert!(false, "every command is answered, and none of these configures");
+                }
             }
         }
         let bytes = bincode::serialize(&state).unwrap();

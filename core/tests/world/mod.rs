@@ -106,7 +106,7 @@ impl World {
             seq: 0,
             queue: BTreeMap::new(),
             nodes: BTreeMap::new(),
-            control: ControlState { founding: Some(founding), snapshot: None },
+            control: ControlState { founding: Some(founding), ..ControlState::default() },
             leader: None,
             term: Term::ZERO,
             config,

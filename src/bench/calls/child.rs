@@ -1,4 +1,4 @@
-//! What a child process of `bench calls`, `write`, `names` and `children` is, and how it does what it is told.
+//! What a child process of `bench calls`, `write`, `names`, `children` and `config` is, and how it does what it is told.
 
 use std::fmt;
 use std::io::{self, BufRead, Write};
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::{load, ours, plain, raw};
-use crate::bench::{names, write};
+use crate::bench::{config, names, write};
 
 /// Which way calls go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -23,6 +23,8 @@ pub(crate) enum Contestant {
     Kv,
     /// The names of three nodes.
     Names,
+    /// The cluster's own configuration, of three nodes with disks.
+    Config,
 }
 
 /// Which end of the way.
@@ -44,6 +46,7 @@ impl fmt::Display for Contestant {
             Self::RactorCluster => "ractor-cluster",
             Self::Kv => "kv",
             Self::Names => "names",
+            Self::Config => "config",
         })
     }
 }
@@ -87,6 +90,12 @@ pub(in crate::bench) enum Order {
     Kill { process: u32, from: u64, count: u64 },
     /// Move one child, and ask it all the while: the longest wait for an answer.
     Move { child: u64 },
+    /// Set a value of the cluster's own configuration so often, one after the other. For config only, as all below.
+    Set { count: u64 },
+    /// The same, so many at once.
+    SetMany { count: u64, outstanding: usize },
+    /// Read one of so many keys so often: as a value of its type, or as it is kept.
+    ReadConfig { keys: u64, times: u64, parsed: bool },
 }
 
 /// Runs one child process: it says where it is, then does what it is told until its input ends.
@@ -100,6 +109,7 @@ pub(crate) async fn run(contestant: Contestant, part: Part, to: Option<String>) 
         (Contestant::Tumen, Part::Echo, Some(to)) => ours::echo(&to, orders).await,
         (Contestant::Kv, Part::Caller, Some(to)) => write::client::call(&to, orders).await,
         (Contestant::Names, Part::Caller | Part::Echo, to) => names::client::obey(to, orders).await,
+        (Contestant::Config, Part::Caller | Part::Echo, to) => config::client::obey(to, orders).await,
         (Contestant::Raw, Part::Echo, None) => raw::echo(orders).await,
         (Contestant::Raw, Part::Relay, Some(to)) => raw::relay(&to, orders).await,
         (Contestant::Raw, Part::Caller, Some(to)) => {

@@ -33,9 +33,11 @@ impl Pair {
         // tumen's caller founds the cluster and leads it, so that it goes on where the other node is frozen.
         let (first, second) = match contestant {
             Contestant::Tumen => (Part::Caller, Part::Echo),
-            Contestant::Raw | Contestant::RactorCluster | Contestant::Kv | Contestant::Names => {
-                (Part::Echo, Part::Caller)
-            }
+            Contestant::Raw
+            | Contestant::RactorCluster
+            | Contestant::Kv
+            | Contestant::Names
+            | Contestant::Config => (Part::Echo, Part::Caller),
         };
         let mut first = Peer::start(contestant, first, threads, None)?;
         let address: String = first.hear()?;
@@ -97,6 +99,11 @@ impl Peer {
     /// What the system calls its process.
     pub(in crate::bench) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Ends the process.
+    pub(in crate::bench) fn end(&mut self) {
+        self.child.end();
     }
 
     /// Stops the process in its tracks, for ever.

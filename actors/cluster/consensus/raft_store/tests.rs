@@ -3,6 +3,7 @@
 use openraft::testing::{StoreBuilder, Suite};
 use openraft::{CommittedLeaderId, Membership};
 use tempfile::TempDir;
+use tumen_core::cluster::control::Command;
 use tumen_core::ids::NodeName;
 
 use super::*;
@@ -128,8 +129,8 @@ async fn what_is_sent_at_once_is_bounded_and_never_nothing() {
 }
 
 /// A command of 100 KB.
-fn long_command() -> tumen_core::cluster::control::Command {
-    use tumen_core::cluster::control::{Command, Founding};
+fn long_command() -> Command {
+    use tumen_core::cluster::control::Founding;
     use tumen_core::cluster::snapshot::GroupSpec;
     let spec = GroupSpec {
         partitions: 1,
@@ -146,4 +147,35 @@ fn long_command() -> tumen_core::cluster::control::Command {
         generation: Default::default(),
         groups: vec![(Default::default(), spec)],
     })
+}
+
+#[tokio::test]
+async fn a_configuration_as_large_as_it_may_be_survives_a_restart() {
+    use tumen_core::cluster::configuration::{Expected, Json, Key, VALUE_LEN_MAX, Write};
+    let dir = tempfile::tempdir().unwrap();
+    let store = on_disk(&dir);
+    let (log, mut machine) = parts(&store).await;
+    let found = Entry {
+        payload: EntryPayload::Normal(Proposal { id: 0, command: Arc::new(long_command()) }),
+        ..blank(1, 0)
+    };
+    machine.apply([found]).await.unwrap();
+    let value = Json::new(&format!("\"{}\"", "x".repeat(VALUE_LEN_MAX - 2))).unwrap();
+    let mut refused = 0;
+    for index in 1..100 {
+        let (key, value) = (Key::new(&format!("key/{index}")).unwrap(), Some(value.clone()));
+        let known = machine.state.configuration.version();
+        let write = Write { id: index, known, key, expected: Expected::Anything, value };
+        let command = Arc::new(Command::Configure(write));
+        let payload = EntryPayload::Normal(Proposal { id: index, command });
+        let outcomes = machine.apply([Entry { payload, ..blank(1, index) }]).await.unwrap();
+        refused += usize::from(matches!(outcomes[..], [Outcome::Configured(Err(_))]));
+    }
+    assert!(refused > 0, "it is full");
+    let before = Arc::clone(&machine.state.configuration);
+    machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
+    store.close().await.unwrap();
+    drop((log, machine, store));
+    let (_, machine) = parts(&on_disk(&dir)).await;
+    assert_eq!(machine.state.configuration, before);
 }
