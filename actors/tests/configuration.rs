@@ -315,7 +315,7 @@ async fn each_watcher_hears_each_version_once_over_changes_of_the_leader() {
         } else {
             let others: Vec<NodeName> =
                 nodes.iter().map(|node| node.id().node.clone()).filter(|other| *other != name).collect();
-            world.cut(&[name.clone()], &others);
+            world.cut(std::slice::from_ref(&name), &others);
         }
         until("another one leads", || {
             nodes.iter().enumerate().any(|(at, node)| {
