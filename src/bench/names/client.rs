@@ -20,6 +20,8 @@ use crate::node::Node;
 const WITHIN: Duration = Duration::from_secs(60);
 /// How often it is looked whether something has come about.
 const LOOK_EVERY: Duration = Duration::from_micros(200);
+/// A cluster whose plan has not changed for so long is settled.
+const SETTLED_AFTER: Duration = Duration::from_millis(300);
 /// How many names whoever looks has at hand at once.
 const AT_HAND: usize = 64;
 
@@ -140,7 +142,13 @@ impl Client {
             };
             serving == nodes && plan.groups.iter().all(has_all) && self.node.runtime().voting().len() == nodes
         };
-        while !whole() {
+        // Once it has all of them, primaries may still move to where they are wanted.
+        let plan = || self.node.snapshot().map(|plan| (plan.version, plan.steps));
+        let mut settled = (plan(), Instant::now());
+        while !whole() || settled.1.elapsed() < SETTLED_AFTER {
+            if settled.0 != plan() {
+                settled = (plan(), Instant::now());
+            }
             if begun.elapsed() > WITHIN {
                 return Err(format!("the cluster has not all its copies within {WITHIN:?}"));
             }
