@@ -7,7 +7,7 @@ mod nodes;
 use std::time::Duration;
 
 use bytes::Bytes;
-use nodes::{call, call_all, cluster, message, start, three_vote, until};
+use nodes::{call, call_all, cluster, kinds, message, settings, start, three_vote, until};
 use tumen_actors::node::Runtime;
 use tumen_actors::partitions::router::CallOptions;
 use tumen_actors::transport::simulated::{Weather, World};
@@ -140,11 +140,21 @@ async fn a_leader_that_stops_as_the_only_voter_leaves_others_that_decide() {
     nodes::show_logs();
     for (seed, millis) in [(61, 1), (62, 5), (63, 20)] {
         let latency = Duration::from_millis(millis)..Duration::from_millis(2 * millis);
-        let world = World::new(seed, Weather { latency, ..Weather::default() });
-        let mut running = vec![start(&world, 1, &[], 1).await];
+        let world = World::new(seed, Weather { latency: latency.clone(), ..Weather::default() });
+        let start = async |n, seeds: &[usize]| {
+            let mut settings = settings(&world, n, seeds, 1);
+            if 2 * latency.end > settings.consensus.heartbeat {
+                // A round trip has to fit in a heartbeat.
+                settings.consensus.heartbeat *= 2;
+                settings.consensus.election_timeout_min *= 2;
+                settings.consensus.election_timeout_max *= 2;
+            }
+            Runtime::start(settings, kinds()).await.expect("valid")
+        };
+        let mut running = vec![start(1, &[]).await];
         until("the first serves alone", || running[0].ready().is_ok()).await;
         for n in 2..=4 {
-            running.push(start(&world, n, &[1], 1).await);
+            running.push(start(n, &[1]).await);
         }
         let all_are = |node: &Runtime| node.plans().newest().is_some_and(|plan| plan.members.len() == 4);
         until("all are members", || all_are(&running[0])).await;

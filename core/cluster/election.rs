@@ -28,6 +28,9 @@ use std::time::Duration;
 use crate::ids::Life;
 use crate::time::Moment;
 
+/// So often a voter asks again soon. From then on it waits twice as long each time, up to a lease.
+const ASKED_SOON: u32 = 4;
+
 /// How long a voter waits for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
@@ -88,6 +91,8 @@ pub struct Election {
     /// Who said yes in this round.
     asked: Option<BTreeSet<Life>>,
     round: u64,
+    /// How often it was asked since a leader was heard, or wanted this voter.
+    asked_in_vain: u32,
     proven: bool,
     /// Whether this voter stood, unasked, upon the present proof.
     stood: bool,
@@ -109,6 +114,7 @@ impl Election {
             not_before: now,
             asked: None,
             round: 0,
+            asked_in_vain: 0,
             proven: false,
             stood: false,
             called: None,
@@ -122,6 +128,7 @@ impl Election {
     pub fn handle_heard(&mut self, now: Moment) {
         self.heard = self.heard.max(now);
         self.asked = None;
+        self.asked_in_vain = 0;
         self.proven = false;
         // What the leader said before it fell silent may arrive after its call; what it says much later is a change
         // of mind.
@@ -167,6 +174,7 @@ impl Election {
     pub fn handle_proof(&mut self, now: Moment) {
         if !self.leading {
             self.stood &= self.proven;
+            self.asked_in_vain = if self.proven { self.asked_in_vain } else { 0 };
             self.proven = true;
             self.not_before = now;
         }
@@ -175,6 +183,7 @@ impl Election {
     /// The leader goes, and wants this voter to be the next.
     pub fn handle_call(&mut self, now: Moment) {
         self.called = Some(now);
+        self.asked_in_vain = 0;
         self.not_before = self.heard + self.timing.lease;
     }
 
@@ -201,6 +210,10 @@ impl Election {
             (false, Some(_)) => self.timing.spread / 10,
             (false, None) => self.timing.spread / 2,
         };
+        // Where answers take longer than that, each would come after the next question, for ever: so there is more time by and by.
+        let longer = self.asked_in_vain.saturating_sub(ASKED_SOON).min(8);
+        let pause = (pause * (1 << longer)).min(self.timing.lease.max(pause));
+        self.asked_in_vain = self.asked_in_vain.saturating_add(1);
         self.not_before = now + pause + self.by_chance(pause);
         Some(Effect::Ask { round: self.round })
     }
@@ -275,6 +288,32 @@ mod tests {
         let mut election = Election::new(at(0), Life(me), timing(), me);
         election.handle_standing(at(0), three(), false);
         election
+    }
+
+    #[test]
+    fn answers_that_take_longer_than_the_pause_come_in_time_by_and_by() {
+        for proven in [false, true] {
+            let mut law = voter(1);
+            if proven {
+                law.handle_proof(at(300));
+                // Stood at once, and did not win.
+                assert_eq!(law.handle_tick(at(300)), Some(Effect::Elect));
+            }
+            let round_trip = 80 * MS;
+            let (mut answers, mut stood) = (Vec::new(), None);
+            while stood.is_none() {
+                let wake = law.wake_at().unwrap();
+                assert!(wake < at(5_000), "each answer comes after the next question");
+                let next = answers.first().copied().filter(|(arrives, _)| *arrives <= wake);
+                if let Some((arrives, round)) = next {
+                    answers.remove(0);
+                    stood = law.handle_answer(arrives, round, Life(2)).map(|_| arrives);
+                } else if let Some(Effect::Ask { round }) = law.handle_tick(wake) {
+                    answers.push((wake + round_trip, round));
+                }
+            }
+            assert!(stood.unwrap() < at(1_500), "{stood:?}");
+        }
     }
 
     #[test]

@@ -147,7 +147,7 @@ impl<'de> Visitor<'de> for NameVisitor {
 
 #[cfg(test)]
 mod tests {
-    use std::hash::BuildHasher;
+    use std::hash::{BuildHasher, BuildHasherDefault};
 
     use super::*;
 
@@ -169,7 +169,7 @@ mod tests {
         let names: Vec<Name> =
             [1, SHORT_LEN_MAX - 1, SHORT_LEN_MAX, SHORT_LEN_MAX + 1, NAME_LEN_MAX].map(of).into();
         assert!(names.is_sorted() && names.windows(2).all(|two| two[0] != two[1]));
-        let hasher = std::collections::hash_map::RandomState::new();
+        let hasher = BuildHasherDefault::<std::hash::DefaultHasher>::default();
         for name in &names {
             assert_eq!(name.as_bytes(), vec![b'x'; name.as_bytes().len()]);
             assert_eq!(
