@@ -52,7 +52,7 @@ use self::distributed_supervisor::DistributedSupervisorMsg;
 use self::line::Rooms;
 use self::questions::{Question, Told};
 use self::registry::{Registry, RegistryMsg};
-pub use self::table::{Found, NameTable};
+pub use self::table::{Found, NameTable, Standing};
 use self::watching::Watched;
 pub(crate) use self::wire::child_service;
 use self::wire::{Supervision, child_kind};
@@ -493,9 +493,9 @@ impl Names {
     pub(crate) fn has_children_for_others(&self) -> bool {
         let (me, Some(plan)) = (&self.shared.me, self.shared.plans.newest()) else { return false };
         let others: Vec<_> = plan.members.iter().filter(|it| it.id() != me && it.status.may_lead()).collect();
-        let movable = |_: &Name, claim: &Claim| {
-            let kind =
-                claim.child().filter(|_| claim.node() == Some(me)).map(|it| child_service(&it.spec.kind));
+        let movable = |_: &Name, standing: &Standing| {
+            let kind = standing.child().filter(|_| standing.node() == Some(me));
+            let kind = kind.map(|it| child_service(&it.spec.kind));
             kind.is_some_and(|kind| others.iter().any(|it| it.info.services.contains(&kind)))
         };
         !self.shared.table.select(b"", 1, movable).is_empty()
@@ -617,7 +617,7 @@ impl Names {
 
     /// The children whose names begin so, in order, at most so many of them.
     pub fn children(&self, prefix: &[u8], limit: usize) -> Vec<(Name, Claim)> {
-        self.shared.table.select(prefix, limit, |_, claim| claim.child().is_some())
+        self.shared.table.select(prefix, limit, |_, standing| standing.child().is_some())
     }
 }
 

@@ -23,6 +23,7 @@ pub mod names;
 pub mod partitioner;
 pub mod partitions;
 pub mod supervision;
+mod text;
 pub mod time;
 pub mod wire;
 

@@ -100,11 +100,11 @@ impl DirectoryAgent {
         };
         let followed = self.names.shared.table.follow(self.fence.partition, Box::new(follower));
         let Some((directory, position)) = followed else { return };
-        let directory = directory.indexed();
         if position.epoch != self.fence.epoch {
             tracing::debug!(partition = %self.fence.partition, "a newer primary is there");
             return myself.stop(None);
         }
+        let directory = directory.indexed();
         let config = Config { frame_orders_max: FRAME_ORDERS_MAX, ..Config::default() };
         let now = self.now();
         let id = (self.fence.partition, self.fence.epoch);

@@ -19,14 +19,15 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use bytes::Bytes;
 use tokio::sync::{broadcast, watch};
 use tumen_core::cluster::snapshot::Snapshot;
-use tumen_core::ids::{NodeBoot, NodeName, PartitionId};
+use tumen_core::ids::{Kind, NodeBoot, NodeName, PartitionId};
 use tumen_core::names::directory::{Change, News};
 use tumen_core::names::{
     Claim, ClaimNumber, DIRECTORIES, DIRECTORY_COPIES, Directory, Holder, Meta, Name, Reason, directory_of,
 };
 use tumen_core::partitions::identity::Position;
 
-use self::standing::{Peer, Standing};
+use self::standing::Peer;
+pub use self::standing::Standing;
 use super::figures::Tallies;
 use super::line::{NameLine, Over};
 pub use part::{Mark, Part};
@@ -65,6 +66,8 @@ pub struct Found {
     pub number: ClaimNumber,
     /// Who.
     pub holder: Holder,
+    /// The kind, of a child.
+    pub kind: Option<Kind>,
     /// What it says of itself.
     pub value: Bytes,
 }
@@ -164,7 +167,8 @@ impl NameTable {
         self.read(directory_of(name), |shard| {
             let standing = shard.entries.get(name)?;
             let holder = standing.answers()?;
-            Some(Found { number: standing.number, holder, value: standing.value().clone() })
+            let kind = standing.child().map(|child| child.spec.kind.clone());
+            Some(Found { number: standing.number, holder, kind, value: standing.value().clone() })
         })?
     }
 
@@ -204,7 +208,7 @@ impl NameTable {
         &self,
         prefix: &[u8],
         limit: usize,
-        wanted: impl Fn(&Name, &Claim) -> bool,
+        wanted: impl Fn(&Name, &Standing) -> bool,
     ) -> Vec<(Name, Claim)> {
         let mut found = BTreeMap::new();
         for shard in &self.shared.shards {
@@ -212,15 +216,15 @@ impl NameTable {
             for (name, standing) in &shard.entries {
                 let full = found.len() >= limit;
                 let comes_in = !full || found.last_key_value().is_some_and(|(last, _)| name < last);
-                if !comes_in || !name.as_bytes().starts_with(prefix) || !standing.may_be_shown() {
-                    continue;
-                }
-                let claim = standing.claim();
-                if wanted(name, &claim) {
+                if comes_in
+                    && name.as_bytes().starts_with(prefix)
+                    && standing.may_be_shown()
+                    && wanted(name, standing)
+                {
                     if full {
                         found.pop_last();
                     }
-                    found.insert(name.clone(), claim);
+                    found.insert(name.clone(), standing.claim());
                 }
             }
         }
@@ -228,13 +232,11 @@ impl NameTable {
     }
 
     /// How many names begin so.
-    pub fn count(&self, prefix: &[u8], wanted: impl Fn(&Name, &Claim) -> bool) -> usize {
+    pub fn count(&self, prefix: &[u8], wanted: impl Fn(&Name, &Standing) -> bool) -> usize {
         let count = |shard: &Shard| {
             let shard = shard.inner.read().unwrap_or_else(PoisonError::into_inner);
             let counts = |(name, standing): &(&Name, &Standing)| {
-                name.as_bytes().starts_with(prefix)
-                    && standing.may_be_shown()
-                    && wanted(name, &standing.claim())
+                name.as_bytes().starts_with(prefix) && standing.may_be_shown() && wanted(name, standing)
             };
             shard.entries.iter().filter(counts).count()
         };
@@ -447,7 +449,7 @@ fn unregistered(name: &Name, former: &Claim) -> Option<News> {
 
 impl std::fmt::Debug for NameTable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NameTable").field("names", &self.count(b"", |_, _| true)).finish()
+        f.debug_struct("NameTable").field("names", &self.len()).finish()
     }
 }
 

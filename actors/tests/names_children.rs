@@ -11,14 +11,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use nodes::teller::{named_cluster, spec, start_named};
 use nodes::until;
-use tumen_actors::names::{Found, NameFailure};
+use tumen_actors::names::{Found, NameFailure, Standing};
 use tumen_actors::node::Runtime;
 use tumen_actors::partitions::router::CallOptions;
 use tumen_actors::transport::simulated::{Weather, World};
 use tumen_core::names::directory::{News, Refused};
 use tumen_core::names::placement::{Choice, Placement, Placing};
 use tumen_core::names::placements::Placements;
-use tumen_core::names::{Claim, ClaimNumber, Name, Reason, Spec, directory_of};
+use tumen_core::names::{ClaimNumber, Name, Reason, Spec, directory_of};
 use tumen_core::partitions::request::{Failure, MessageId, Reply};
 use tumen_core::supervision::Restart;
 
@@ -299,7 +299,7 @@ async fn on_a_join_those_who_belong_there_move_and_passive_ones_stay() {
     nodes::all_ready(&nodes).await;
     let newcomer = nodes[2].id().node.to_string();
     until("those who belong there have moved", || {
-        let there = |_: &Name, claim: &Claim| claim.holder().is_some_and(|it| it.node == *nodes[2].id());
+        let there = |_: &Name, standing: &Standing| standing.held_on() == Some(nodes[2].id());
         nodes[0].names().table().count(b"", there) >= 3
     })
     .await;
@@ -417,7 +417,7 @@ async fn two_hundred_children_of_a_killed_node_all_run_again_within_two_seconds(
     world.crash(&victim);
     let killed = tokio::time::Instant::now();
     until("all of them run", || {
-        let runs = |_: &Name, claim: &Claim| claim.holder().is_some_and(|it| it.node != victim);
+        let runs = |_: &Name, standing: &Standing| standing.held_on().is_some_and(|it| *it != victim);
         left.names().table().count(b"child/", runs) == 200
     })
     .await;

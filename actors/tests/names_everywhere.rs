@@ -13,13 +13,13 @@ use bytes::Bytes;
 use nodes::teller::{named, named_cluster, spec};
 use nodes::{all_ready, kinds, until};
 use tokio::sync::broadcast;
-use tumen_actors::names::NameFailure;
+use tumen_actors::names::{NameFailure, Standing};
 use tumen_actors::node::Runtime;
 use tumen_actors::partitions::delivery::Delivery;
 use tumen_actors::transport::simulated::{Weather, World};
 use tumen_core::ids::NodeBoot;
 use tumen_core::names::directory::{News, Refused, VALUE_LEN_MAX};
-use tumen_core::names::{Claim, Holder, Name, Reason, directory_of};
+use tumen_core::names::{Holder, Name, Reason, directory_of};
 use tumen_core::partitions::identity::Position;
 use tumen_core::supervision::Restart;
 
@@ -225,7 +225,7 @@ async fn queries_are_answered_while_all_other_nodes_are_frozen() {
     let first: Vec<String> =
         table.select(b"user/1/", 3, |_, _| true).iter().map(|(it, _)| it.to_string()).collect();
     assert_eq!(first, ["user/1/0", "user/1/1", "user/1/2"]);
-    assert_eq!(table.count(b"user/", |_, claim: &Claim| claim.value == [2_u8][..]), 10);
+    assert_eq!(table.count(b"user/", |_, standing: &Standing| *standing.value() == [2_u8][..]), 10);
     assert!(nodes[0].names().lookup(&name("user/2/7")).is_some());
     assert_eq!(began.elapsed(), Duration::ZERO);
 }

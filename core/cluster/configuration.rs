@@ -12,13 +12,11 @@
 
 mod watcher;
 
-use std::borrow::Borrow;
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 pub use self::watcher::{News, Watcher};
 use crate::ids::ConfigVersion;
@@ -383,43 +381,8 @@ impl Json {
     }
 }
 
-macro_rules! text {
-    ($type:ident) => {
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(&self.0)
-            }
-        }
-
-        impl fmt::Debug for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(&self.0)
-            }
-        }
-
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(&self.0)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
-                Self::new(&text).map_err(serde::de::Error::custom)
-            }
-        }
-    };
-}
-
-text!(Key);
-text!(Json);
-
-impl Borrow<str> for Key {
-    fn borrow(&self) -> &str {
-        &self.0
-    }
-}
+crate::text::text!(Key, "key of the configuration");
+crate::text::text!(Json, "value of the configuration");
 
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tumen_actors::names::{Found, NameFailure, Names};
+use tumen_actors::names::{Found, NameFailure, Names, Standing};
 use tumen_core::names::{Claim, ClaimNumber, Held, Name, Spec, Stage};
 use tumen_core::partitions::request::Failure;
 use tumen_core::{Kind, NodeBoot};
@@ -143,11 +143,10 @@ impl Node {
     }
 
     pub(crate) async fn start_named(&self, name: &Name, spec: Spec, value: Bytes) -> Result<Registered> {
-        let kind = spec.kind.clone();
         let config = self.config();
         let (asked, started) = (config.call_deadline, config.start_deadline);
         let found = self.names().start_patiently(name, spec, value, asked, started).await?;
-        Ok(registered(name.clone(), found, Some(kind)))
+        Ok(registered(name.clone(), found))
     }
 
     /// Ends a child for good, and waits until it runs no more. It is not started again, and its name is free.
@@ -185,7 +184,8 @@ impl Node {
         limit: usize,
         wanted: impl Fn(&Spec) -> bool,
     ) -> Vec<ChildInfo> {
-        let wanted = |_: &Name, claim: &Claim| claim.child().is_some_and(|child| wanted(&child.spec));
+        let wanted =
+            |_: &Name, standing: &Standing| standing.child().is_some_and(|child| wanted(&child.spec));
         let found = self.names().table().select(prefix, limit, wanted);
         found.into_iter().filter_map(ChildInfo::of).collect()
     }
@@ -198,9 +198,9 @@ impl Node {
     /// How many children there are in the cluster. A local read.
     pub fn count_children(&self) -> ChildCounts {
         let table = self.names().table();
-        let runs = |_: &Name, claim: &Claim| claim.child().is_some() && claim.holder().is_some();
+        let runs = |_: &Name, it: &Standing| it.child().is_some_and(|child| child.stage.holder().is_some());
         ChildCounts {
-            children: table.count(b"", |_, claim| claim.child().is_some()),
+            children: table.count(b"", |_, standing| standing.child().is_some()),
             running: table.count(b"", runs),
         }
     }
@@ -210,14 +210,12 @@ impl Node {
     pub fn lookup(&self, name: impl AsRef<[u8]>) -> Option<Registered> {
         let name = Name::new(name).ok()?;
         let found = self.names().lookup(&name)?;
-        let claim = self.names().table().claim(&name);
-        let kind = claim.as_ref().and_then(Claim::child).map(|child| child.spec.kind.clone());
-        Some(registered(name, found, kind))
+        Some(registered(name, found))
     }
 
     /// Who answers under the names that begin so, in the order of the names, at most so many. A local read.
     pub fn registered(&self, prefix: impl AsRef<[u8]>, limit: usize) -> Vec<Registered> {
-        let answers = |_: &Name, claim: &Claim| claim.holder().is_some();
+        let answers = |_: &Name, standing: &Standing| standing.held_on().is_some();
         let found = self.names().table().select(prefix.as_ref(), limit, answers);
         found.into_iter().filter_map(|(name, _)| self.lookup(name.as_bytes())).collect()
     }
@@ -292,8 +290,8 @@ fn of_call(failure: NameFailure) -> Error {
     }
 }
 
-fn registered(name: Name, found: Found, kind: Option<Kind>) -> Registered {
-    let Found { number, holder, value } = found;
+fn registered(name: Name, found: Found) -> Registered {
+    let Found { number, holder, kind, value } = found;
     Registered { name, fence: number, node: holder.node, actor: holder.actor, kind, value }
 }
 

@@ -36,8 +36,8 @@ impl Peer {
     }
 }
 
-/// What stands under a name.
-pub(super) struct Standing {
+/// What stands under a name, as a table keeps it.
+pub struct Standing {
     /// By which claim.
     pub(super) number: ClaimNumber,
     held: Keeper,
@@ -81,15 +81,31 @@ impl Standing {
     }
 
     /// What is said of it.
-    pub(super) fn value(&self) -> &Bytes {
+    pub fn value(&self) -> &Bytes {
         self.more.get().map_or(&NOTHING, |more| &more.value)
     }
 
     /// The child, if it is one.
-    pub(super) fn child(&self) -> Option<&Child> {
+    pub fn child(&self) -> Option<&Child> {
         match &self.held {
             Keeper::Plain { .. } => None,
             Keeper::Child { child, .. } => Some(child),
+        }
+    }
+
+    /// The node on which something may run under the name.
+    pub fn node(&self) -> Option<&NodeBoot> {
+        match &self.held {
+            Keeper::Plain { peer, .. } => Some(&peer.node),
+            Keeper::Child { child, .. } => child.stage.node(),
+        }
+    }
+
+    /// The node on which somebody holds the name, and answers as long as that node is a member.
+    pub fn held_on(&self) -> Option<&NodeBoot> {
+        match &self.held {
+            Keeper::Plain { peer, .. } => Some(&peer.node),
+            Keeper::Child { child, .. } => child.stage.holder().map(|holder| &holder.node),
         }
     }
 

@@ -1,7 +1,8 @@
 //! Keeps calls under way and counts what came back.
 
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -66,6 +67,39 @@ pub(in crate::bench) async fn connect(caller: &impl Caller) -> Result<(), String
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
+}
+
+/// Does one thing for each of these numbers, so many at once: how many seconds that took.
+pub(in crate::bench) async fn each<C, F>(
+    client: &C,
+    numbers: Range<u64>,
+    outstanding: usize,
+    one: impl Fn(C, u64) -> F + Clone + Send + 'static,
+) -> Result<f64, String>
+where
+    C: Clone + Send + Sync + 'static,
+    F: Future<Output = Result<(), String>> + Send,
+{
+    let begun = Instant::now();
+    let next = Arc::new(AtomicU64::new(numbers.start));
+    let tasks: Vec<_> = (0..outstanding)
+        .map(|_| {
+            let (client, next, one) = (client.clone(), Arc::clone(&next), one.clone());
+            tokio::spawn(async move {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= numbers.end {
+                        return Ok::<_, String>(());
+                    }
+                    one(client.clone(), number).await?;
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.map_err(|why| why.to_string())??;
+    }
+    Ok(begun.elapsed().as_secs_f64())
 }
 
 /// Keeps `outstanding` calls under way for a while. `timed` tells whether each is timed, which takes time too.

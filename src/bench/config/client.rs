@@ -2,14 +2,13 @@
 
 use std::hint::black_box;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use tokio::sync::mpsc;
 
 use super::Times;
 use crate::bench::calls::child::{Order, answer};
+use crate::bench::calls::load::each;
 use crate::node::Node;
 
 /// Where the node of this process keeps what survives a restart.
@@ -34,7 +33,10 @@ pub(in crate::bench) async fn obey(
         match order {
             Order::Connect => answer(&node.ready().await.map_err(|why| why.to_string()))?,
             Order::Set { count } => answer(&set(&node, count).await)?,
-            Order::SetMany { count, outstanding } => answer(&set_many(&node, count, outstanding).await)?,
+            Order::SetMany { count, outstanding } => {
+                let set = |node: Node, number| async move { set_one(&node, number).await };
+                answer(&each(&node, 0..count, outstanding, set).await)?;
+            }
             Order::ReadConfig { keys, times, parsed } => answer(&read(&node, keys, times, parsed).await)?,
             other => answer::<()>(&Err(format!("{other:?} is not for this process")))?,
         }
@@ -55,29 +57,6 @@ async fn set(node: &Node, count: u64) -> Result<Times, String> {
         times.push(begun.elapsed().as_secs_f64() * 1e6);
     }
     Ok(Times::of(times))
-}
-
-/// The same, so many at once: how many seconds that took.
-async fn set_many(node: &Node, count: u64, outstanding: usize) -> Result<f64, String> {
-    let (begun, next) = (Instant::now(), Arc::new(AtomicU64::new(0)));
-    let tasks: Vec<_> = (0..outstanding)
-        .map(|_| {
-            let (node, next) = (node.clone(), Arc::clone(&next));
-            tokio::spawn(async move {
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= count {
-                        return Ok::<_, String>(());
-                    }
-                    set_one(&node, number).await?;
-                }
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await.map_err(|why| why.to_string())??;
-    }
-    Ok(begun.elapsed().as_secs_f64())
 }
 
 /// How many nanoseconds it takes to read one of so many keys.

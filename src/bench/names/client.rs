@@ -1,17 +1,15 @@
 //! One node of `bench names` and `bench children`, which does as it is told.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tumen_core::cluster::snapshot::GroupPlan;
 use tumen_core::names::{Holder, Name, directory_of};
 
 use crate::bench::calls::child::{Order, answer};
+use crate::bench::calls::load::each;
 use crate::demo::millis;
 use crate::names::echo::{Echo, Say};
 use crate::node::Node;
@@ -52,16 +50,12 @@ pub(in crate::bench) async fn obey(
         match order {
             Order::Connect => answer(&client.node.ready().await.map_err(|why| why.to_string()))?,
             Order::Register { from, count, outstanding } => {
-                let claim = |client: Client, number| -> BoxFuture<'static, Result<(), String>> {
-                    Box::pin(async move { client.claim(number).await })
-                };
-                answer(&client.many(from, count, outstanding, claim).await)?;
+                let claim = |client: Client, number| async move { client.claim(number).await };
+                answer(&each(&client, from..from + count, outstanding, claim).await)?;
             }
             Order::Start { from, count, outstanding } => {
-                let start = |client: Client, number| -> BoxFuture<'static, Result<(), String>> {
-                    Box::pin(async move { client.start(number).await })
-                };
-                answer(&client.many(from, count, outstanding, start).await)?;
+                let start = |client: Client, number| async move { client.start(number).await };
+                answer(&each(&client, from..from + count, outstanding, start).await)?;
             }
             Order::Await { names } => answer(&client.sees(names).await)?,
             Order::Whole { nodes } => answer(&client.is_whole(nodes).await)?,
@@ -88,36 +82,6 @@ impl Client {
     async fn start(&self, number: u64) -> Result<(), String> {
         let started = self.node.start_child::<Echo>(name(number).as_bytes(), String::new()).await;
         started.map(drop).map_err(|why| why.to_string())
-    }
-
-    /// Does one thing for each of so many numbers, so many at once: how many seconds that took.
-    async fn many(
-        &self,
-        from: u64,
-        count: u64,
-        outstanding: usize,
-        one: fn(Self, u64) -> BoxFuture<'static, Result<(), String>>,
-    ) -> Result<f64, String> {
-        let begun = Instant::now();
-        let next = Arc::new(AtomicU64::new(from));
-        let tasks: Vec<_> = (0..outstanding)
-            .map(|_| {
-                let (client, next) = (self.clone(), Arc::clone(&next));
-                tokio::spawn(async move {
-                    loop {
-                        let number = next.fetch_add(1, Ordering::Relaxed);
-                        if number >= from + count {
-                            return Ok::<_, String>(());
-                        }
-                        one(client.clone(), number).await?;
-                    }
-                })
-            })
-            .collect();
-        for task in tasks {
-            task.await.map_err(|why| why.to_string())??;
-        }
-        Ok(begun.elapsed().as_secs_f64())
     }
 
     async fn sees(&self, names: usize) -> Result<(), String> {
@@ -161,7 +125,7 @@ impl Client {
     fn look_up(&self, names: u64, times: u64) -> Result<(f64, f64), String> {
         let all: Vec<Name> = (0..names).map(name).collect();
         let plain: HashMap<&[u8], u64> = all.iter().map(Name::as_bytes).zip(0..).collect();
-        let looked = timed(&all, times, |name| self.node.names().lookup(name).is_some())?;
+        let looked = timed(&all, times, |name| self.node.lookup(name.as_bytes()).is_some())?;
         Ok((looked, timed(&all, times, |name| plain.contains_key(name.as_bytes()))?))
     }
 

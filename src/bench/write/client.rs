@@ -1,8 +1,7 @@
 //! The process that writes: a fourth node of the cluster, which has no copies, so that every call leaves it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -61,24 +60,6 @@ impl Caller for Writer {
 
 /// Writes `count` times: how many seconds that took.
 async fn many(writer: &Writer, outstanding: usize, count: u64) -> Result<f64, String> {
-    let begun = Instant::now();
-    let next = Arc::new(AtomicU64::new(0));
-    let tasks: Vec<_> = (0..outstanding)
-        .map(|_| {
-            let (writer, next) = (writer.clone(), Arc::clone(&next));
-            tokio::spawn(async move {
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= count {
-                        return Ok::<_, String>(());
-                    }
-                    writer.call(number).await?;
-                }
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await.map_err(|why| why.to_string())??;
-    }
-    Ok(begun.elapsed().as_secs_f64())
+    let write = |writer: Writer, number| async move { writer.call(number).await };
+    load::each(writer, 0..count, outstanding, write).await
 }
