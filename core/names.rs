@@ -66,7 +66,12 @@ pub fn group_spec(mode: Mode) -> GroupSpec {
 
 /// The directory that a name belongs to: by its hash, the same on every platform and for ever.
 pub fn directory_of(name: &Name) -> PartitionId {
+    directory_of_bytes(name.as_bytes())
+}
+
+/// The same for a name's bytes.
+pub fn directory_of_bytes(name: &[u8]) -> PartitionId {
     // It fails where there are no partitions only.
-    let index = Partitioner::Hash.partition_of(name.as_bytes(), DIRECTORIES).unwrap_or_default();
+    let index = Partitioner::Hash.partition_of(name, DIRECTORIES).unwrap_or_default();
     PartitionId { group: GroupId::Names, index }
 }

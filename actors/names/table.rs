@@ -23,6 +23,7 @@ use tumen_core::ids::{Kind, NodeBoot, NodeName, PartitionId};
 use tumen_core::names::directory::{Change, News};
 use tumen_core::names::{
     Claim, ClaimNumber, DIRECTORIES, DIRECTORY_COPIES, Directory, Holder, Meta, Name, Reason, directory_of,
+    directory_of_bytes,
 };
 use tumen_core::partitions::identity::Position;
 
@@ -164,11 +165,17 @@ impl NameTable {
 
     /// Who answers under a name, if anybody does: never somebody on a node that is no member any more.
     pub fn lookup(&self, name: &Name) -> Option<Found> {
-        self.read(directory_of(name), |shard| {
-            let standing = shard.entries.get(name)?;
+        self.look(name.as_bytes(), |_, found| found)
+    }
+
+    /// The same by a name's bytes, of which no name has to be made: what is made of the name that stands there and of who answers.
+    pub fn look<T>(&self, name: &[u8], make: impl FnOnce(&Name, Found) -> T) -> Option<T> {
+        self.read(directory_of_bytes(name), |shard| {
+            let (name, standing) = shard.entries.get_key_value(name)?;
             let holder = standing.answers()?;
             let kind = standing.child().map(|child| child.spec.kind.clone());
-            Some(Found { number: standing.number, holder, kind, value: standing.value().clone() })
+            let (number, value) = (standing.number, standing.value().clone());
+            Some(make(name, Found { number, holder, kind, value }))
         })?
     }
 

@@ -208,9 +208,7 @@ impl Node {
     /// Who answers under a name at present; `None` if nobody does, or it is no name. A local read: what this node was told is done
     /// shows here at once, what others did a moment later. Nobody is found on a node that is no member any more.
     pub fn lookup(&self, name: impl AsRef<[u8]>) -> Option<Registered> {
-        let name = Name::new(name).ok()?;
-        let found = self.names().lookup(&name)?;
-        Some(registered(name, found))
+        self.names().table().look(name.as_ref(), |name, found| registered(name.clone(), found))
     }
 
     /// Who answers under the names that begin so, in the order of the names, at most so many. A local read.
