@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use harness::node::bare;
-use harness::ports::Held;
+use harness::ports;
 use harness::{Cluster, Http, Options, PATIENCE, belief, check, wait_until};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
@@ -221,9 +221,7 @@ impl Drop for Alone {
 #[test]
 fn a_full_disk_ends_the_node_with_its_reason_and_nothing_acknowledged_is_missing_after() {
     let dir = tempfile::tempdir().unwrap();
-    let mut held = Held::default();
-    let (listen, address) = (held.take(), held.take());
-    drop(held);
+    let (listen, address) = (ports::take(), ports::take());
     let log = dir.path().join("log");
     let data = dir.path().join("data");
     let http = Http::new();

@@ -7,7 +7,7 @@ mod harness;
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 
-use harness::ports::Held;
+use harness::ports;
 use harness::{Http, PATIENCE, check, wait_until};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
@@ -25,9 +25,7 @@ impl Drop for Node {
 #[test]
 fn a_node_whose_disk_fails_ends_with_its_reason() {
     let dir = tempfile::tempdir().unwrap();
-    let mut held = Held::default();
-    let (listen, address) = (held.take(), held.take());
-    drop(held);
+    let (listen, address) = (ports::take(), ports::take());
     let child = Command::new("sh")
         .args(["-c", r#"trap "" XFSZ; exec "$@""#, "sh", env!("CARGO_BIN_EXE_tumen"), "node"])
         .args(["--name", "node-1", "--listen", &listen, "--http", &address, "--create", "manual"])

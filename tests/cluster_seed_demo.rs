@@ -9,14 +9,13 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use harness::ports::Held;
+use harness::ports;
 use harness::{Cluster, Options, PATIENCE, belief, check, wait_until};
 
 /// Three nodes that are told of each other by their HTTP addresses only, node-1 of nobody.
 fn three_terminals() -> Cluster {
     let mut cluster = Cluster::prepare(3, Options::default().alone());
-    let mut held = Held::default();
-    let http: Vec<String> = (0..3).map(|_| held.take_pair()).collect();
+    let http: Vec<String> = (0..3).map(|_| ports::take_pair()).collect();
     for number in 0..3 {
         let node = cluster.node_mut(number);
         node.by_flags = false;
@@ -87,10 +86,8 @@ impl Drop for Script {
 
 #[test]
 fn the_example_in_one_command_shows_three_nodes_that_agree() {
-    let mut held = Held::default();
     let ports: Vec<String> =
-        (0..3).map(|_| held.take_pair().rsplit(':').next().unwrap().to_owned()).collect();
-    drop(held);
+        (0..3).map(|_| ports::take_pair().rsplit(':').next().unwrap().to_owned()).collect();
     let built = Path::new(env!("CARGO_BIN_EXE_tumen")).with_file_name("examples").join("partitions_demo");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/partitions_demo.sh");
     let mut command = Command::new(script);

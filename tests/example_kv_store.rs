@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
-use harness::ports::Held;
+use harness::ports;
 use harness::{PATIENCE, check, wait_until};
 
 /// A node of the example, and whoever types there. Nothing of it survives the test.
@@ -98,9 +98,7 @@ fn store_on(at: &mut Terminal, stored: &AtomicU64, stop: &AtomicBool) -> Vec<Str
 }
 
 fn nothing_stored_is_lost(mode: &str, with_disks: bool) {
-    let mut held = Held::default();
-    let addresses: Vec<String> = (0..3).map(|_| held.take()).collect();
-    drop(held);
+    let addresses: Vec<String> = (0..3).map(|_| ports::take()).collect();
     let dir = tempfile::tempdir().unwrap();
     let open = |number: usize| {
         let name = format!("node-{}", number + 1);

@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
-use harness::ports::Held;
+use harness::ports;
 use harness::{PATIENCE, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -67,9 +67,7 @@ impl Drop for Drawer {
 
 #[test]
 fn no_ticket_is_given_twice() {
-    let mut held = Held::default();
-    let addresses: Vec<String> = (0..4).map(|_| held.take()).collect();
-    drop(held);
+    let addresses: Vec<String> = (0..4).map(|_| ports::take()).collect();
     let start = |number: usize| {
         let told: Vec<&str> =
             addresses[number..=number].iter().chain(&addresses[..1]).map(String::as_str).collect();

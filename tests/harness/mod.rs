@@ -28,7 +28,6 @@ use tempfile::TempDir;
 
 pub use self::http::Http;
 pub use self::node::Node;
-use self::ports::Held;
 use self::proxies::Proxies;
 
 /// How long anything may take on a busy machine before a test gives up.
@@ -122,12 +121,11 @@ impl Cluster {
     /// Prepares `count` nodes named `node-1` and so on; none is started.
     pub fn prepare(count: usize, options: Options) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut held = Held::default();
         let mut nodes: Vec<Node> = (0..count)
             .map(|number| {
                 let name = options.names.get(number).cloned();
                 let name = name.unwrap_or_else(|| format!("node-{}", number + 1));
-                Node::new(name, dir.path(), held.take(), held.take())
+                Node::new(name, dir.path(), ports::take(), ports::take())
             })
             .collect();
         let proxies = options.proxies.then(|| Proxies::start(nodes.iter().map(|node| node.listen.clone())));
@@ -186,8 +184,7 @@ impl Cluster {
     pub fn add(&mut self, seeds: &[usize]) -> usize {
         let number = self.nodes.len();
         assert!(self.proxies.is_none(), "proxies are made for the nodes that are there at first");
-        let mut held = Held::default();
-        let mut node = Node::new(format!("node-{}", number + 1), self.dir.path(), held.take(), held.take());
+        let mut node = Node::new(format!("node-{}", number + 1), self.dir.path(), ports::take(), ports::take());
         node.flags = self.nodes[0].flags.clone();
         node.forget_flags(&["--bootstrap-expect", "--join", "--data-dir"]);
         if self.options.disks {
