@@ -34,6 +34,7 @@ mod builder;
 mod cluster_wide;
 mod comparing;
 mod discover;
+mod group;
 mod losses;
 mod meta;
 mod name_news;
@@ -50,13 +51,15 @@ mod topic;
 pub use builder::{Builder, Knobs};
 pub use cluster_wide::{ConfigEvent, ConfigValue, Reported};
 pub use comparing::{Comparison, FullSync};
+pub use group::{Gathered, Group, Sent};
 pub use name_news::NameEvent;
 pub use names::{ChildCounts, ChildInfo, Registered};
 pub use orders::{Created, Rebalanced};
 pub use partitions::{Partition, PartitionStats, Replicas};
 pub use reading::{Placed, ReplicaRead};
 pub use subscription::{AssignmentsUpdated, News, Subscription};
-pub use topic::{Heard, TOPIC_NAME_LEN_MAX, Topic, TopicSubscription};
+pub(crate) use topic::Say;
+pub use topic::{Heard, TOPIC_NAME_LEN_MAX, Taken, Topic, TopicSubscription};
 
 /// How often readiness is looked at while it is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(20);

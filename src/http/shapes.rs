@@ -12,11 +12,13 @@ use tumen_core::GroupId;
 use crate::state::KvEntry;
 
 mod configuration;
+mod exchange;
 mod names;
 
 /// The answer to `POST /children/{name}/echo`: what a child of the built-in kind `echo` says.
 pub use crate::names::echo::Echoed;
 pub use configuration::{ConfigEntries, ConfigEntry, ConfigNews, ConfigWritten};
+pub use exchange::{Group, GroupMember, GroupMembers, Groups, Said, Topic, Topics};
 pub use names::{AllMeta, Child, Children, Meta, Moving, Registered, Registry, StartChild};
 
 /// `GET /ledger`: what became of the requests that came to the answering node's partitions since it was started, those of
