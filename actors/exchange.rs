@@ -364,24 +364,24 @@ impl Exchange {
 
     fn finish(&self, later: Later) {
         for (to, batch) in later.batches {
-            self.ship(to, batch);
+            self.ship(&to, &batch);
         }
         for (to, after) in later.retries {
             let here = Arc::downgrade(&self.shared);
             self.shared.runtime.spawn(async move {
                 tokio::time::sleep(after).await;
                 if let Some(exchange) = Self::of(&here) {
-                    exchange.retry(to);
+                    exchange.retry(&to);
                 }
             });
         }
     }
 
-    fn retry(&self, to: NodeName) {
+    fn retry(&self, to: &NodeName) {
         let now = self.shared.clock.now();
-        let batch = self.lock().law.handle_retry(now, &to);
+        let batch = self.lock().law.handle_retry(now, to);
         if let Some(batch) = batch {
-            self.ship(to, batch);
+            self.ship(to, &batch);
         }
     }
 
@@ -419,13 +419,13 @@ impl Exchange {
         }
     }
 
-    fn ship(&self, to: NodeName, batch: Arc<Batch>) {
+    fn ship(&self, to: &NodeName, batch: &Batch) {
         let (here, id) = (Arc::downgrade(&self.shared), batch.id());
         let node = to.clone();
         let encode = |buffer: &mut bytes::BytesMut| {
             batch.pieces().for_each(|piece| buffer.extend_from_slice(piece));
         };
-        self.shared.transport.request(&to, Service::Exchange, ANSWER_WITHIN, encode, move |answer| {
+        self.shared.transport.request(to, Service::Exchange, ANSWER_WITHIN, encode, move |answer| {
             if let Some(exchange) = Self::of(&here) {
                 exchange.answered(&node, id, &answer);
             }

@@ -153,7 +153,7 @@ fn topics_and_groups_reach_other_processes_by_code_http_and_by_hand() {
         let post = |path: &str, body: &str| {
             let len = body.len();
             let head = format!(
-                "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {len}\r\n\r\n"
+                "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {len}\r\n\r\n"
             );
             http::send(at, &head, body.as_bytes())
         };
@@ -181,10 +181,13 @@ fn topics_and_groups_reach_other_processes_by_code_http_and_by_hand() {
         while total != 5050 + 1000 {
             assert!(begun.elapsed() < PATIENCE, "{total}");
             let gathered = sensors.ask_within(Load, Duration::from_millis(500)).await.unwrap();
-            assert_eq!((gathered.replies.len(), gathered.silent.len()), (2, 1));
-            let (member, why) = &gathered.silent[0];
-            assert_eq!((member.node().node.as_str(), why.code(), why.changed()), ("node-2", "timeout", None));
-            total = gathered.replies.iter().map(|(_, cents)| cents).sum();
+            assert_eq!(gathered.replies.len() + gathered.silent.len(), 3);
+            // What runs on a node that has no lease yet answers nothing.
+            if let [(member, why)] = &gathered.silent[..] {
+                let told = (member.node().node.as_str(), why.code(), why.changed());
+                assert_eq!(told, ("node-2", "timeout", None));
+                total = gathered.replies.iter().map(|(_, cents)| cents).sum();
+            }
         }
         assert_eq!(sensors.cast(Load).unwrap(), Sent { sent: 3, not_sent: 0 });
 
@@ -219,7 +222,7 @@ async fn by_hand(at: String) {
         assert_eq!(groups["groups"], json!([{"name": "sensors", "members": 3, "local": 1}]));
         let members = tumen(&["groups", "sensors"]);
         assert_eq!(members.lines().filter(|line| line.contains("node-")).count(), 3, "{members}");
-        let head = "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        let head = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         let metrics = http::send(at.parse().unwrap(), head, b"").text();
         for line in ["tumen_topic_published_total 104", "tumen_groups 1", "tumen_group_members 1"] {
             assert!(metrics.lines().any(|there| there == line), "{line}: {metrics}");
