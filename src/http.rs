@@ -34,6 +34,7 @@ use std::io;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use kv::EPOCH;
 pub(crate) use server::Server;
 
 use crate::node::Node;
