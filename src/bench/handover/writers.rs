@@ -11,7 +11,7 @@ use tumen_core::partitioner::Partitioner;
 use super::Size;
 use crate::demo::asking::{Answer, Asker};
 
-/// How long a client rests after a write: together they keep a small machine half busy.
+/// How long a client rests after a write: together they keep two cores busy.
 const REST: Duration = Duration::from_millis(10);
 /// How long it waits before it asks the same again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(1);
