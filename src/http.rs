@@ -14,6 +14,7 @@ mod cluster_config;
 mod events;
 mod guard;
 mod handovers;
+mod health;
 mod kv;
 mod meta;
 mod metrics;

@@ -81,6 +81,8 @@ pub use tumen_core::assignment;
 pub use tumen_core::cluster::asks::LossAccepted;
 pub use tumen_core::cluster::configuration::Expected;
 pub use tumen_core::cluster::coordinator::{CrashProof, Create, Rebalance};
+/// What [`Node::health`] tells.
+pub use tumen_core::cluster::health;
 pub use tumen_core::cluster::snapshot::{Mode, Snapshot};
 pub use tumen_core::partitioner::Partitioner;
 pub use tumen_core::partitions::equality;

@@ -34,6 +34,7 @@ mod builder;
 mod cluster_wide;
 mod comparing;
 mod discover;
+mod health;
 mod losses;
 mod meta;
 mod name_news;

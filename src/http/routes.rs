@@ -21,6 +21,7 @@ use super::cluster_config;
 use super::events::{self, LISTENERS_MAX};
 use super::guard::{Guard, guard};
 use super::handovers;
+use super::health;
 use super::kv;
 use super::meta;
 use super::metrics;
@@ -56,7 +57,10 @@ pub(super) fn routes(node: Node, news: News, stopping: CancellationToken) -> Rou
     let bodies = Arc::new(Semaphore::new(BODIES_KIB_MAX));
     let kv = || get(kv::get).put(kv::put).delete(kv::delete);
     Router::new()
-        .route("/health", get(health))
+        .route("/health", get(alive))
+        .route("/health/cluster", get(health::cluster))
+        .route("/health/nodes", get(health::nodes))
+        .route("/health/partitions", get(health::partitions))
         .route("/ready", get(ready))
         .route("/cluster", get(cluster))
         .route("/config", get(cluster_config::all))
@@ -104,7 +108,7 @@ pub(super) fn routes(node: Node, news: News, stopping: CancellationToken) -> Rou
         .with_state(App { node, news, stopping, listeners, bodies })
 }
 
-async fn health(State(app): State<App>) -> Json<shapes::Health> {
+async fn alive(State(app): State<App>) -> Json<shapes::Health> {
     let id = app.node.id();
     let (name, boot) = (id.node.to_string(), format!("{:x}", id.boot.0));
     Json(shapes::Health { status: "alive".into(), name, boot })

@@ -12,11 +12,16 @@ use tumen_core::GroupId;
 use crate::state::KvEntry;
 
 mod configuration;
+mod health;
 mod names;
 
 /// The answer to `POST /children/{name}/echo`: what a child of the built-in kind `echo` says.
 pub use crate::names::echo::Echoed;
 pub use configuration::{ConfigEntries, ConfigEntry, ConfigNews, ConfigWritten};
+pub use health::{
+    BalanceHealth, ClusterHealth, HealthReason, HealthTally, LagHealth, NodeHealth, NodesHealth,
+    PartitionHealth, PartitionsHealth, ReplicaHealth,
+};
 pub use names::{AllMeta, Child, Children, Meta, Moving, Registered, Registry, StartChild};
 
 /// `GET /ledger`: what became of the requests that came to the answering node's partitions since it was started, those of
@@ -357,7 +362,7 @@ pub struct ComparedCopy {
     pub hash: Option<String>,
 }
 
-/// `GET /health`: the process is there. It says nothing about the cluster; see [`Ready`].
+/// `GET /health`: the process is there. It says nothing about the cluster; see [`Ready`] and [`ClusterHealth`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
     /// Always `alive`.

@@ -171,6 +171,7 @@ impl Builder {
         call_deadline(Duration) |time| time.show();
         start_deadline(Duration) |time| time.show();
         stop_deadline(Duration) |time| time.show();
+        health_interval(Duration) |time| time.show();
     }
 
     /// Says any knob as text, named as in the configuration file: `.set("heartbeat", "20ms")`.

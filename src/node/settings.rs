@@ -81,6 +81,7 @@ pub(super) fn settings(
         }),
         children,
         placements,
+        health: config.health(),
         clock: Clock::system(),
         connect: connect(config, listener),
     }
