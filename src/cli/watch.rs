@@ -104,6 +104,16 @@ fn sentence(event: &Event) -> String {
             format!("partition lost    {partition} (epoch {epoch}): too few of its copies are left")
         }
         Event::PartitionFound { partition } => format!("partition found   {partition}"),
+        Event::Health { node, status, was, reasons, cleared } => {
+            let of = node.as_deref().unwrap_or("the cluster");
+            let is = status.map_or_else(|| "no member any more".to_owned(), |status| status.to_string());
+            let was = was.map_or_else(String::new, |was| format!(", it was {was}"));
+            let why = |label: &str, codes: &[String]| match codes {
+                [] => String::new(),
+                codes => format!("; {label}{}", codes.join(", ")),
+            };
+            format!("health            {of} is {is}{was}{}{}", why("", reasons), why("no more: ", cleared))
+        }
         Event::Leader { leader, term } => format!("leader            {} in term {term}", node(leader)),
         Event::Missed { count } => format!("missed            {count} events: this listener was too slow"),
         Event::NameRegistered { name, node, actor, fence, .. } => {

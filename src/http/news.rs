@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tumen_actors::node::Event as NodeEvent;
 use tumen_actors::partitions::replication::News as TransferNews;
+use tumen_core::cluster::health::{Change, Reason};
 use tumen_core::cluster::member::Member;
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::partitions::handover::Handover;
@@ -83,6 +84,9 @@ impl News {
                     }
                     Ok(NodeEvent::PartitionFound { partition }) => {
                         writer.handle_partition(partition, |partition| Event::PartitionFound { partition });
+                    }
+                    Ok(NodeEvent::Health { change }) => {
+                        writer.tell(writer.told(), vec![health_event(&change)], KEPT_MIN);
                     }
                     Ok(_) => {}
                     // What was missed shows in the difference to the plan in force.
@@ -203,6 +207,26 @@ impl Listener {
 
 fn snapshot_event(plan: &Snapshot) -> Event {
     Event::Snapshot { version: plan.version.0, term: plan.term.0, leader: plan.leader.to_string() }
+}
+
+fn health_event(change: &Change) -> Event {
+    let codes = |reasons: &[Reason]| reasons.iter().map(|reason| reason.code().to_owned()).collect();
+    match change {
+        Change::Cluster { from, to, raised, cleared } => Event::Health {
+            node: None,
+            status: Some(*to),
+            was: *from,
+            reasons: codes(raised),
+            cleared: codes(cleared),
+        },
+        Change::Node { node, from, to, reasons } => Event::Health {
+            node: Some(node.to_string()),
+            status: *to,
+            was: Some(*from),
+            reasons: codes(reasons),
+            cleared: Vec::new(),
+        },
+    }
 }
 
 /// What a plan changed: who came, who went, the plan itself, and what moved.

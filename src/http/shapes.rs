@@ -8,6 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use tumen_core::GroupId;
+use tumen_core::cluster::health::Status;
 
 use crate::state::KvEntry;
 
@@ -494,6 +495,19 @@ pub enum Event {
         /// Its id.
         partition: String,
     },
+    /// The cluster, or one member, is better or worse than before, as the answering node sees it: each change once.
+    Health {
+        /// The member; `null`: the cluster.
+        node: Option<String>,
+        /// How it is; `null`: the member is none any more.
+        status: Option<Status>,
+        /// How it was; `null`: nobody had looked.
+        was: Option<Status>,
+        /// The codes of the reasons that count from now on; of a member, of all.
+        reasons: Vec<String>,
+        /// The codes of the reasons that count no more.
+        cleared: Vec<String>,
+    },
     /// There is another leader.
     Leader {
         /// Its name; `null` while there is none.
@@ -596,6 +610,7 @@ impl Event {
             Self::HandoverFinished { .. } => "handover_finished",
             Self::PartitionLost { .. } => "partition_lost",
             Self::PartitionFound { .. } => "partition_found",
+            Self::Health { .. } => "health",
             Self::Leader { .. } => "leader",
             Self::Missed { .. } => "missed",
             Self::NameRegistered { .. } => "name_registered",

@@ -258,6 +258,16 @@ fn events_carry_their_name_twice() {
             Event::PartitionFound { partition: "partition-0".into() },
             r#"{"event":"partition_found","partition":"partition-0"}"#,
         ),
+        (
+            Event::Health {
+                node: None,
+                status: Some(Status::Degraded),
+                was: Some(Status::Healthy),
+                reasons: vec!["node_lost".into()],
+                cleared: vec![],
+            },
+            r#"{"event":"health","node":null,"status":"degraded","was":"healthy","reasons":["node_lost"],"cleared":[]}"#,
+        ),
         (Event::Leader { leader: None, term: 4 }, r#"{"event":"leader","leader":null,"term":4}"#),
         (Event::Missed { count: 9 }, r#"{"event":"missed","count":9}"#),
         (
