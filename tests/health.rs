@@ -55,7 +55,10 @@ fn each_node_says_how_the_cluster_is_and_tells_each_change_once() {
         assert_eq!(shown["nodes"]["healthy"], 3, "{shown}");
         assert_eq!((&shown["partitions"]["total"], &shown["partitions"]["healthy"]), (&json!(8), &json!(8)));
         assert_eq!(shown["replicas"], json!({"total": 24, "healthy": 24}));
-        assert_eq!((&shown["lag"]["status"], &shown["balance"]["status"]), (&json!("healthy"), &json!("healthy")));
+        assert_eq!(
+            (&shown["lag"]["status"], &shown["balance"]["status"]),
+            (&json!("healthy"), &json!("healthy"))
+        );
         assert_eq!((&shown["balance"]["judged"], &shown["interval_ms"]), (&json!(true), &json!(500)));
         let partitions = cluster.get(number, "/health/partitions");
         assert_eq!((&partitions["count"], &partitions["healthy_replicas"]), (&json!(8), &json!(24)));
@@ -80,7 +83,11 @@ fn each_node_says_how_the_cluster_is_and_tells_each_change_once() {
         let shown = cluster.get(number, "/health/cluster");
         let lost = &shown["reasons"][1];
         assert_eq!((&lost["node"], &lost["status"]), (&json!(name), &json!("degraded")), "{shown}");
-        assert_eq!(shown["reasons"][0]["numbers"]["wanted"], 24 + 16 * 3, "names' copies are wanted too: {shown}");
+        assert_eq!(
+            shown["reasons"][0]["numbers"]["wanted"],
+            24 + 16 * 3,
+            "names' copies are wanted too: {shown}"
+        );
         assert_eq!(shown["replicas"], json!({"total": 24, "healthy": 16}));
         let nodes = cluster.get(number, "/health/nodes");
         let one = nodes["nodes"].as_array().unwrap().iter().find(|node| node["name"] == *name).unwrap();
@@ -97,7 +104,8 @@ fn each_node_says_how_the_cluster_is_and_tells_each_change_once() {
         assert_eq!(parsed["healthy_replicas"], 16);
         let metrics = cluster.http.get(&http, "/metrics").unwrap().text();
         assert!(metrics.contains("\ntumen_health 1\n"), "{metrics}");
-        let reason = format!("tumen_health_reasons{{code=\"node_lost\",status=\"degraded\",node=\"{name}\"}} 1");
+        let reason =
+            format!("tumen_health_reasons{{code=\"node_lost\",status=\"degraded\",node=\"{name}\"}} 1");
         assert!(metrics.contains(&reason), "{metrics}");
     }
 

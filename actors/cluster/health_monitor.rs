@@ -13,9 +13,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tumen_core::Moment;
 use tumen_core::cluster::health::{Assessment, Change, Config, Monitor, Seen, Told};
@@ -52,6 +51,9 @@ pub type Look = Arc<dyn Fn() -> Option<Known> + Send + Sync>;
 /// Hears of each change.
 pub type Tell = Arc<dyn Fn(Change) + Send + Sync>;
 
+/// When it was looked, and what was seen.
+pub type Looked = (Moment, Arc<Assessment>);
+
 /// The last assessment, shared between those who read it. Cheap to clone.
 #[derive(Clone)]
 pub struct Health {
@@ -63,21 +65,26 @@ struct Shared {
     clock: Clock,
     config: Config,
     monitor: Mutex<Monitor>,
-    last: ArcSwapOption<(Moment, Arc<Assessment>)>,
+    last: watch::Sender<Option<Looked>>,
     news: Notify,
 }
 
 impl Health {
     /// Of a node that has not looked yet.
     pub fn new(me: NodeBoot, config: Config, clock: Clock) -> Self {
-        let (monitor, last) = (Mutex::new(Monitor::new(config)), ArcSwapOption::empty());
+        let (monitor, last) = (Mutex::new(Monitor::new(config)), watch::Sender::default());
         Self { shared: Arc::new(Shared { me, clock, config, monitor, last, news: Notify::new() }) }
     }
 
     /// How everything was when this node looked last, and how long ago that was. `None`: it has not looked yet.
     pub fn last(&self) -> Option<(Arc<Assessment>, Duration)> {
-        let last = self.shared.last.load_full()?;
-        Some((Arc::clone(&last.1), self.shared.clock.now().since(last.0)))
+        let (at, assessment) = self.shared.last.borrow().clone()?;
+        Some((assessment, self.shared.clock.now().since(at)))
+    }
+
+    /// Each look, as it is done; only the last of them waits.
+    pub fn looks(&self) -> watch::Receiver<Option<Looked>> {
+        self.shared.last.subscribe()
     }
 
     /// How often it looks where nothing happens.
@@ -105,7 +112,7 @@ impl Health {
             told: &known.told,
             lag_limit: known.lag_limit,
         });
-        self.shared.last.store(Some(Arc::new((now, assessment))));
+        self.shared.last.send_replace(Some((now, assessment)));
         (changes, monitor.next_look())
     }
 }

@@ -25,7 +25,6 @@ use super::health;
 use super::kv;
 use super::meta;
 use super::metrics;
-use super::news::News;
 use super::refusal::Refusal;
 use super::registry;
 use super::shapes;
@@ -43,7 +42,6 @@ const BODIES_KIB_MAX: usize = 64 << 10;
 #[derive(Clone)]
 pub(super) struct App {
     pub(super) node: Node,
-    pub(super) news: News,
     pub(super) stopping: CancellationToken,
     pub(super) listeners: Arc<Semaphore>,
     /// Room for requests' bodies, in KiB.
@@ -51,7 +49,7 @@ pub(super) struct App {
 }
 
 /// All routes of a node.
-pub(super) fn routes(node: Node, news: News, stopping: CancellationToken) -> Router {
+pub(super) fn routes(node: Node, stopping: CancellationToken) -> Router {
     let who_may = Guard::new(node.config().http_token.clone());
     let listeners = Arc::new(Semaphore::new(LISTENERS_MAX));
     let bodies = Arc::new(Semaphore::new(BODIES_KIB_MAX));
@@ -105,7 +103,7 @@ pub(super) fn routes(node: Node, news: News, stopping: CancellationToken) -> Rou
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(who_may, guard))
-        .with_state(App { node, news, stopping, listeners, bodies })
+        .with_state(App { node, stopping, listeners, bodies })
 }
 
 async fn alive(State(app): State<App>) -> Json<shapes::Health> {
