@@ -145,5 +145,6 @@ pub(super) async fn follow_plans(parts: Arc<Parts>) {
             parts.transport.remember(member.name(), &member.info.address);
         }
         parts.tell(Event::Plan { plan: Arc::clone(&plan), previous: previous.replace(plan) });
+        parts.health.look_soon();
     }
 }

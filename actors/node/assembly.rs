@@ -22,6 +22,7 @@ use super::configuring::{self, Configuring};
 use super::council::{self, Council, IfDamaged};
 use super::founding::{self, Founder};
 use super::greeter::Greeter;
+use super::health::LastSaid;
 use super::losses::{self, Losses};
 use super::parts::{EVENTS_MAX, Parts, Ports, until_stopping};
 use super::sessions;
@@ -29,6 +30,7 @@ use super::settings::Settings;
 use super::stepping;
 use super::supervision;
 use super::watching;
+use crate::cluster::health_monitor::Health;
 use crate::cluster::lease_keeper::Lease;
 use crate::cluster::membership::{Members, Seeds};
 use crate::cluster::plans::Plans;
@@ -163,6 +165,8 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
             plans: plans.clone(),
         },
         losses: Losses::default(),
+        health: Health::new(id.clone(), settings.health, clock),
+        health_said: LastSaid::default(),
         refusals: Mutex::new(Refusals::new(refusing)),
         id,
         info,

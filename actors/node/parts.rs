@@ -25,10 +25,12 @@ use super::configuring::Configuring;
 use super::council::Council;
 use super::events::Event;
 use super::greeter::Greeter;
+use super::health::LastSaid;
 use super::losses::Losses;
 use crate::clock::Clock;
 use crate::cluster::assignment_coordinator::AssignmentCoordinatorMsg;
 use crate::cluster::consensus;
+use crate::cluster::health_monitor::Health;
 use crate::cluster::lease_keeper::{Lease, LeaseKeeperMsg};
 use crate::cluster::membership::Members;
 use crate::cluster::plans::Plans;
@@ -99,6 +101,8 @@ pub(super) struct Parts {
     pub(super) behind: AtomicU64,
     pub(super) greeter: Arc<Greeter>,
     pub(super) losses: Losses,
+    pub(super) health: Health,
+    pub(super) health_said: LastSaid,
     /// Which seeds refuse this node.
     pub(super) refusals: Mutex<Refusals>,
 }
