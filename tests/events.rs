@@ -116,42 +116,50 @@ fn each_node_tells_what_was_done_in_order_and_without_a_gap() {
     let (killed, stopped) = ((first + 1) % 3, (first + 2) % 3);
     let name = |number: usize| format!("node-{}", number + 1);
     let mut expected: Vec<String> = Vec::new();
-    let mut done = |what: String, streams: &BTreeMap<usize, Stream>| {
-        wait_for(streams, &what);
-        expected.push(what);
+    let mut done = |what: &[String], streams: &BTreeMap<usize, Stream>| {
+        wait_for(streams, what.last().unwrap());
+        expected.extend_from_slice(what);
     };
 
     // Set something, kill a node, and start it again.
     let set = cluster.http.put(&cluster.node(first).http, "/config/feature", "true").unwrap();
     assert!(set.status < 300, "{}", set.text());
-    done("set feature".into(), &streams);
+    done(&["set feature".into()], &streams);
     cluster.kill9(killed);
     streams.remove(&killed);
-    done(format!("lost {}", name(killed)), &streams);
+    done(&[format!("lost {}", name(killed))], &streams);
     cluster.launch(killed);
-    done(format!("came back {}", name(killed)), &streams);
+    done(&[format!("came back {}", name(killed))], &streams);
     quiet(&cluster, &streams[&first]);
     // One joins, gives everything away again, and leaves.
     let fourth = cluster.add(&[first]);
+    // It says that it does not come back.
+    cluster.node_mut(fourth).flag(&["--rejoin-grace", "0s"]);
     cluster.launch(fourth);
-    done(format!("came {}", name(fourth)), &streams);
+    done(&[format!("came {}", name(fourth))], &streams);
     quiet(&cluster, &streams[&first]);
     let rebalanced =
         cluster.http.post(&cluster.node(first).http, "/partitions/rebalance", &json!({})).unwrap();
     assert_eq!(rebalanced.status, 200, "{}", rebalanced.text());
     quiet(&cluster, &streams[&first]);
     let path = format!("/nodes/{}/drain", name(fourth));
-    let drained = cluster.http.post(&cluster.node(first).http, &path, &json!({"leave": true})).unwrap();
+    let drained = cluster.http.post(&cluster.node(first).http, &path, &json!({})).unwrap();
     assert_eq!(drained.status, 200, "{}", drained.text());
-    done(format!("left {}", name(fourth)), &streams);
-    cluster.node_mut(fourth).end();
+    wait_until("it gave everything away", PATIENCE, || {
+        let told = streams[&first].of(&["rebalance_started", "rebalance_completed"]);
+        let last = told.last().unwrap();
+        let over = last["trigger"] == "drain" && last["event"] == "rebalance_completed";
+        check(over, || format!("{told:?}"))
+    });
+    cluster.terminate(fourth);
+    done(&[format!("away {}", name(fourth)), format!("removed {}", name(fourth))], &streams);
     quiet(&cluster, &streams[&first]);
     // One stops in good order, and comes back.
     cluster.terminate(stopped);
     streams.remove(&stopped);
-    done(format!("away {}", name(stopped)), &streams);
+    done(&[format!("away {}", name(stopped))], &streams);
     cluster.launch(stopped);
-    done(format!("came back {}", name(stopped)), &streams);
+    done(&[format!("came back {}", name(stopped))], &streams);
     quiet(&cluster, &streams[&first]);
 
     let stream = &streams[&first];
