@@ -14,7 +14,7 @@ const EVEN: &str = "balanced";
 /// How even one group of partitions is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Balance {
-    /// How many primaries have to move, at least, before every node leads its share.
+    /// How many primaries have to move, at least, before every node leads its share of what it has copies of.
     pub primary_moves: u64,
     /// How many copies have to move, at least, before every node has its share.
     pub copy_moves: u64,

@@ -303,7 +303,8 @@ fn evenness_is_judged_by_the_certificate_where_it_is_promised() {
     }
     *crowded = crowded.clone().sealed();
     let balance = Balance::of(crowded)[0].1;
-    assert_eq!((balance.primary_moves, balance.copy_moves), (9, 9), "{balance:?}");
+    // Who has no copies yet can lead none: primaries follow them.
+    assert_eq!((balance.primary_moves, balance.copy_moves), (8, 9), "{balance:?}");
     scene.look(at(0));
     assert_eq!(scene.codes(at(59)), (Status::Healthy, vec![]), "moves take their time");
     assert_eq!(scene.codes(at(60)), (Status::Degraded, vec!["copies_uneven", "primaries_uneven"]));
