@@ -13,11 +13,14 @@
 //! └ Doors      one_for_one     HTTP
 //! ```
 //!
+//! Beside them, on the node's sessions: exchange, the users' own topics and groups, which waits for nobody.
+//!
 //! An actor names only actors that start before it; news travels back through ports that the earlier one publishes.
 
 pub mod clock;
 pub mod cluster;
 pub mod codec;
+pub mod exchange;
 pub mod names;
 pub mod node;
 pub mod node_supervisor;

@@ -57,6 +57,7 @@ use crate::cluster::health_monitor::Health;
 use crate::cluster::membership::{Members, Seeds};
 use crate::cluster::plans::Plans;
 use crate::cluster::pubsub::{Hub, Subscription};
+use crate::exchange::Exchange;
 use crate::names::Names;
 use crate::node_supervisor::Ended;
 use crate::partitions::meter::Took;
@@ -291,7 +292,12 @@ impl Runtime {
         self.parts.control_reports(queue_len_max)
     }
 
-    /// Topics: publish, retain, subscribe.
+    /// The users' own topics and groups.
+    pub fn exchange(&self) -> &Exchange {
+        &self.parts.exchange
+    }
+
+    /// The runtime's own topics: publish, retain, subscribe.
     pub fn hub(&self) -> &Hub {
         &self.parts.hub
     }

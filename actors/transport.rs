@@ -9,7 +9,7 @@
 //!       ├ listener      one port: preface, mutual proof of the cookie, greeting, limits
 //!       ├ dialer        meets seeds, calls known nodes back, waits longer each time
 //!       ├ control lane  ractor_cluster: gossip, leases, Raft, topics       small, in order, casts
-//!       ├ data lane     framed TCP: calls                                  answered, or failed
+//!       ├ data lane     framed TCP: calls, the users' topics               answered, or failed
 //!       └ bulk          a connection each: copies                          chunks, credits
 //! ```
 //!
@@ -112,10 +112,12 @@ pub enum Service {
     Replica = 9,
     /// The cluster's own configuration: writes, and what a node that lags lacks of it.
     Configuration = 10,
+    /// The users' own topics and groups: announcements and messages.
+    Exchange = 11,
 }
 
 /// One more than the largest number of a service.
-pub(crate) const SERVICES: usize = 11;
+pub(crate) const SERVICES: usize = 12;
 
 impl Service {
     pub(crate) const fn from_wire(byte: u8) -> Option<Self> {
@@ -130,6 +132,7 @@ impl Service {
             8 => Self::Application,
             9 => Self::Replica,
             10 => Self::Configuration,
+            11 => Self::Exchange,
             _ => return None,
         })
     }

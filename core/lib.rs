@@ -6,6 +6,7 @@
 //! ```text
 //! history       whether what callers were told can be explained by one order
 //! wire          every value that crosses nodes, versioned
+//! exchange      topics and groups of the users' own: who listens where, what is sent to whom
 //! names         name · claim · directory · orders · crew      who holds which name, and what runs where under it
 //! supervision   what to do about an actor that stopped
 //! partitions    fence · routing · reconcile            which worker runs where, who may write
@@ -17,6 +18,7 @@
 
 pub mod assignment;
 pub mod cluster;
+pub mod exchange;
 pub mod history;
 pub mod ids;
 pub mod names;

@@ -9,6 +9,7 @@
 //! config   setting a value for the whole cluster, beside the disk's fsync; reading one
 //! names    registrations, lookups, how soon others see them, what a name weighs
 //! children starts, and from a node's death to the first answer of its children
+//! pubsub   messages to eight subscribers in other processes, beside the groups of ractor_cluster
 //! write    kv puts by mode and copies, beside a bare RPC over as many hops and the disk's fsyncs; memory over millions
 //! ```
 //!
@@ -21,5 +22,6 @@ pub(crate) mod config;
 pub(crate) mod failover;
 pub(crate) mod handover;
 pub(crate) mod names;
+pub(crate) mod pubsub;
 pub(crate) mod route;
 pub(crate) mod write;

@@ -19,6 +19,7 @@ mod client;
 mod configuration;
 mod demo;
 mod doctor;
+mod exchange;
 mod handovers;
 mod health;
 mod names;

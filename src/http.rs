@@ -12,6 +12,7 @@ mod answers;
 mod children;
 mod cluster_config;
 mod events;
+mod exchange;
 mod guard;
 mod handovers;
 mod health;

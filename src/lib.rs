@@ -69,14 +69,15 @@ pub use http::shapes::Event;
 pub use names::{Child, ChildContext, ChildError, ChildRef, ChildSpec, Hosted, Receive, Receives, RemoteRef};
 pub use node::{
     AssignmentsUpdated, Builder, ChildCounts, ChildInfo, Comparison, ConfigEvent, ConfigValue, Created,
-    FullSync, Heard, NameEvent, Node, Partition, PartitionStats, Placed, Rebalanced, Registered, ReplicaRead,
-    Replicas, Reported, Subscription, Told, Topic, TopicSubscription,
+    FullSync, Gathered, Group, Heard, NameEvent, Node, Partition, PartitionStats, Placed, Rebalanced,
+    Registered, ReplicaRead, Replicas, Reported, Sent, Subscription, Taken, Told, Topic, TopicSubscription,
 };
 /// For [`Node::host`]: actors of your own are ractor's, of this version.
 pub use ractor;
 /// For [`node::Builder::under`]: the actor of your own that a node is put under.
 pub use ractor::ActorCell;
 pub use state::ClusterState;
+pub use tumen_actors::exchange::{Confirmed, Members};
 pub use tumen_actors::node::{ConfigFailure, ControlReport};
 pub use tumen_actors::partitions::router::{CallOptions, IdempotencyKey};
 pub use tumen_core::assignment;
@@ -86,6 +87,8 @@ pub use tumen_core::cluster::coordinator::{CrashProof, Create, Rebalance};
 /// What [`Node::health`] tells.
 pub use tumen_core::cluster::health;
 pub use tumen_core::cluster::snapshot::{Mode, Snapshot};
+pub use tumen_core::cluster::topics::Overflow;
+pub use tumen_core::exchange::{Published, TopicSeen};
 pub use tumen_core::partitioner::Partitioner;
 pub use tumen_core::partitions::equality;
 pub use tumen_core::partitions::identity::Position;

@@ -35,6 +35,7 @@ mod cluster_wide;
 mod comparing;
 mod discover;
 mod events;
+mod group;
 mod health;
 mod losses;
 mod meta;
@@ -54,13 +55,15 @@ pub use cluster_wide::{ConfigEvent, ConfigValue, Reported};
 pub use comparing::{Comparison, FullSync};
 pub(crate) use events::NotKept;
 pub use events::Told;
+pub use group::{Gathered, Group, Sent};
 pub use name_news::NameEvent;
 pub use names::{ChildCounts, ChildInfo, Registered};
 pub use orders::{Created, Rebalanced};
 pub use partitions::{Partition, PartitionStats, Replicas};
 pub use reading::{Placed, ReplicaRead};
 pub use subscription::{AssignmentsUpdated, News, Subscription};
-pub use topic::{Heard, TOPIC_NAME_LEN_MAX, Topic, TopicSubscription};
+pub(crate) use topic::Say;
+pub use topic::{Heard, TOPIC_NAME_LEN_MAX, Taken, Topic, TopicSubscription};
 
 /// How often readiness is looked at while it is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(20);

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use tumen_core::cluster::member::NodeInfo;
 use tumen_core::cluster::refusals::Refusals;
 use tumen_core::cluster::topics;
+use tumen_core::exchange;
 use tumen_core::ids::NodeBoot;
 use tumen_core::partitions::replication;
 use tumen_core::wire::PROTOCOL;
@@ -35,6 +36,7 @@ use crate::cluster::lease_keeper::Lease;
 use crate::cluster::membership::{Members, Seeds};
 use crate::cluster::plans::Plans;
 use crate::cluster::pubsub::Hub;
+use crate::exchange::Exchange;
 use crate::names::child::ChildKinds;
 use crate::names::{Acted, Ground, NameTable, Names, child_service, directory_worker};
 use crate::partitions::replication::Copies;
@@ -122,6 +124,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
     };
     let members = Members::new(info.clone(), &clock, seeds);
     let hub = Hub::new(topics::Config::default(), id.clone(), transport.clone(), clock);
+    let exchange = Exchange::new(exchange::Config::default(), id.clone(), transport.clone(), clock);
     let ports = Ports::default();
     let witness = Witness::start(id.clone());
     let table = ReadTable::new(belief, witness.clone());
@@ -185,6 +188,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         belonging: Mutex::default(),
         members,
         hub,
+        exchange,
         supervisor: OnceLock::new(),
         consensus_settings: settings.consensus,
         data_dir: settings.data_dir,
@@ -253,6 +257,7 @@ fn follow(parts: &Arc<Parts>) {
     parts.tasks.spawn(until_stopping(parts, announcing::follow_plans(Arc::clone(parts))));
     parts.tasks.spawn(until_stopping(parts, announcing::follow_announcements(Arc::clone(parts))));
     parts.tasks.spawn(until_stopping(parts, configuring::follow(Arc::clone(parts))));
+    parts.tasks.spawn(until_stopping(parts, parts.exchange.clone().follow(parts.members.clone())));
     parts.tasks.spawn(until_stopping(parts, configuring::follow_reports(Arc::clone(parts))));
     council::follow(parts);
 }

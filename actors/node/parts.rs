@@ -36,6 +36,7 @@ use crate::cluster::membership::Members;
 use crate::cluster::plans::Plans;
 use crate::cluster::pubsub::Hub;
 use crate::codec;
+use crate::exchange::Exchange;
 use crate::names::Names;
 use crate::node_supervisor::{Ended, NodeSupervisor};
 use crate::partitions::partition_manager::{PartitionManagerMsg, Progress};
@@ -80,6 +81,7 @@ pub(super) struct Parts {
     pub(super) belonging: Mutex<BTreeSet<NodeBoot>>,
     pub(super) members: Members,
     pub(super) hub: Hub,
+    pub(super) exchange: Exchange,
     pub(super) supervisor: OnceLock<NodeSupervisor>,
     pub(super) ports: Ports,
     pub(super) asking: Asking,

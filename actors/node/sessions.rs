@@ -85,6 +85,7 @@ pub(super) fn wire(parts: &Arc<Parts>) {
     );
     asking::serve(transport, &parts.asking);
     configuring::serve(parts);
+    parts.exchange.wire(&parts.members);
 }
 
 fn handle_session(parts: &Arc<Parts>, event: transport::Event) {

@@ -58,6 +58,7 @@ async fn close(parts: &Arc<Parts>, deadline: Instant) {
     parts.stop_council().await;
     parts.replication.stop();
     parts.hub.close();
+    parts.exchange.close();
     tracing::debug!("stopping: ending the sessions");
     parts.transport.stop().await;
     // Nobody can ask anything any more: what the copies have now is what they said.

@@ -15,7 +15,7 @@ mod flood;
 pub(super) mod load;
 mod ours;
 pub(super) mod peers;
-mod plain;
+pub(super) mod plain;
 mod raw;
 
 use std::fs;

@@ -68,14 +68,14 @@ pub(crate) struct Figures {
 
 /// Median, and what one of a hundred is longer than, in microseconds.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Times {
-    pub(super) p50_us: f64,
-    pub(super) p99_us: f64,
+pub(in crate::bench) struct Times {
+    pub(in crate::bench) p50_us: f64,
+    pub(in crate::bench) p99_us: f64,
 }
 
 impl Times {
     /// Of single times, in microseconds.
-    pub(super) fn of(mut times: Vec<f64>) -> Self {
+    pub(in crate::bench) fn of(mut times: Vec<f64>) -> Self {
         times.sort_by(f64::total_cmp);
         let at = |part: usize| times.get((times.len() * part / 100).min(times.len().saturating_sub(1)));
         let one = |part| hundredths(at(part).copied().unwrap_or_default());

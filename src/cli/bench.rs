@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use tumen_core::cluster::snapshot::Mode;
 
-use crate::bench::{assign, calls, children, config, failover, handover, names, route, write};
+use crate::bench::{assign, calls, children, config, failover, handover, names, pubsub, route, write};
 use crate::config::Value;
 
 /// What `tumen bench` is told.
@@ -23,7 +23,8 @@ pub(super) struct BenchArgs {
     /// For `failover`: how long to watch, under load, for elections that nobody gave cause for.
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = <Duration as Value>::parse)]
     pub(super) load: Duration,
-    /// For `calls` and `write`: how often each contestant is measured; the middle one counts. Default: 9, for `write` 5.
+    /// For `calls`, `pubsub` and `write`: how often each contestant is measured; the middle one counts. Default: 9, for the other
+    /// two 5.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(super) rounds: Option<u32>,
     /// For `failover` and `write`: what a write's acknowledgement promises. Default: `async`, for `write` each in turn.
@@ -98,6 +99,27 @@ fn configured(figures: &config::Figures) -> String {
     )
 }
 
+fn broadcasts(figures: &pubsub::Figures) -> String {
+    format!(
+        "{:.1} k broadcasts/s of {} bytes to {} subscribers in other processes (slowest round {:.1}), {} lost\nractor_cluster's groups: {:.1} k/s; {:.1} times as many\nall {} members answered: {:.0} µs (median; p99 {:.0}); ractor_cluster's: {:.0} µs (p99 {:.0})\nall nodes confirmed: {:.0} µs\n{} rounds, {} thread a process",
+        figures.broadcasts_per_s / 1e3,
+        figures.message_len,
+        figures.subscribers,
+        figures.broadcasts_per_s_worst / 1e3,
+        figures.lost,
+        figures.pg_broadcasts_per_s / 1e3,
+        figures.ratio_to_pg,
+        figures.subscribers,
+        figures.all_acked_p50_us,
+        figures.all_acked_p99_us,
+        figures.pg_all_acked_p50_us,
+        figures.pg_all_acked_p99_us,
+        figures.confirmed_p50_us,
+        figures.rounds,
+        figures.threads
+    )
+}
+
 fn supervised(figures: &children::Figures) -> String {
     format!(
         "starts: {:.1} k/s (1,024 at once)\nkill -9: a singleton answers again after {:.1} ms (median; slowest {:.1}); with its directory {:.1} ms (slowest {:.1}); all of {} children after {:.1} ms (slowest {:.1})\nmoved in good order: {:.1} ms without an answer (median; longest {:.1})",
@@ -131,6 +153,8 @@ pub(super) enum Bench {
     Names,
     /// Setting a value for the whole cluster, beside the disk's fsync in the same run; reading one.
     Config,
+    /// Messages to eight subscribers in two other processes, and all of them asked, beside the groups of ractor_cluster.
+    Pubsub,
     /// Children: starts, and from a node's death, or a move, to their next answer.
     Children,
     /// Writes of 64 bytes to three nodes, by mode and copies, beside a bare RPC over as many hops and the disk's fsyncs.
@@ -187,6 +211,13 @@ pub(super) fn run_bench(args: &BenchArgs, allocations: fn() -> u64) -> ExitCode 
         },
         Bench::Config => match config::measure() {
             Ok(figures) => tell(args.json, &figures, || configured(&figures)),
+            Err(error) => {
+                super::complain(&error.to_string());
+                ExitCode::FAILURE
+            }
+        },
+        Bench::Pubsub => match pubsub::measure(args.rounds.unwrap_or(5) as usize) {
+            Ok(figures) => tell(args.json, &figures, || broadcasts(&figures)),
             Err(error) => {
                 super::complain(&error.to_string());
                 ExitCode::FAILURE

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::client::{Answer, Ask, Client, Failure, encoded};
 use super::complain;
-use super::{configuration, doctor, handovers, health, names, partition, say, state, watch};
+use super::{configuration, doctor, exchange, handovers, health, names, partition, say, state, watch};
 use crate::http::shapes::{
     Cluster, Drain, Draining, Invariants, Node, Partition, PartitionStats, Partitions, Plan, Ready,
     Rebalanced,
@@ -110,6 +110,12 @@ pub(super) enum Command {
         #[command(subcommand)]
         order: configuration::Order,
     },
+    /// List topics, and where they are listened to.
+    Topics(AskOnly),
+    /// Say something on a topic.
+    Publish(exchange::PublishArgs),
+    /// List groups of actors, or the members of one.
+    Groups(exchange::GroupsArgs),
     /// Carry the cluster's state away as a file, or put one into it.
     #[command(subcommand)]
     State(state::Command),
@@ -173,6 +179,9 @@ impl Command {
             Self::Children(args) => names::run(&client, ask.json, "/children", args),
             Self::Singletons(args) => names::run(&client, ask.json, "/singletons", args),
             Self::Config { order } => return quiet_at_the_end(configuration::run(&client, ask.json, order)),
+            Self::Topics(_) => exchange::topics(&client, ask.json),
+            Self::Publish(args) => exchange::publish(&client, args),
+            Self::Groups(args) => exchange::groups(&client, args),
             Self::State(command) => command.run(&client),
             Self::Watch { count, names, prefix, .. } => {
                 let names = names.then_some(&**prefix);
@@ -191,6 +200,7 @@ impl Command {
             | Self::Stats(AskOnly { ask })
             | Self::Rebalance(AskOnly { ask })
             | Self::Doctor(AskOnly { ask })
+            | Self::Topics(AskOnly { ask })
             | Self::Partitions { ask, .. }
             | Self::Partition { about: partition::About::Show { ask, .. } }
             | Self::Partition { about: partition::About::AcceptLoss { ask, .. } }
@@ -202,6 +212,8 @@ impl Command {
             Self::Names(args) => args.ask(),
             Self::Children(args) | Self::Singletons(args) => args.ask(),
             Self::Config { order } => order.ask(),
+            Self::Publish(args) => &args.ask,
+            Self::Groups(args) => &args.ask,
             Self::State(command) => command.ask(),
         }
     }

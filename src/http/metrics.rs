@@ -40,6 +40,7 @@ fn page(node: &Node) -> String {
     put_promotions(&mut page, node);
     put_copies(&mut page, node);
     put_names(&mut page, node);
+    put_exchange(&mut page, node);
     page.text
 }
 
@@ -252,6 +253,28 @@ fn put_names(page: &mut Page, node: &Node) {
     page.counter("tumen_names_refused_total", help, figures.refused);
     let help = "Children of directories that were led here that failed, or whose node went, and that go on.";
     page.counter("tumen_child_restarts_total", help, figures.restarts);
+}
+
+fn put_exchange(page: &mut Page, node: &Node) {
+    let figures = node.runtime().exchange().figures();
+    let counts = figures.counts;
+    let help = "Topics of the users' own that anybody is known to listen to, or to retain a value on.";
+    page.gauge("tumen_topics", help, len(figures.topics));
+    page.gauge("tumen_topic_subscribers", "Subscribers of topics on this node.", len(figures.subscribers));
+    page.counter("tumen_topic_published_total", "Messages that this node said on topics.", counts.published);
+    let help = "Messages on topics that came from other nodes.";
+    page.counter("tumen_topic_received_total", help, counts.received);
+    let help = "Messages on topics that were handed to subscribers here, counted for each of them.";
+    page.counter("tumen_topic_delivered_total", help, counts.delivered);
+    let help = "Messages on topics that were not delivered: unsent (too much waits for a node: one for each node), missed (lost on the way here), overflowed (a subscriber here is too slow).";
+    page.family("tumen_topic_lost_total", Kind::Counter, help);
+    for (why, count) in
+        [("unsent", counts.lost), ("missed", counts.missed), ("overflowed", figures.overflowed)]
+    {
+        page.sample(&[("why", why)], count);
+    }
+    page.gauge("tumen_groups", "Groups that have members, on any node.", len(figures.groups));
+    page.gauge("tumen_group_members", "Members of groups on this node.", len(figures.members));
 }
 
 /// One number for each of another, in thousandths.

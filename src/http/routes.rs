@@ -19,6 +19,7 @@ use super::answers::{self, Known, by_contents, by_plan, by_plan_and_losses, coun
 use super::children;
 use super::cluster_config;
 use super::events::{self, LISTENERS_MAX};
+use super::exchange;
 use super::guard::{Guard, guard};
 use super::handovers;
 use super::health;
@@ -85,6 +86,10 @@ pub(super) fn routes(node: Node, stopping: CancellationToken) -> Router {
         .route("/state", get(state::state).post(state::import))
         .route("/state/kv/{partition}", get(state::page))
         .route("/events", get(events::events))
+        .route("/topics", get(exchange::topics))
+        .route("/topics/{name}", post(exchange::publish))
+        .route("/groups", get(exchange::groups))
+        .route("/groups/{name}", get(exchange::group))
         .route("/registry", get(registry::list))
         .route("/registry/{name}", get(registry::show))
         .route("/meta", get(meta::list))

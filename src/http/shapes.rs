@@ -13,6 +13,7 @@ use crate::state::KvEntry;
 
 mod configuration;
 mod events;
+mod exchange;
 mod health;
 mod names;
 
@@ -20,6 +21,7 @@ mod names;
 pub use crate::names::echo::Echoed;
 pub use configuration::{ConfigEntries, ConfigEntry, ConfigNews, ConfigWritten};
 pub use events::{Event, Rejoined};
+pub use exchange::{Group, GroupMember, GroupMembers, Groups, Said, Topic, Topics};
 pub use health::{
     BalanceHealth, ClusterHealth, HealthReason, HealthTally, LagHealth, NodeHealth, NodesHealth,
     PartitionHealth, PartitionsHealth, ReplicaHealth,

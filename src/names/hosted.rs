@@ -171,6 +171,15 @@ impl<M: Message> Hosted<M> {
         self.node.names().names_of(self.holder.actor)
     }
 
+    pub(crate) const fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Its number on its node.
+    pub(crate) const fn number(&self) -> u64 {
+        self.holder.actor
+    }
+
     /// The actor, for whoever is to reach it without a name.
     pub fn remote(&self) -> RemoteRef<M> {
         RemoteRef { holder: self.holder.clone(), takes: PhantomData }
@@ -211,6 +220,10 @@ impl<M: Message> RemoteRef<M> {
 }
 
 impl<M> RemoteRef<M> {
+    pub(crate) const fn of(holder: Holder) -> Self {
+        Self { holder, takes: PhantomData }
+    }
+
     /// Which run of which node it is on.
     pub const fn node(&self) -> &NodeBoot {
         &self.holder.node

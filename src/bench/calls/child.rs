@@ -1,4 +1,4 @@
-//! What a child process of `bench calls`, `write`, `names`, `children` and `config` is, and how it does what it is told.
+//! What a child process of `bench calls`, `write`, `names`, `children`, `config` and `pubsub` is, and how it does what it is told.
 
 use std::fmt;
 use std::io::{self, BufRead, Write};
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::{load, ours, plain, raw};
-use crate::bench::{config, names, write};
+use crate::bench::{config, names, pubsub, write};
 
 /// Which way calls go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -25,6 +25,10 @@ pub(crate) enum Contestant {
     Names,
     /// The cluster's own configuration, of three nodes with disks.
     Config,
+    /// The topics and groups of three nodes.
+    Topics,
+    /// The process groups of `ractor_cluster`.
+    Pg,
 }
 
 /// Which end of the way.
@@ -47,6 +51,8 @@ impl fmt::Display for Contestant {
             Self::Kv => "kv",
             Self::Names => "names",
             Self::Config => "config",
+            Self::Topics => "topics",
+            Self::Pg => "pg",
         })
     }
 }
@@ -96,6 +102,14 @@ pub(in crate::bench) enum Order {
     SetMany { count: u64, outstanding: usize },
     /// Read one of so many keys so often: as a value of its type, or as it is kept.
     ReadConfig { keys: u64, times: u64, parsed: bool },
+    /// Say so many messages. For topics and pg only, as all below.
+    Publish { count: u64 },
+    /// Wait until each subscriber here has heard, or lost, so many messages since the start: how many were lost.
+    AwaitHeard { count: u64 },
+    /// Ask all members so often, one time after the other.
+    AskAll { count: u64 },
+    /// Say so many messages, one after the other, and wait each time until all nodes say that it was handed on. For topics only.
+    Confirm { count: u64 },
 }
 
 /// Runs one child process: it says where it is, then does what it is told until its input ends.
@@ -110,6 +124,9 @@ pub(crate) async fn run(contestant: Contestant, part: Part, to: Option<String>) 
         (Contestant::Kv, Part::Caller, Some(to)) => write::client::call(&to, orders).await,
         (Contestant::Names, Part::Caller | Part::Echo, to) => names::client::obey(to, orders).await,
         (Contestant::Config, Part::Caller | Part::Echo, to) => config::client::obey(to, orders).await,
+        (Contestant::Topics, Part::Caller | Part::Echo, to) => pubsub::ours::obey(to, orders).await,
+        (Contestant::Pg, Part::Echo, None) => pubsub::pg::listen(orders).await,
+        (Contestant::Pg, Part::Caller, Some(to)) => pubsub::pg::publish(&to, orders).await,
         (Contestant::Raw, Part::Echo, None) => raw::echo(orders).await,
         (Contestant::Raw, Part::Relay, Some(to)) => raw::relay(&to, orders).await,
         (Contestant::Raw, Part::Caller, Some(to)) => {

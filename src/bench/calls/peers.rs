@@ -37,7 +37,9 @@ impl Pair {
             | Contestant::RactorCluster
             | Contestant::Kv
             | Contestant::Names
-            | Contestant::Config => (Part::Echo, Part::Caller),
+            | Contestant::Config
+            | Contestant::Topics
+            | Contestant::Pg => (Part::Echo, Part::Caller),
         };
         let mut first = Peer::start(contestant, first, threads, None)?;
         let address: String = first.hear()?;

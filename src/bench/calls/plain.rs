@@ -56,8 +56,15 @@ impl Actor for EchoActor {
 
 /// Runs the actor, and takes in whoever dials.
 pub(super) async fn echo(orders: mpsc::UnboundedReceiver<Order>) -> Result<(), String> {
-    let server = server("echo").await?;
     let (_actor, _) = Actor::spawn(None, EchoActor, ()).await.map_err(|why| why.to_string())?;
+    let (_server, address) = listening("echo").await?;
+    rest(&address, orders).await
+}
+
+/// A node that takes in whoever dials, and where that is.
+pub(in crate::bench) async fn listening(name: &str) -> Result<(ActorRef<NodeServerMessage>, String), String> {
+    let server = server(name).await?;
+    let takes_in = server.clone();
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|why| why.to_string())?;
     let address = listener.local_addr().map_err(|why| why.to_string())?.to_string();
     tokio::spawn(async move {
@@ -65,11 +72,11 @@ pub(super) async fn echo(orders: mpsc::UnboundedReceiver<Order>) -> Result<(), S
             if let Ok(stream) = opened(stream, peer) {
                 let message =
                     NodeServerMessage::ConnectionOpened { stream: Box::new(stream), is_server: true };
-                drop(server.cast(message));
+                drop(takes_in.cast(message));
             }
         }
     });
-    rest(&address, orders).await
+    Ok((server, address))
 }
 
 fn opened(stream: TcpStream, peer_addr: SocketAddr) -> std::io::Result<NetworkStream> {
@@ -79,7 +86,7 @@ fn opened(stream: TcpStream, peer_addr: SocketAddr) -> std::io::Result<NetworkSt
 }
 
 /// `ractor_cluster`'s node of this process. Its own listener is told to nobody; connections are accepted and dialled here.
-async fn server(name: &str) -> Result<ActorRef<NodeServerMessage>, String> {
+pub(in crate::bench) async fn server(name: &str) -> Result<ActorRef<NodeServerMessage>, String> {
     let (name, cookie) = (name.to_owned(), "bench".to_owned());
     let mode = (Some(IncomingEncryptionMode::Raw), Some(NodeConnectionMode::Isolated));
     let server = NodeServer::new(0, cookie, name, "localhost".to_owned(), mode.0, mode.1)
