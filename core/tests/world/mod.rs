@@ -358,15 +358,7 @@ impl World {
                 } else {
                     Vec::new()
                 };
-                // A node that is told to leave, and holds nothing any more, gives its lease back and is gone.
-                let leaving = plan
-                    .member(to.node.as_str())
-                    .is_some_and(|m| m.status == Status::Leaving && m.id() == to);
-                let index = plan.member_index(to.node.as_str()).unwrap_or_default() as u32;
-                let empty = !plan.partitions().any(|(_, a)| a.copies.contains(&index));
-                let left = if leaving && empty { node.holder.handle_stopping(moment) } else { Vec::new() };
                 let effects = node.law.handle_control(now, &control);
-                self.run_lease(to, left);
                 self.run_reconcile(to, stops);
                 self.run_lease(to, acted);
                 self.run(to, effects);
