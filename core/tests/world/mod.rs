@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 use tumen_core::cluster::control::{Command, ControlState, Founding, Step};
 use tumen_core::cluster::coordinator::{Config, Coordinator, Effect, Now};
 use tumen_core::cluster::lease::{self, Holder, Release, Reply, Request};
-use tumen_core::cluster::member::{NodeInfo, Status};
+use tumen_core::cluster::member::NodeInfo;
 use tumen_core::cluster::snapshot::{GroupSpec, Mode, Snapshot};
 use tumen_core::ids::*;
 use tumen_core::partitioner::Partitioner;
