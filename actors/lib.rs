@@ -9,6 +9,7 @@
 //! ├ PubSub
 //! ├ Partitions rest_for_one    AssignmentCoordinator · PartitionManager ─ PartitionWorker × n · Router
 //! ├ Names                  Registry · DistributedSupervisor ─ DirectoryAgent × n, ChildActor × n
+//! ├ HealthMonitor
 //! └ Doors      one_for_one     HTTP
 //! ```
 //!

@@ -10,6 +10,7 @@
 //!                        DistributedSupervisor of a node ─▶ ChildActor × n ◀─ call by name
 //! ```
 
+mod bringing;
 pub mod calling;
 pub mod child;
 pub mod directory_agent;
@@ -45,13 +46,14 @@ use tumen_core::names::{Claim, ClaimNumber, Holder, Name, Reason, Spec, director
 use tumen_core::partitions::identity::Position;
 use tumen_core::partitions::request::Failure;
 
+use self::bringing::Bringing;
 use self::child::ChildKinds;
 use self::directory_agent::DirectoryAgentMsg;
 use self::directory_worker::{body_of, request_message};
 use self::distributed_supervisor::DistributedSupervisorMsg;
 use self::line::Rooms;
 use self::questions::{Question, Told};
-use self::registry::{Registry, RegistryMsg};
+use self::registry::{Claiming, Registry, RegistryMsg};
 pub use self::table::{Found, NameTable, Standing};
 use self::watching::Watched;
 pub(crate) use self::wire::child_service;
@@ -97,6 +99,7 @@ struct Shared {
     ports: Ports,
     acted: Acted,
     rooms: Arc<Rooms>,
+    bringing: Bringing,
     /// A plan came; `true`: nothing waits for a name any more, for this node stops.
     stirred: watch::Sender<bool>,
     /// Where to look after what waits: a message may come back on a thread of nobody's.
@@ -199,6 +202,7 @@ impl Names {
             ports: Ports::default(),
             acted,
             rooms: Arc::default(),
+            bringing: Bringing::default(),
             stirred: watch::Sender::new(false),
             runtime: tokio::runtime::Handle::current(),
             watched: Watched::default(),
@@ -220,13 +224,6 @@ impl Names {
         self.shared.stirred.send_if_modified(|stops| !*stops);
         self.shared.ports.registry.cast(RegistryMsg::Plan(Arc::clone(plan)));
         self.shared.ports.supervisor.cast(DistributedSupervisorMsg::Plan(Arc::clone(plan)));
-    }
-
-    /// This node left its cluster.
-    pub(crate) fn handle_left(&self) {
-        self.shared.table.clear();
-        self.shared.ports.registry.cast(RegistryMsg::Left);
-        self.shared.ports.supervisor.cast(DistributedSupervisorMsg::Left);
     }
 
     /// This node stops: whatever waits for a name is told so.
@@ -308,8 +305,7 @@ impl Names {
         within: Duration,
     ) -> Result<ClaimNumber, NameFailure> {
         let deadline = Instant::now() + within;
-        let refused = || NameFailure::Refused(Refused::NoMember(self.shared.me.clone()));
-        let _claiming = self.shared.registry.begin_claim().ok_or_else(refused)?;
+        let _claiming = self.begin_claim(deadline).await?;
         let wants_newly = self.shared.registry.want(name, actor).ok_or(NameFailure::NoSuchActor)?;
         let holder = Holder { node: self.shared.me.clone(), actor };
         let request = Request::Claim { name: name.clone(), holder, value };
@@ -334,6 +330,14 @@ impl Names {
                 Err(failure)
             }
         }
+    }
+
+    /// A claim begins, as soon as this node is a member again where it just joined another cluster.
+    async fn begin_claim(&self, deadline: Instant) -> Result<Claiming, NameFailure> {
+        let mut moves = self.shared.bringing.moves.subscribe();
+        drop(tokio::time::timeout_at(deadline, moves.wait_for(|moves| moves.arrived)).await);
+        let refused = || NameFailure::Refused(Refused::NoMember(self.shared.me.clone()));
+        self.shared.registry.begin_claim().ok_or_else(refused)
     }
 
     /// Gives a name back that an actor of this node holds. Nothing to do where it does not hold it.
@@ -413,10 +417,18 @@ impl Names {
         }
         let mut news = self.news();
         let request = Request::Start { name: name.clone(), spec: Arc::new(spec), value };
-        let asked = self.ask(&request, deadline.min(Instant::now() + asked_within)).await?;
+        let asked_until = deadline.min(Instant::now() + asked_within);
+        let mut left = self.shared.bringing.left();
+        let mut asked = self.ask(&request, asked_until).await?;
         loop {
             if let Some(found) = self.lookup(name) {
                 return Ok(found);
+            }
+            if self.shared.bringing.left() != left {
+                // It was asked for in a cluster that is no more.
+                left = self.shared.bringing.left();
+                asked = self.ask(&request, deadline).await?;
+                continue;
             }
             if self.shared.table.claim(name).is_none() {
                 return Err(match news_of_end(&mut news, name, asked.number) {
@@ -506,6 +518,7 @@ impl Names {
         let directory = directory_of(request.name());
         let body = body_of(request);
         loop {
+            let left = self.shared.bringing.left();
             let place = Mutex::new(Position::ZERO);
             let within = deadline.saturating_duration_since(Instant::now());
             let options = CallOptions { within, ..CallOptions::default() };
@@ -513,20 +526,32 @@ impl Names {
                 .shared
                 .router
                 .call_partition_placed(directory, request_message(), body.clone(), options, &place)
-                .await?;
+                .await;
+            let reply = match reply {
+                // Whatever it came to, it came to that in a cluster that is no more.
+                Err(_) if self.shared.bringing.left() != left && Instant::now() < deadline => continue,
+                reply => reply?,
+            };
             let answered: Answered = codec::decode_body(&reply).map_err(|why| {
                 Failure::WorkerFailed(format!("a directory's answer cannot be read: {why}"))
             })?;
             match answered {
                 Ok(done) => {
                     let at = *place.lock().unwrap_or_else(PoisonError::into_inner);
-                    self.reached(directory, at, deadline).await?;
+                    tokio::select! {
+                        reached = self.reached(directory, at, deadline) => reached?,
+                        () = self.leaves(left) => continue,
+                    }
+                    // What was answered in a cluster that was dropped meanwhile holds nowhere.
+                    if self.shared.bringing.left() != left {
+                        continue;
+                    }
                     return Ok(done);
                 }
-                // The directory's node is behind this one: it knows a plan that is older.
+                // The directory's node is behind this one: it knows a plan that is older. Or this one is about to be a member.
                 Err(Refused::NoMember(node))
                     if node == self.shared.me
-                        && self.shared.table.is_member(&node)
+                        && (self.shared.table.is_member(&node) || !self.shared.bringing.has_arrived())
                         && Instant::now() + ASK_AGAIN_AFTER < deadline =>
                 {
                     tokio::time::sleep(ASK_AGAIN_AFTER).await;
@@ -534,6 +559,13 @@ impl Names {
                 Err(refused) => return Err(refused.into()),
             }
         }
+    }
+
+    /// Waits until this node leaves a cluster again, after it did so many times.
+    async fn leaves(&self, left: u64) {
+        let mut moves = self.shared.bringing.moves.subscribe();
+        // The sender is as long there as this.
+        drop(moves.wait_for(|moves| moves.left != left).await);
     }
 
     /// Waits until this node knows a directory up to here.

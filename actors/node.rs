@@ -17,6 +17,7 @@ mod council;
 mod events;
 mod founding;
 mod greeter;
+mod health;
 mod leading;
 mod losses;
 mod parts;
@@ -52,6 +53,7 @@ use self::parts::Parts;
 pub use self::settings::{Connect, Discover, MakeStrategies, Settings};
 use crate::cluster::config_store::ConfigStore;
 use crate::cluster::consensus::{Leadership, Metrics};
+use crate::cluster::health_monitor::Health;
 use crate::cluster::membership::{Members, Seeds};
 use crate::cluster::plans::Plans;
 use crate::cluster::pubsub::{Hub, Subscription};
@@ -253,6 +255,11 @@ impl Runtime {
             Ok(Answer::Report(report)) => report,
             _ => None,
         }
+    }
+
+    /// How the cluster is, as this node sees it.
+    pub fn health(&self) -> &Health {
+        &self.parts.health
     }
 
     /// The nodes held for alive by gossip. Always contains this one.

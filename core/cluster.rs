@@ -13,6 +13,7 @@
 //! coordinator   when to plan anew, and what must be released first
 //! control       the replicated state and its commands
 //! configuration the cluster's own values, the same on every node
+//! health        how all of it is, with reasons and numbers
 //! voters        which nodes vote on it
 //! election      when a voter stands to lead them
 //! transport     when to dial again, how much may be under way, who has waited too long
@@ -25,6 +26,7 @@ pub mod control;
 pub mod coordinator;
 pub mod election;
 pub mod greeting;
+pub mod health;
 pub mod lease;
 pub mod member;
 pub mod membership;

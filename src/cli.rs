@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Answers go to stdout and everything else to stderr. The exit code is 0, or 1 if it could not be done, or 2 if it was
-//! asked for wrongly.
+//! asked for wrongly; `health` and `doctor` say with it what they found.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -21,6 +21,7 @@ mod demo;
 mod doctor;
 mod exchange;
 mod handovers;
+mod health;
 mod names;
 mod node;
 mod operator;

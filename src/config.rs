@@ -171,6 +171,9 @@ knobs! {
         maybe http_token_file: PathBuf;
     }
     "What it tells" {
+        /// How often the node looks how the cluster is, beside the times when a plan comes or something is lost. What comes and
+        /// goes by itself has to be seen for three quarters of it before it counts as a reason.
+        plain health_interval: Duration = "10s" [in "50ms" to "1h"];
         /// How log lines on stderr look: `text` for people, `json` for programs.
         plain log: LogFormat = "text";
         /// Which log lines: a level, or directives such as `info,tumen=debug`.

@@ -3,7 +3,7 @@
 //! ```text
 //!  Server ─▶ guard ─▶ routes ─▶ Node ─▶ shapes ─▶ JSON
 //!    │       who may    │                 kv ─▶ the bytes as they were put
-//!    bounds             └─ events ◀─ News ◀─ plans, leaders
+//!    bounds             └─ events ◀─ the node's own, numbered
 //! ```
 //!
 //! Every answer that is no success is JSON and says whether anything changed; see [`shapes::ErrorBody`].
@@ -15,11 +15,11 @@ mod events;
 mod exchange;
 mod guard;
 mod handovers;
+mod health;
 mod kv;
 mod meta;
 mod metrics;
 mod name_news;
-mod news;
 mod refusal;
 mod registry;
 mod routes;
@@ -35,10 +35,11 @@ use std::io;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use kv::EPOCH;
+pub(crate) use name_news::told as name_event;
 pub(crate) use server::Server;
 
 use crate::node::Node;
-use news::News;
 use server::Limits;
 
 /// Serves a node's HTTP interface at a port that is bound already.
@@ -47,7 +48,6 @@ use server::Limits;
 /// If the listener does not know where it listens.
 pub(crate) fn serve(node: &Node, listener: TcpListener) -> io::Result<Server> {
     let stopping = CancellationToken::new();
-    let news = News::follow(node, stopping.clone());
-    let routes = routes::routes(node.clone(), news, stopping.clone());
+    let routes = routes::routes(node.clone(), stopping.clone());
     Server::start(listener, routes, Limits::default(), stopping)
 }

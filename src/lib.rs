@@ -64,11 +64,13 @@ pub mod state;
 pub mod worker;
 
 pub use error::{Error, Result};
+/// What happens to a node and its cluster: see [`node::Builder::on_event`].
+pub use http::shapes::Event;
 pub use names::{Child, ChildContext, ChildError, ChildRef, ChildSpec, Hosted, Receive, Receives, RemoteRef};
 pub use node::{
     AssignmentsUpdated, Builder, ChildCounts, ChildInfo, Comparison, ConfigEvent, ConfigValue, Created,
     FullSync, Gathered, Group, Heard, NameEvent, Node, Partition, PartitionStats, Placed, Rebalanced,
-    Registered, ReplicaRead, Replicas, Reported, Sent, Subscription, Taken, Topic, TopicSubscription,
+    Registered, ReplicaRead, Replicas, Reported, Sent, Subscription, Taken, Told, Topic, TopicSubscription,
 };
 /// For [`Node::host`]: actors of your own are ractor's, of this version.
 pub use ractor;
@@ -82,6 +84,8 @@ pub use tumen_core::assignment;
 pub use tumen_core::cluster::asks::LossAccepted;
 pub use tumen_core::cluster::configuration::Expected;
 pub use tumen_core::cluster::coordinator::{CrashProof, Create, Rebalance};
+/// What [`Node::health`] tells.
+pub use tumen_core::cluster::health;
 pub use tumen_core::cluster::snapshot::{Mode, Snapshot};
 pub use tumen_core::cluster::topics::Overflow;
 pub use tumen_core::exchange::{Published, TopicSeen};

@@ -34,7 +34,9 @@ mod builder;
 mod cluster_wide;
 mod comparing;
 mod discover;
+mod events;
 mod group;
+mod health;
 mod losses;
 mod meta;
 mod name_news;
@@ -51,6 +53,8 @@ mod topic;
 pub use builder::{Builder, Knobs};
 pub use cluster_wide::{ConfigEvent, ConfigValue, Reported};
 pub use comparing::{Comparison, FullSync};
+pub(crate) use events::NotKept;
+pub use events::Told;
 pub use group::{Gathered, Group, Sent};
 pub use name_news::NameEvent;
 pub use names::{ChildCounts, ChildInfo, Registered};
@@ -85,6 +89,8 @@ struct Inner {
     /// The cluster port: opened first and closed last, so that an address that refuses proves that its process is gone.
     listener: Mutex<Option<std::net::TcpListener>>,
     http: OnceLock<Server>,
+    /// What happens, numbered.
+    news: events::News,
 }
 
 impl Node {
@@ -142,6 +148,11 @@ impl Node {
     /// How the arguments of a kind of child are read, if this node has a factory for it.
     pub(crate) fn read_args(&self, kind: &Kind) -> Option<ReadArgs> {
         self.inner.read_args.get(kind).copied()
+    }
+
+    /// What happens, numbered and kept for a while.
+    pub(crate) fn news(&self) -> &events::News {
+        &self.inner.news
     }
 
     pub(crate) fn runtime(&self) -> &Runtime {

@@ -144,6 +144,8 @@ async fn events(
             to: None,
             epoch: 5,
             version: opened.into(),
+            copies_from: vec![],
+            reason: String::new(),
         }),
         Ok(Sse::default().event("newer").data(r#"{"event":"newer"}"#)),
     ]))

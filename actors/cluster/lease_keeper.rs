@@ -141,6 +141,10 @@ impl LeaseKeeper {
     }
 
     fn ask(&self, state: &mut LeaseKeeperState, to: Option<NodeName>, request: Request) {
+        // Whoever were to take this node in would count on what it is about to forget.
+        if self.gate.is_leaving() {
+            return;
+        }
         let to = to.or_else(|| {
             let sessions = self.transport.sessions();
             state.turn = state.turn.wrapping_add(1);
@@ -192,6 +196,9 @@ impl Actor for LeaseKeeper {
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         let now = self.clock.now();
+        if matches!(message, LeaseKeeperMsg::Left) {
+            self.gate.handle_left();
+        }
         if let LeaseKeeperMsg::Reply(Reply { answer, .. }) = &message {
             use tumen_core::cluster::lease::Answer;
             let newest = match answer {

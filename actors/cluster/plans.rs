@@ -6,7 +6,7 @@
 //!  pulled ────┘    newer ones only
 //! ```
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{broadcast, watch};
 use tumen_core::cluster::snapshot::Snapshot;
@@ -20,11 +20,14 @@ const EACH_MAX: usize = 64;
 pub struct Plans {
     newest: Arc<watch::Sender<Option<Arc<Snapshot>>>>,
     each: broadcast::Sender<Arc<Snapshot>>,
+    /// The clusters that this node dropped for others, each of which it had founded: no more than there were leaves.
+    forsaken: Arc<Mutex<Vec<ClusterId>>>,
 }
 
 impl Default for Plans {
     fn default() -> Self {
-        Self { newest: Arc::new(watch::Sender::new(None)), each: broadcast::Sender::new(EACH_MAX) }
+        let (newest, each) = (Arc::new(watch::Sender::new(None)), broadcast::Sender::new(EACH_MAX));
+        Self { newest, each, forsaken: Arc::default() }
     }
 }
 
@@ -32,10 +35,11 @@ impl Plans {
     /// Takes a plan, if it is newer than the newest known one of the same cluster. Says whether it was.
     pub fn take(&self, plan: Arc<Snapshot>) -> bool {
         self.newest.send_if_modified(|newest| {
-            let newer = newest.as_ref().is_none_or(|known| {
-                let same = known.cluster == plan.cluster;
-                same && (known.generation, known.version) < (plan.generation, plan.version)
-            });
+            let newer = !self.is_forsaken(plan.cluster)
+                && newest.as_ref().is_none_or(|known| {
+                    let same = known.cluster == plan.cluster;
+                    same && (known.generation, known.version) < (plan.generation, plan.version)
+                });
             if newer {
                 // Told under the lock, so that the order is the same for all; nobody may be listening.
                 let _ = self.each.send(Arc::clone(&plan));
@@ -45,7 +49,24 @@ impl Plans {
         })
     }
 
-    /// Forgets everything: this node leaves the cluster that it was in.
+    /// This node leaves a cluster: no plan of that is taken any more. The newest stays until [`Self::clear`].
+    pub fn forsake(&self, cluster: ClusterId) {
+        self.newest.send_if_modified(|_| {
+            self.forsaken().push(cluster);
+            false
+        });
+    }
+
+    /// Whether this node left that cluster, or leaves it.
+    pub fn is_forsaken(&self, cluster: ClusterId) -> bool {
+        self.forsaken().contains(&cluster)
+    }
+
+    fn forsaken(&self) -> MutexGuard<'_, Vec<ClusterId>> {
+        self.forsaken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets everything: this node has left the cluster that it was in.
     pub fn clear(&self) {
         self.newest.send_replace(None);
     }
@@ -99,6 +120,18 @@ mod tests {
             computed_at: UnixMillis(0),
             hash: 0,
         })
+    }
+
+    #[test]
+    fn of_a_cluster_that_is_left_no_plan_is_taken_any_more() {
+        let plans = Plans::default();
+        assert!(plans.take(plan(3)));
+        plans.forsake(ClusterId(1));
+        assert!(!plans.take(plan(4)) && plans.version() == Version(3));
+        plans.clear();
+        assert!(!plans.take(plan(5)) && plans.newest().is_none());
+        let other = Arc::new(Snapshot { cluster: ClusterId(2), ..(*plan(1)).clone() });
+        assert!(plans.take(other));
     }
 
     #[test]

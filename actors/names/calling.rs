@@ -90,8 +90,9 @@ impl Names {
         let deadline = Deadline::after(options.within);
         let (to, told) = oneshot::channel();
         let item = |body| Item::new(message, body, (deadline.instant(), &options), false, to);
-        match self.way(name, &body)? {
-            Way::Straight(under_way, holder) => {
+        check_len(&body)?;
+        match self.way(name) {
+            Some(Way::Straight(under_way, holder)) => {
                 let reply = self.call_actor(&holder, message, body.clone(), deadline).await;
                 match self.judge(reply, options.idempotent, deadline.instant()) {
                     Ok(again) => {
@@ -104,7 +105,9 @@ impl Names {
                     }
                 }
             }
-            Way::Waits(line) => self.wait_in_line(name, &line, None, item(body)),
+            Some(Way::Waits(line)) => self.wait_in_line(name, &line, None, item(body)),
+            None if self.shared.bringing.is_coming(name) => self.send_anew(name, vec![item(body)]).await,
+            None => return Err(nothing_there(name)),
         }
         // Whoever looks after what waits tells it when it is too late.
         match tokio::time::timeout_at(deadline.instant() + TOLD_WITHIN, told).await {
@@ -127,12 +130,17 @@ impl Names {
         options: CallOptions,
     ) -> Result<(), NameFailure> {
         let deadline = Instant::now() + options.within;
-        let way = self.way(name, &body)?;
+        check_len(&body)?;
         let (to, mut told) = oneshot::channel();
         let item = Item::new(message, body, (deadline, &options), true, to);
-        match way {
-            Way::Straight(under_way, holder) => self.send_one(name, under_way, &holder, item),
-            Way::Waits(line) => self.wait_in_line(name, &line, None, item),
+        match self.way(name) {
+            Some(Way::Straight(under_way, holder)) => self.send_one(name, under_way, &holder, item),
+            Some(Way::Waits(line)) => self.wait_in_line(name, &line, None, item),
+            None if self.shared.bringing.is_coming(name) => {
+                let (names, name) = (self.clone(), name.clone());
+                self.shared.runtime.spawn(async move { names.send_anew(&name, vec![item]).await });
+            }
+            None => return Err(nothing_there(name)),
         }
         match told.try_recv() {
             Ok(Err(failure)) => Err(failure),
@@ -140,11 +148,11 @@ impl Names {
         }
     }
 
-    fn way(&self, name: &Name, body: &Bytes) -> Result<Way, NameFailure> {
-        check_len(body)?;
-        let Reach { line, holder } = self.shared.table.reach(name).ok_or_else(|| nothing_there(name))?;
+    /// The way to whoever answers under a name. `None`: nothing stands there.
+    pub(super) fn way(&self, name: &Name) -> Option<Way> {
+        let Reach { line, holder } = self.shared.table.reach(name)?;
         let straight = holder.and_then(|(number, holder)| Some((line.enter(number, &holder)?, holder)));
-        Ok(straight.map_or(Way::Waits(line), |(under_way, holder)| Way::Straight(under_way, holder)))
+        Some(straight.map_or(Way::Waits(line), |(under_way, holder)| Way::Straight(under_way, holder)))
     }
 
     /// Sends a message to one actor on one run of one node, and does not wait for an answer.
@@ -240,7 +248,7 @@ impl Names {
 }
 
 /// How a message reaches whoever answers.
-enum Way {
+pub(super) enum Way {
     Straight(UnderWay, Holder),
     Waits(Arc<NameLine>),
 }

@@ -182,7 +182,6 @@ impl ChildActor {
         match AssertUnwindSafe(host.handle(message, body)).catch_unwind().await {
             // The value first, the right to let it out after.
             Ok(reply) if self.gate.is_open() => {
-                self.gate.note_answer();
                 delivery.answer(reply);
                 Ok(())
             }

@@ -19,7 +19,7 @@ use tumen_core::partitions::request::{Failure, MessageId, Reply};
 use super::table::{NameTable, Step};
 use crate::codec;
 use crate::partitions::machine::{Journal, Machine};
-use crate::partitions::{Begin, Host, Hosted, Place};
+use crate::partitions::{Begin, Gate, Host, Hosted, Place};
 
 /// What its messages are called.
 const REQUEST: &str = "tumen.names.request";
@@ -36,10 +36,14 @@ pub(super) fn log_message() -> MessageId {
 }
 
 /// The one kind of worker that the names' partitions have.
-pub(crate) fn hosted(table: &NameTable) -> Hosted {
-    let table = table.clone();
+///
+/// Whoever tells the cluster something relies on it from then on, as the gate is told. Nobody else here does: who holds a name
+/// claims it anew where its node joins another cluster.
+pub(crate) fn hosted(table: &NameTable, gate: &Gate) -> Hosted {
+    let (table, gate) = (table.clone(), gate.clone());
     let make = move || -> Box<dyn Machine> {
-        Box::new(DirectoryWorker { directory: Directory::default(), table: table.clone(), followed: None })
+        let (directory, table, gate) = (Directory::default(), table.clone(), gate.clone());
+        Box::new(DirectoryWorker { directory, table, gate, followed: None })
     };
     Hosted {
         kind: Kind::new("directory").expect("a short name"),
@@ -54,6 +58,7 @@ pub(crate) fn hosted(table: &NameTable) -> Hosted {
 struct DirectoryWorker {
     directory: Directory,
     table: NameTable,
+    gate: Gate,
     /// Where it is what a copy has up to the mark.
     followed: Option<Followed>,
 }
@@ -132,8 +137,8 @@ impl Machine for DirectoryWorker {
     }
 
     fn fork(&self) -> Result<Box<dyn Machine>, String> {
-        let (directory, table) = (self.directory.clone(), self.table.clone());
-        Ok(Box::new(Self { directory, table, followed: None }))
+        let (directory, table, gate) = (self.directory.clone(), self.table.clone(), self.gate.clone());
+        Ok(Box::new(Self { directory, table, gate, followed: None }))
     }
 
     fn snapshot(&self) -> Result<Bytes, String> {
@@ -155,7 +160,7 @@ impl Machine for DirectoryWorker {
     }
 
     fn into_host(self: Box<Self>, _: Place, journal: Journal) -> Box<dyn Host> {
-        Box::new(Primary { directory: self.directory, table: self.table, journal })
+        Box::new(Primary { directory: self.directory, table: self.table, gate: self.gate, journal })
     }
 }
 
@@ -163,6 +168,7 @@ impl Machine for DirectoryWorker {
 struct Primary {
     directory: Directory,
     table: NameTable,
+    gate: Gate,
     journal: Journal,
 }
 
@@ -179,6 +185,9 @@ impl Primary {
         let request: Request = codec::decode_body(body).map_err(unreadable)?;
         let answered: Answered = match self.judge(&request) {
             Ok(changes) => {
+                if matches!(request, Request::PutMeta { .. }) && !self.gate.rely() {
+                    return Err(Failure::NotReady);
+                }
                 changes.iter().try_for_each(|change| self.commit(change))?;
                 Ok(Done { number: self.number(&request) })
             }

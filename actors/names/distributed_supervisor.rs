@@ -250,14 +250,32 @@ impl DistributedSupervisor {
             .member(me.node.as_str())
             .is_some_and(|member| member.id() == me && member.status.may_serve());
         self.names.shared.registry.set_open(serves);
+        if serves {
+            self.names.shared.bringing.handle_arrived();
+        }
         let effects = self.with_crew(|crew| crew.handle_membership(plan.version, serves));
-        let clears = self.with_crew(|crew| !serves && !crew.is_empty());
+        let clears = self.with_crew(|crew| crew.is_clearing());
         self.run(myself, state, effects);
         // While what runs here has to end first, it is noted once it has.
         if !clears {
             self.names.note_acted(plan);
         }
         self.look_after_agents(myself, state);
+    }
+
+    /// All ends that runs here for the directories of the cluster that was left, and whoever watches is told why.
+    fn handle_left(&self, myself: &Myself, state: &mut DistributedSupervisorState) {
+        state.plan = None;
+        self.names.shared.registry.set_open(false);
+        for (directory, agent) in std::mem::take(&mut state.agents) {
+            agent.actor.stop(None);
+            self.names.shared.agents.remove(&directory);
+        }
+        for running in state.instances.values() {
+            self.names.shared.registry.forget(running.actor, Reason::Dropped);
+        }
+        let effects = self.with_crew(|crew| crew.handle_left());
+        self.run(myself, state, effects);
     }
 
     /// Each directory that this boot is primary of has its agent; others have none here.
@@ -365,16 +383,7 @@ impl Actor for DistributedSupervisor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             DistributedSupervisorMsg::Plan(plan) => self.handle_plan(&myself, state, &plan),
-            DistributedSupervisorMsg::Left => {
-                let version = state.plan.take().map(|plan| plan.version).unwrap_or_default();
-                self.names.shared.registry.set_open(false);
-                let effects = self.with_crew(|crew| crew.handle_membership(version, false));
-                self.run(&myself, state, effects);
-                for (directory, agent) in std::mem::take(&mut state.agents) {
-                    agent.actor.stop(None);
-                    self.names.shared.agents.remove(&directory);
-                }
-            }
+            DistributedSupervisorMsg::Left => self.handle_left(&myself, state),
             DistributedSupervisorMsg::Orders(frame) => {
                 let registry = &self.names.shared.registry;
                 let effects = self

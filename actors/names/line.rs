@@ -18,6 +18,7 @@ use tumen_core::names::line::{Line, Next, Pass, Patience, Refused, Waiting};
 use tumen_core::names::{ClaimNumber, Holder, Name};
 use tumen_core::partitions::request::{Failure, MessageId, Reply};
 
+use super::calling::Way;
 use super::{ASK_AGAIN_AFTER, NameFailure, Names};
 use crate::partitions::router::CallOptions;
 
@@ -41,8 +42,10 @@ const YIELDS_AFTER: u32 = 64;
 pub(super) enum Over {
     /// The name is free.
     Free,
-    /// This node left its cluster, or stops.
-    Left,
+    /// This node stops.
+    Stops,
+    /// This node left its cluster: what waits goes on with whoever has the name in the next one.
+    Moved,
 }
 
 /// What one node sends to one name.
@@ -211,11 +214,11 @@ impl Item {
             Refused::Full => NameFailure::QueueFull(name.clone()),
             Refused::Overtaken => NameFailure::Overtaken(name.clone()),
             Refused::Over => match over {
-                Some(Over::Left) => Failure::NoPartition(format!(
+                Some(Over::Stops) => Failure::NoPartition(format!(
                     "this node left its cluster, and nothing was sent to {name}"
                 ))
                 .into(),
-                Some(Over::Free) | None => nothing_there(name),
+                Some(Over::Free | Over::Moved) | None => nothing_there(name),
             },
         };
         self.tell(name, Err(failure));
@@ -322,7 +325,40 @@ impl Names {
             Ok((_, false)) => line.stir(),
             Err((waiting, why)) => {
                 line.stir();
-                waiting.item.refuse(name, why, over);
+                match why {
+                    Refused::Over => self.give_up(name, vec![waiting.item], over),
+                    why => waiting.item.refuse(name, why, over),
+                }
+            }
+        }
+    }
+
+    /// Nobody will answer what waited in a line. Where this node left its cluster the name may stand in the next one: then it
+    /// waits there, in order.
+    fn give_up(&self, name: &Name, items: Vec<Item>, over: Option<Over>) {
+        if over != Some(Over::Moved) {
+            return items.into_iter().for_each(|item| item.refuse(name, Refused::Over, over));
+        }
+        let (names, name) = (self.clone(), name.clone());
+        self.shared.runtime.spawn(async move { names.send_anew(&name, items).await });
+    }
+
+    /// Sends these, one after the other, once it is known who has the name in the cluster that this node joined.
+    pub(super) async fn send_anew(&self, name: &Name, items: Vec<Item>) {
+        for item in items {
+            let mut stops = self.shared.stirred.subscribe();
+            tokio::select! {
+                () = self.is_brought(name, item.deadline) => {}
+                _ = stops.wait_for(|stops| *stops) => {
+                    item.refuse(name, Refused::Over, Some(Over::Stops));
+                    continue;
+                }
+            }
+            match self.way(name) {
+                _ if Instant::now() >= item.deadline => item.tell_late(name),
+                Some(Way::Straight(under_way, holder)) => self.send_one(name, under_way, &holder, item),
+                Some(Way::Waits(line)) => self.wait_in_line(name, &line, None, item),
+                None => item.refuse(name, Refused::Over, None),
             }
         }
     }
@@ -363,7 +399,7 @@ async fn tend(names: Names, name: Name, line: Arc<NameLine>) {
     let mut sent = 0;
     loop {
         if *stirred.borrow_and_update() {
-            line.close(Over::Left);
+            line.close(Over::Stops);
         }
         while let Some(item) = line.too_late(&names) {
             item.tell_late(&name);
@@ -389,7 +425,7 @@ async fn tend(names: Names, name: Name, line: Arc<NameLine>) {
                 let mut inner = line.lock();
                 let (left, over) = (inner.law.end(), inner.over);
                 drop(inner);
-                left.into_iter().for_each(|item| item.refuse(&name, Refused::Over, over));
+                names.give_up(&name, left.into_iter().collect(), over);
                 return;
             }
             (Next::Overtaken(item), _) => item.refuse(&name, Refused::Overtaken, None),

@@ -428,13 +428,30 @@ impl NameTable {
         self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner).serves(node)
     }
 
+    /// All names, and what stands there.
+    pub(super) fn standing(&self) -> Vec<(Name, Claim)> {
+        let mut all = Vec::new();
+        for shard in &self.shared.shards {
+            let shard = shard.inner.read().unwrap_or_else(PoisonError::into_inner);
+            all.extend(shard.entries.iter().map(|(name, standing)| (name.clone(), standing.claim())));
+        }
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
+
+    /// Tells listeners what no directory says.
+    pub(super) fn say(&self, news: News) {
+        // Nobody may be listening.
+        drop(self.shared.news.send(Arc::new(news)));
+    }
+
     /// This node left its cluster: it knows no names.
-    pub fn clear(&self) {
+    pub(super) fn clear(&self) {
         for shard in &self.shared.shards {
             let mut inner = shard.inner.write().unwrap_or_else(PoisonError::into_inner);
             let former = std::mem::take(&mut *inner);
             for line in former.entries.into_values().filter_map(Standing::into_line) {
-                line.close(Over::Left);
+                line.close(Over::Moved);
             }
             shard.position.send_replace(Position::ZERO);
         }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tumen_core::cluster::snapshot::Snapshot;
+use tumen_core::ids::ClusterId;
 
 use crate::cluster::lease_keeper::LeaseKeeperMsg;
 use crate::port::Port;
@@ -19,17 +20,29 @@ pub(super) enum By {
 /// What each of them acted on last. Cheap to clone; all clones see the same.
 #[derive(Clone, Default)]
 pub(super) struct ActedOn {
-    last: Arc<Mutex<[Option<Arc<Snapshot>>; 2]>>,
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    last: [Option<Arc<Snapshot>>; 2],
+    /// The cluster that this node left last: that it still acts on a plan of it concerns nobody.
+    left: Option<ClusterId>,
 }
 
 impl ActedOn {
     /// One of them acted on a plan. Tells the keeper of the lease what both have.
     pub(super) fn note(&self, by: By, plan: &Arc<Snapshot>, keeper: &Port<LeaseKeeperMsg>) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.left == Some(plan.cluster) {
+            return;
+        }
+        let last = &mut inner.last;
         let newer = |known: &Arc<Snapshot>| known.cluster != plan.cluster || known.version < plan.version;
         if last[by as usize].as_ref().is_none_or(newer) {
             last[by as usize] = Some(Arc::clone(plan));
         }
+        // Told under the lock: what comes after it has left comes before nothing of this.
         if let [Some(one), Some(other)] = &*last
             && one.cluster == other.cluster
         {
@@ -38,8 +51,9 @@ impl ActedOn {
         }
     }
 
-    /// This node left its cluster.
-    pub(super) fn clear(&self) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = [None, None];
+    /// This node leaves a cluster.
+    pub(super) fn handle_left(&self, cluster: ClusterId) {
+        let left = Inner { last: [None, None], left: Some(cluster) };
+        *self.inner.lock().unwrap_or_else(PoisonError::into_inner) = left;
     }
 }

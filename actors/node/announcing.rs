@@ -13,6 +13,7 @@ use tumen_core::ids::Version;
 
 use super::asking;
 use super::events::Event;
+use super::founding;
 use super::parts::Parts;
 use crate::cluster::pubsub::News;
 use crate::codec;
@@ -30,12 +31,21 @@ impl Parts {
     /// A plan came from another node.
     pub(super) fn take_plan(&self, plan: Arc<Snapshot>) {
         match plan.validate() {
-            Ok(()) => {
-                self.witness.told_of(&plan);
-                self.plans.take(plan);
-            }
+            Ok(()) => self.take_valid(plan),
             Err(error) => tracing::warn!(version = %plan.version, %error, "a plan is dropped"),
         }
+    }
+
+    fn take_valid(&self, plan: Arc<Snapshot>) {
+        founding::adopt(self, &plan);
+        self.witness.told_of(&plan);
+        self.plans.take(plan);
+    }
+
+    /// The version of the plan that this node acts by; zero where it knows one only of a cluster that it is no member of.
+    fn version_here(&self) -> Version {
+        let plan = self.plans.newest();
+        plan.filter(|plan| plan.names(&self.id)).map_or(Version::ZERO, |plan| plan.version)
     }
 
     /// Tells everybody of a plan, late subscribers too: whole where it is small, and where it is large by its version only.
@@ -53,8 +63,7 @@ impl Parts {
 
     /// Pulls the newest plan from whoever may have it, one pull at a time.
     pub(super) fn catch_up(self: &Arc<Self>, version: Version) {
-        if version <= self.plans.version() || self.behind.fetch_max(version.0, Ordering::SeqCst) >= version.0
-        {
+        if version <= self.version_here() || self.behind.fetch_max(version.0, Ordering::SeqCst) >= version.0 {
             return;
         }
         let parts = Arc::clone(self);
@@ -69,14 +78,13 @@ impl Parts {
         let others = self.transport.sessions().into_iter().map(|session| session.peer.node);
         for node in leader.into_iter().chain(others).filter(|node| *node != self.id.node) {
             let deadline = tokio::time::Instant::now() + PULL_WITHIN;
-            let ask = Ask::Pull { known: self.plans.version() };
+            let ask = Ask::Pull { known: self.version_here() };
             if let Ok(Ok(Answer::Newer(Some(plan)))) =
                 asking::ask_there(&self.transport, &node, &ask, deadline).await
             {
-                self.witness.told_of(&plan);
-                self.plans.take(plan);
+                self.take_valid(plan);
             }
-            if self.plans.version() >= version {
+            if self.version_here() >= version {
                 return;
             }
         }
@@ -133,17 +141,26 @@ pub(super) async fn follow_plans(parts: Arc<Parts>) {
         };
         // This node may have left the cluster that this one is of, or that the former one was of.
         previous = previous.filter(|previous| previous.cluster == plan.cluster);
-        if parts.plans.cluster() != Some(plan.cluster) {
+        let turn = parts.take_turn();
+        if parts.plans.cluster() != Some(plan.cluster) || parts.plans.is_forsaken(plan.cluster) {
             continue;
+        }
+        if plan.members.len() > 1 {
+            parts.is_not_alone();
+        }
+        if parts.leader.borrow().1.is_none() {
+            parts.learn_leader(Some(&plan.leader), plan.term);
         }
         tracing::info!(version = %plan.version, leader = %plan.leader, members = plan.members.len(), "a plan is in force");
         parts.witness.acts_on(&plan);
         parts.ports.router.cast(RouterMsg::Plan(Arc::clone(&plan)));
         parts.ports.manager.cast(PartitionManagerMsg::Plan(Arc::clone(&plan)));
         parts.names.handle_plan(&plan);
+        drop(turn);
         for member in plan.members.iter().filter(|member| *member.name() != parts.id.node) {
             parts.transport.remember(member.name(), &member.info.address);
         }
         parts.tell(Event::Plan { plan: Arc::clone(&plan), previous: previous.replace(plan) });
+        parts.health.look_soon();
     }
 }

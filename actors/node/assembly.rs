@@ -23,6 +23,7 @@ use super::configuring::{self, Configuring};
 use super::council::{self, Council, IfDamaged};
 use super::founding::{self, Founder};
 use super::greeter::Greeter;
+use super::health::LastSaid;
 use super::losses::{self, Losses};
 use super::parts::{EVENTS_MAX, Parts, Ports, until_stopping};
 use super::sessions;
@@ -30,6 +31,7 @@ use super::settings::Settings;
 use super::stepping;
 use super::supervision;
 use super::watching;
+use crate::cluster::health_monitor::Health;
 use crate::cluster::lease_keeper::Lease;
 use crate::cluster::membership::{Members, Seeds};
 use crate::cluster::plans::Plans;
@@ -75,13 +77,15 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
     let if_damaged = if told_of_others { IfDamaged::BeginAnew } else { IfDamaged::Refuse };
     let store = council::open_store(settings.data_dir.as_deref(), &settings.name, &clock, if_damaged)?;
     let config = replication::Config { snapshot_every_entries: CUT_EVERY, ..replication::Config::default() };
+    let id = NodeBoot::new(settings.name.clone(), store.boot());
+    let belief = Belief::new(id.clone(), clock);
+    let gate = Gate::closed(clock, belief.clone());
     let names = NameTable::default();
     let directories =
-        Kinds::new(vec![directory_worker::hosted(&names)]).expect("one kind, with names of its own");
+        Kinds::new(vec![directory_worker::hosted(&names, &gate)]).expect("one kind, with names of its own");
     let kinds = KindsByGroup { users: kinds, names: directories };
     let copies = Copies::load(settings.data_dir.as_deref(), &settings.name, &kinds, &config, clock).await;
     let copies = copies.map_err(|error| StartError::Store(error.to_string()))?;
-    let id = NodeBoot::new(settings.name.clone(), store.boot());
     let info = NodeInfo {
         id: id.clone(),
         address: settings.address.clone(),
@@ -93,8 +97,6 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
     };
     let has_disk = settings.data_dir.is_some();
     let plans = Plans::default();
-    let belief = Belief::new(id.clone(), clock);
-    let gate = Gate::closed(clock, belief.clone());
     let configuration = Arc::new(Configuring::default());
     let greeter = Arc::new(Greeter {
         info: info.clone(),
@@ -166,6 +168,14 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
             plans: plans.clone(),
         },
         losses: Losses::default(),
+        health: Health::new(id.clone(), settings.health, clock),
+        health_said: LastSaid::default(),
+        founder: settings.founds.then_some(Founder {
+            cluster: settings.cluster,
+            groups: settings.groups,
+            expect: settings.bootstrap_expect,
+        }),
+        turn: Mutex::default(),
         refusals: Mutex::new(Refusals::new(refusing)),
         id,
         info,
@@ -224,10 +234,8 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
     follow(&parts);
     parts.tasks.spawn(until_stopping(&parts, watching::watch(Arc::clone(&parts), rebalance)));
     parts.transport.start();
-    if settings.founds {
-        let founder =
-            Founder { cluster: settings.cluster, groups: settings.groups, expect: settings.bootstrap_expect };
-        parts.tasks.spawn(until_stopping(&parts, founding::found(Arc::clone(&parts), founder)));
+    if parts.founder.is_some() {
+        parts.tasks.spawn(until_stopping(&parts, founding::found(Arc::clone(&parts))));
     }
     Ok(parts)
 }

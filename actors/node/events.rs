@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tumen_core::cluster::greeting::Refusal;
+use tumen_core::cluster::health::Change;
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::ids::{Epoch, NodeBoot, NodeName, PartitionId, Term};
 
@@ -48,6 +49,11 @@ pub enum Event {
     PartitionFound {
         /// Which.
         partition: PartitionId,
+    },
+    /// The cluster's health changed, as this node sees it.
+    Health {
+        /// What changed.
+        change: Change,
     },
     /// Somebody leads, or nobody does.
     Leader {

@@ -25,6 +25,7 @@ pub(super) struct Greeter {
     pub(super) plans: Plans,
     pub(super) gate: Gate,
     pub(super) configuration: Arc<Configuring>,
+    /// The cluster that this run of the node founded, as long as it has been alone in it.
     pub(super) founded: Mutex<Option<(ClusterId, UnixMillis)>>,
 }
 
@@ -41,16 +42,21 @@ impl Greeter {
         }
     }
 
+    /// The cluster that this node founded, or is a member of. One of which it knows no more than a plan is not its own.
     pub(super) fn belonging(&self) -> Option<Belonging> {
         let founded = *self.founded.lock().unwrap_or_else(PoisonError::into_inner);
         let plan = self.plans.newest();
+        if founded.is_none() && !plan.as_ref().is_some_and(|plan| plan.names(&self.info.id)) {
+            return None;
+        }
         let id = plan.as_ref().map(|plan| plan.cluster).or(founded.map(|(id, _)| id))?;
         Some(Belonging {
             id,
             founded_at: founded.map_or(UnixMillis(0), |(_, at)| at),
             version: plan.as_ref().map_or(Version::ZERO, |plan| plan.version),
             members: plan.as_ref().map_or(1, |plan| plan.members.len() as u32),
-            acknowledged: self.gate.has_answered() || self.configuration.is_relied_on(),
+            // Who did not found it, or was not alone in it, cannot tell what others were answered in it, or an earlier run.
+            acknowledged: founded.is_none() || self.gate.is_relied_on() || self.configuration.is_relied_on(),
         })
     }
 }

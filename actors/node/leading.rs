@@ -18,6 +18,7 @@ use tumen_core::cluster::voters::{self, Standing};
 use tumen_core::ids::{Life, NodeBoot, NodeName};
 use tumen_core::wire::CoordinatorFrame;
 
+use super::founding;
 use super::parts::Parts;
 use crate::cluster::assignment_coordinator::AssignmentCoordinatorMsg;
 use crate::cluster::consensus::{self, Leadership};
@@ -80,6 +81,7 @@ fn handle_state(parts: &Parts, consensus: &consensus::Handle, control: &Arc<Cont
 }
 
 fn handle_plan(parts: &Parts, consensus: &consensus::Handle, plan: &Arc<Snapshot>) {
+    founding::adopt(parts, plan);
     let news = parts.plans.take(Arc::clone(plan));
     if news && consensus.leadership().borrow().i_lead {
         parts.announce(plan);
@@ -93,7 +95,10 @@ fn handle_leadership(parts: &Parts, news: &Leadership) {
         term: news.term,
         settled: news.first_entry_applied,
     });
-    parts.learn_leader(news.leader.as_ref(), news.term);
+    // Whoever leads the cluster that is joined may have said so already.
+    if !parts.gate.is_leaving() {
+        parts.learn_leader(news.leader.as_ref(), news.term);
+    }
     if !news.i_lead {
         parts.withdraw();
     }

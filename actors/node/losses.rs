@@ -60,7 +60,8 @@ impl Losses {
         self.any.load(Ordering::Relaxed)
     }
 
-    fn set(&self, lost: Lost) {
+    /// Whether that is news.
+    fn set(&self, lost: Lost) -> bool {
         self.any.store(!lost.is_empty(), Ordering::Relaxed);
         self.lost.send_if_modified(|shown| {
             let news = **shown != lost;
@@ -68,7 +69,7 @@ impl Losses {
                 *shown = Arc::new(lost);
             }
             news
-        });
+        })
     }
 }
 
@@ -111,7 +112,9 @@ pub(super) async fn follow(parts: Arc<Parts>) {
         for event in changes(parts.clock.now(), &lost, &mut told) {
             parts.tell(event);
         }
-        parts.losses.set(lost);
+        if parts.losses.set(lost) {
+            parts.health.look_soon();
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! What belongs to a node and outlives its actors, and what everybody may ask of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -24,11 +24,14 @@ use super::asking::Asking;
 use super::configuring::Configuring;
 use super::council::Council;
 use super::events::Event;
+use super::founding::Founder;
 use super::greeter::Greeter;
+use super::health::LastSaid;
 use super::losses::Losses;
 use crate::clock::Clock;
 use crate::cluster::assignment_coordinator::AssignmentCoordinatorMsg;
 use crate::cluster::consensus;
+use crate::cluster::health_monitor::Health;
 use crate::cluster::lease_keeper::{Lease, LeaseKeeperMsg};
 use crate::cluster::membership::Members;
 use crate::cluster::plans::Plans;
@@ -75,8 +78,8 @@ pub(super) struct Parts {
     pub(super) progress: watch::Sender<Progress>,
     pub(super) council: ArcSwap<Council>,
     pub(super) connected: Mutex<BTreeSet<NodeBoot>>,
-    /// Of these, the ones that belonged to a cluster when they greeted.
-    pub(super) belonging: Mutex<BTreeSet<NodeBoot>>,
+    /// Of these, the ones that belonged to a cluster when they greeted, and to which.
+    pub(super) belonging: Mutex<BTreeMap<NodeBoot, ClusterId>>,
     pub(super) members: Members,
     pub(super) hub: Hub,
     pub(super) exchange: Exchange,
@@ -101,6 +104,13 @@ pub(super) struct Parts {
     pub(super) behind: AtomicU64,
     pub(super) greeter: Arc<Greeter>,
     pub(super) losses: Losses,
+    pub(super) health: Health,
+    pub(super) health_said: LastSaid,
+    /// As what this node founds a cluster, if it may.
+    pub(super) founder: Option<Founder>,
+    /// Held while a plan is taken to those who act on it, and while these are told that this node has left its cluster: so that
+    /// all of them hear of both in one order.
+    pub(super) turn: Mutex<()>,
     /// Which seeds refuse this node.
     pub(super) refusals: Mutex<Refusals>,
 }
@@ -136,12 +146,23 @@ impl Parts {
         let consensus = self.consensus();
         let remembers =
             consensus.state().borrow().state.founding.is_some() || consensus.metrics().borrow().running;
-        remembers || self.greeter.belonging().is_some()
+        remembers || self.plans.newest().is_some() || self.greeter.belonging().is_some()
     }
 
     /// This node founded a cluster.
     pub(super) fn founded(&self, id: ClusterId, at: UnixMillis) {
         *self.greeter.founded.lock().unwrap_or_else(PoisonError::into_inner) = Some((id, at));
+    }
+
+    /// Somebody else is a member of this node's cluster.
+    pub(super) fn is_not_alone(&self) {
+        *self.greeter.founded.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// See [`Self::turn`].
+    pub(super) fn take_turn(&self) -> MutexGuard<'_, ()> {
+        // It guards nothing but an order.
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// This node belongs to no cluster any more.
@@ -150,6 +171,10 @@ impl Parts {
         self.plans.clear();
         self.configuration.forget();
         self.witness.left();
+    }
+
+    /// Who leads, and who votes, says somebody of another cluster from now on.
+    pub(super) fn forget_leader(&self) {
         self.leader.send_replace((Term::ZERO, None));
         self.voting.send_replace((Term::ZERO, BTreeSet::new()));
     }
@@ -186,13 +211,22 @@ impl Parts {
         !self.belonging.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    pub(super) fn note_belonging(&self, id: &NodeBoot, belongs: bool) {
+    pub(super) fn note_belonging(&self, id: &NodeBoot, belongs: Option<ClusterId>) {
         let mut belonging = self.belonging.lock().unwrap_or_else(PoisonError::into_inner);
-        if belongs {
-            belonging.insert(id.clone());
-        } else {
-            belonging.remove(id);
-        }
+        match belongs {
+            Some(cluster) => belonging.insert(id.clone(), cluster),
+            None => belonging.remove(id),
+        };
+    }
+
+    /// Whether a node speaks for another cluster than this node's: it belonged to one when it greeted, and has not joined this
+    /// one since. Who is about to leave its own listens to all.
+    pub(super) fn is_of_another(&self, id: &NodeBoot) -> bool {
+        let belonging = self.belonging.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(theirs) = belonging.get(id).copied() else { return false };
+        drop(belonging);
+        let ours = self.belonging().map(|ours| ours.id).filter(|_| !self.gate.is_leaving());
+        ours.is_some_and(|ours| ours != theirs) && !self.plans.newest().is_some_and(|plan| plan.names(id))
     }
 
     pub(super) fn note_session(&self, id: &NodeBoot, up: bool) {

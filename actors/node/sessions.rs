@@ -63,6 +63,9 @@ pub(super) fn wire(parts: &Arc<Parts>) {
                 Ok(CoordinatorFrame::AskRelease(releases)) => {
                     parts.ports.manager.cast(PartitionManagerMsg::AskRelease(releases));
                 }
+                // Two founders lead, each its own cluster, in terms that say nothing of each other.
+                Ok(CoordinatorFrame::Leads { .. } | CoordinatorFrame::Voting { .. })
+                    if parts.is_of_another(&session.peer) => {}
                 Ok(CoordinatorFrame::Leads { leader, term }) => {
                     parts.learn_leader(Some(&leader), term);
                     parts.ports.lease_keeper.cast(LeaseKeeperMsg::Leader(leader));
@@ -96,7 +99,7 @@ fn handle_session(parts: &Arc<Parts>, event: transport::Event) {
             tracing::info!(%node, address = %peer.info.address, "a node is there");
             parts.lock_refusals().handle_taken_in();
             parts.note_session(&node, true);
-            parts.note_belonging(&node, peer.belongs.is_some());
+            parts.note_belonging(&node, peer.belongs.as_ref().map(|theirs| theirs.id));
             parts.transport.remember(&node.node, &peer.info.address);
             founding::handle_met(parts, &peer);
             parts.ports.coordinator.cast(AssignmentCoordinatorMsg::PeerUp(peer.info.clone()));
@@ -106,7 +109,7 @@ fn handle_session(parts: &Arc<Parts>, event: transport::Event) {
         Session::SessionDown { peer, reason, .. } => {
             tracing::info!(node = %peer, %reason, "a node is gone");
             parts.note_session(&peer, false);
-            parts.note_belonging(&peer, false);
+            parts.note_belonging(&peer, None);
             parts.ports.coordinator.cast(AssignmentCoordinatorMsg::PeerDown(peer.clone()));
             parts.look_for_crash(peer.clone());
             parts.tell(Event::NodeDown { node: peer, reason: reason.to_string() });

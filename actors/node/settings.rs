@@ -9,6 +9,7 @@ use ractor::ActorCell;
 use tumen_core::ClusterName;
 use tumen_core::assignment::Strategy;
 use tumen_core::cluster::coordinator;
+use tumen_core::cluster::health;
 use tumen_core::cluster::member::Zone;
 use tumen_core::cluster::membership;
 use tumen_core::cluster::snapshot::GroupSpec;
@@ -77,6 +78,8 @@ pub struct Settings {
     pub placements: Placements,
     /// Time.
     pub clock: Clock,
+    /// How often it is looked how the cluster is.
+    pub health: health::Config,
     /// The transport.
     pub connect: Connect,
 }

@@ -11,6 +11,7 @@ use super::parts::Parts;
 use super::settings::MakeStrategies;
 use super::surroundings::Around;
 use crate::cluster::assignment_coordinator::{AssignmentCoordinator, AssignmentCoordinatorMsg};
+use crate::cluster::health_monitor::{HealthMonitor, Look, Tell};
 use crate::cluster::lease_keeper::{LeaseKeeper, LeaseKeeperMsg};
 use crate::cluster::membership::Membership;
 use crate::cluster::pubsub::PubSub;
@@ -51,6 +52,7 @@ pub(super) async fn start(parts: &Arc<Parts>, actors: Actors) -> Result<NodeSupe
         child!("Router", start_router),
         child!("Registry", start_registry),
         child!("DistributedSupervisor", start_distributed_supervisor),
+        child!("HealthMonitor", start_health_monitor),
     ];
     let (stop_within, under) = (parts.stop_within, actors.supervisor.clone());
     NodeSupervisor::start_under(under, Spec { stop_within, ..Spec::new(parts.clock, children) }).await
@@ -157,4 +159,17 @@ async fn start_distributed_supervisor(parts: Arc<Parts>, _: Arc<Actors>, supervi
         parts.names.handle_plan(&plan);
     }
     Ok(names.get_cell())
+}
+
+async fn start_health_monitor(parts: Arc<Parts>, _: Arc<Actors>, supervisor: ActorCell) -> Started {
+    let (here, there) = (Arc::downgrade(&parts), Arc::downgrade(&parts));
+    let look: Look = Arc::new(move || here.upgrade()?.look_at_health());
+    let tell: Tell = Arc::new(move |change| {
+        if let Some(parts) = there.upgrade() {
+            parts.tell_health(change);
+        }
+    });
+    let monitor = HealthMonitor::new(parts.health.clone(), look, tell);
+    let (monitor, _) = HealthMonitor::spawn_linked(None, monitor, (), supervisor).await?;
+    Ok(monitor.get_cell())
 }

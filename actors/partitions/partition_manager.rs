@@ -86,8 +86,8 @@ impl Progress {
 pub enum PartitionManagerMsg {
     /// A plan was committed. An older one than known is old news.
     Plan(Arc<Snapshot>),
-    /// This node left its cluster.
-    Left,
+    /// This node leaves its cluster. Answered once nothing runs here any more.
+    Left(oneshot::Sender<()>),
     /// The leader wants these back.
     AskRelease(Vec<Release>),
     /// A seat's workers are gone.
@@ -159,9 +159,18 @@ pub struct PartitionManagerState {
     failing: BTreeMap<PartitionId, String>,
     /// How many of `running` are whole: counted along, for there may be many thousands.
     whole: usize,
+    /// Who waits until nothing runs here, for this node leaves its cluster.
+    leaving: Option<oneshot::Sender<()>>,
 }
 
 impl PartitionManagerState {
+    fn note_idle(&mut self) {
+        if let Some(done) = self.leaving.take_if(|_| self.law.is_idle()) {
+            // Nobody may wait any more.
+            let _ = done.send(());
+        }
+    }
+
     /// Counts a partition anew whose workers changed. Says how long its promotion took, if that is over by now.
     fn recount(&mut self, partition: PartitionId) -> Option<Duration> {
         let running = self.running.get_mut(&partition)?;
@@ -438,6 +447,7 @@ impl Actor for PartitionManager {
             by_actor: BTreeMap::new(),
             failing: BTreeMap::new(),
             whole: 0,
+            leaving: None,
         })
     }
 
@@ -460,11 +470,12 @@ impl Actor for PartitionManager {
                 self.run(&myself, state, effects, Why::Taken);
                 self.reports.acted_on(&plan);
             }
-            PartitionManagerMsg::Left => {
+            PartitionManagerMsg::Left(done) => {
                 self.replication.handle_left();
                 let effects = state.law.handle_left();
-                state.plan = None;
+                (state.plan, state.leaving) = (None, Some(done));
                 self.run(&myself, state, effects, Why::Taken);
+                state.note_idle();
             }
             PartitionManagerMsg::AskRelease(releases) => {
                 let effects = releases.into_iter().flat_map(|Release { partition, epoch }| {
@@ -476,6 +487,7 @@ impl Actor for PartitionManager {
             PartitionManagerMsg::Stopped { partition, epoch } => {
                 let effects = state.law.handle_stopped(partition, epoch);
                 self.run(&myself, state, effects, Why::Taken);
+                state.note_idle();
             }
             PartitionManagerMsg::NotStarted { actor, why } => {
                 self.handle_failure(&myself, state, actor, why);

@@ -191,10 +191,8 @@ impl PartitionWorker {
             return;
         }
         watch.now = self.gate.now();
-        let (seated, leased) = (seat.is_open(), self.gate.is_open_at(watch.now));
-        if seated && leased {
-            self.gate.note_answer();
-        }
+        let seated = seat.is_open();
+        let leased = self.gate.is_open_at(watch.now) && (!seated || self.gate.rely());
         for (at, reply) in ready.drain(..) {
             let changed = reply.as_ref().map_or_else(Failure::maybe_changed, |_| true);
             let reply = match reply {

@@ -151,9 +151,10 @@ impl Router {
     }
 
     fn clear(&self) {
-        // Another cluster numbers its sessions anew.
-        self.shared.conversations.end_all();
         self.shared.table.store(Arc::default());
+        // Another cluster numbers its sessions anew. One that begins after this cannot be opened in the cluster that was left,
+        // which the table does not show any more; one that is being opened there is over before it is told its number.
+        self.shared.conversations.end_all();
         self.shared.version.send_replace(Version::ZERO);
     }
 

@@ -340,7 +340,10 @@ impl Coordinator {
             seen.acted_on = request.acted_on;
         }
         let snapshot = self.control.snapshot.clone();
-        let answered = self.grantor.handle_request(now.moment, request, snapshot.as_deref());
+        let answered = match snapshot.as_deref().filter(|plan| self.has_left(plan, &request.from)) {
+            Some(plan) => self.grantor.handle_last_request(request, plan),
+            None => self.grantor.handle_request(now.moment, request, snapshot.as_deref()),
+        };
         let mut effects = vec![Effect::Answer(answered.reply)];
         effects.extend(self.decide(now));
         effects

@@ -41,7 +41,9 @@ pub struct Belonging {
     pub version: Version,
     /// How many members that plan has.
     pub members: u32,
-    /// Whether the speaker ever acknowledged a write in it.
+    /// Whether somebody may rely on it: the speaker acknowledged a write in it, or cannot tell whether anybody did, for it did
+    /// not found the cluster or was not alone in it. Names and children do not count: whoever holds them is on the speaker,
+    /// and claims them anew where that joins another.
     pub acknowledged: bool,
 }
 
@@ -108,9 +110,9 @@ pub enum Refusal {
     /// A node called itself.
     #[error("this is the caller's own address")]
     Itself,
-    /// Two clusters of one name met, and both have acknowledged writes.
+    /// Two clusters of one name met, and somebody may rely on either.
     #[error(
-        "two clusters are named {name}: {ours} here and {theirs} there, both with acknowledged writes; stop one and start its nodes anew with --join"
+        "two clusters are named {name}: {ours} here and {theirs} there, and somebody may rely on either; stop one and start its nodes anew with --join"
     )]
     TwoClusters {
         /// The name of both.
@@ -154,7 +156,7 @@ impl fmt::Display for Divergence {
 impl Greeting {
     /// Whether the node that speaks `self` may be a peer of the node that spoke `theirs`.
     ///
-    /// Two clusters of one name may talk: which of them yields is decided once they know each other.
+    /// Two clusters of one name may talk where one of them can yield: which does is decided once they know each other.
     pub fn judge(&self, theirs: &Self) -> Result<(), Refusal> {
         if self.protocol != theirs.protocol {
             return Err(Refusal::Protocol { ours: self.protocol, theirs: theirs.protocol });
@@ -169,8 +171,14 @@ impl Greeting {
             return Err(Refusal::NameTaken(self.info.name().clone()));
         }
         match self.divergences(theirs) {
-            none if none.is_empty() => Ok(()),
-            some => Err(Refusal::Spec(some)),
+            none if none.is_empty() => {}
+            some => return Err(Refusal::Spec(some)),
+        }
+        match (&self.belongs, &theirs.belongs) {
+            (Some(ours), Some(others)) if ours.meet(others) == Meeting::Conflict => {
+                Err(Refusal::TwoClusters { name: self.cluster.clone(), ours: ours.id, theirs: others.id })
+            }
+            _ => Ok(()),
         }
     }
 

@@ -134,6 +134,9 @@ pub enum Refusal {
         /// gave its lease back or was proven to be gone, and gets none any more.
         after: Option<PlanId>,
     },
+    /// It is to leave the cluster, and has given everything away.
+    #[error("this node leaves the cluster, and holds nothing any more")]
+    Leaves,
 }
 
 /// How long leases last. The same on all nodes of a cluster: a new leader waits out what any earlier one granted.

@@ -184,6 +184,11 @@ impl Snapshot {
         (self.version, self.steps)
     }
 
+    /// Whether this run of a node is a member.
+    pub fn names(&self, boot: &NodeBoot) -> bool {
+        self.member(boot.node.as_str()).is_some_and(|member| member.id() == boot)
+    }
+
     /// The member with this name.
     pub fn member(&self, name: &str) -> Option<&Member> {
         self.member_index(name).map(|at| &self.members[at])

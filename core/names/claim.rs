@@ -186,6 +186,11 @@ pub enum Reason {
     GivenUp(String),
     /// Its own start said that it is not to run.
     Ignored,
+    /// The cluster that it was claimed in was dropped for another one of the same name.
+    Dropped,
+    /// Its cluster was dropped, and in the one that its node joined instead this holder has the name, or a child that runs
+    /// nowhere at present.
+    Conflict(Option<Holder>),
 }
 
 impl fmt::Display for Reason {
@@ -198,6 +203,13 @@ impl fmt::Display for Reason {
             Self::StartFailed(why) => write!(f, "not started: {why}"),
             Self::GivenUp(why) => write!(f, "given up: {why}"),
             Self::Ignored => f.write_str("not to run, as its own start said"),
+            Self::Dropped => f.write_str("its cluster was dropped for another of the same name"),
+            Self::Conflict(Some(holder)) => {
+                write!(f, "conflict: held by {holder} in the cluster that was joined")
+            }
+            Self::Conflict(None) => f.write_str(
+                "conflict: held by a child that runs nowhere at present in the cluster that was joined",
+            ),
         }
     }
 }

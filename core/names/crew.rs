@@ -178,7 +178,7 @@ pub enum Effect {
         /// What.
         answer: Answer,
     },
-    /// The node is no member any more, and runs nothing.
+    /// What ran here when the node ceased to be a member, or left its cluster, has ended.
     Cleared,
 }
 
@@ -222,17 +222,38 @@ pub struct Crew {
     newest: BTreeMap<PartitionId, Stamp>,
     /// By which plan this boot is a member that may serve; `None` where it is none.
     since: Option<Version>,
+    /// By which plan this boot is a member again, as long as something from before it ceased to be one has not ended.
+    again: Option<Version>,
 }
 
 impl Crew {
-    /// A plan says whether this boot may serve. Where it may not, all ends that runs here, and nothing is started.
+    /// A plan says whether this boot may serve. Where it may not, all ends that runs here, and nothing is started. Where it may
+    /// again, nothing is started either before all of that has ended: see [`Self::is_clearing`].
     pub fn handle_membership(&mut self, plan: Version, serves: bool) -> Vec<Effect> {
         match (self.since, serves) {
-            (None, true) => self.since = Some(plan),
-            (Some(_), true) | (None, false) => {}
+            (None, true) if self.instances.is_empty() => self.since = Some(plan),
+            (None, true) => {
+                self.again.get_or_insert(plan);
+            }
+            (None, false) => self.again = None,
+            (Some(_), true) => {}
             (Some(_), false) => return self.clear(),
         }
         Vec::new()
+    }
+
+    /// The node left its cluster for another one, whose directories number what they send anew: all ends that runs here.
+    pub fn handle_left(&mut self) -> Vec<Effect> {
+        self.newest.clear();
+        self.again = None;
+        if self.since.is_some() { self.clear() } else { Vec::new() }
+    }
+
+    /// Whether something runs yet that was to end because the node ceased to be a member. A plan is acted on only once it does
+    /// not: by the next one the node may have its lease, and nothing from before may answer under that. [`Effect::Cleared`]
+    /// says when.
+    pub fn is_clearing(&self) -> bool {
+        self.since.is_none() && !self.instances.is_empty()
     }
 
     fn clear(&mut self) -> Vec<Effect> {
@@ -380,8 +401,12 @@ impl Crew {
         self.instances.iter().filter_map(there).collect()
     }
 
-    fn cleared(&self) -> Option<Effect> {
-        (self.since.is_none() && self.instances.is_empty()).then_some(Effect::Cleared)
+    fn cleared(&mut self) -> Option<Effect> {
+        let cleared = self.since.is_none() && self.instances.is_empty();
+        cleared.then(|| {
+            self.since = self.again.take();
+            Effect::Cleared
+        })
     }
 
     /// How many run, and how many of these are always started again.

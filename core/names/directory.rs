@@ -406,7 +406,7 @@ impl Directory {
 }
 
 /// Whether a child is started again where its node went: a temporary one is not, nor one that was to end.
-fn goes_on_without_node(child: &Child) -> bool {
+pub fn goes_on_without_node(child: &Child) -> bool {
     let ends = matches!(child.stage, Stage::Stopping { moves: false, .. });
     child.spec.restart != crate::supervision::Restart::Temporary && !ends
 }

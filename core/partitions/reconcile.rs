@@ -131,6 +131,11 @@ impl Reconcile {
         self.stop_extra()
     }
 
+    /// Whether nothing runs, nor is about to end.
+    pub fn is_idle(&self) -> bool {
+        self.slots.is_empty()
+    }
+
     /// The leader wants the partition back. It is released at once if nothing of it runs, and after its
     /// worker stopped if something does. Asking again changes nothing.
     pub fn handle_release_asked(&mut self, partition: PartitionId, epoch: Epoch) -> Vec<Effect> {

@@ -7,6 +7,9 @@
 //!                            └ bytes/s ───────┘             └ longest gap between two acknowledged writes ┘
 //! ```
 //!
+//! A pause is the time between the last write acknowledged in one epoch and the first in the next. The longest gap is
+//! looked for over the whole time of copying, moving and draining; also where nothing moves.
+//!
 //! Beside it a bare socket copies as much, from thread to thread of this process, while the writes go on.
 
 mod writers;
@@ -18,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use self::writers::{Writers, fill};
+use self::writers::{Waited, Writers, fill};
 use crate::demo::asking::Asker;
 use crate::demo::change::Seen;
 use crate::demo::fleet::Fleet;
@@ -58,12 +61,16 @@ pub(crate) struct Figures {
     pub(crate) partition_mb: f64,
     /// How many primaries were moved as planned.
     pub(crate) moves: usize,
-    /// The longest time between two acknowledged writes to a partition whose primary moved: the median.
+    /// How long writes to a partition paused as its primary moved, from the last acknowledgement of the one to the first
+    /// of the other: the median.
     pub(crate) pause_p50_ms: f64,
     /// The same: of a hundred one is longer.
     pub(crate) pause_p99_ms: f64,
     /// The same: the longest of all.
     pub(crate) pause_worst_ms: f64,
+    /// The longest time between any two acknowledged writes to such a partition, while copies were made and primaries
+    /// moved: of a hundred one is longer.
+    pub(crate) gap_p99_ms: f64,
     /// The same where nothing is moved or copied, for as long: what writers wait for anyway. Of a hundred one is longer.
     pub(crate) quiet_p99_ms: f64,
     /// How many bytes of whole copies came to the empty node per second.
@@ -109,7 +116,7 @@ fn measure_on(fleet: &Fleet, size: Size) -> Result<Figures, DemoError> {
     ));
     fill(&others, size).map_err(DemoError::Strange)?;
     let writers = Writers::start(&others, size.partitions)?;
-    let (mut pauses, mut rates, mut copies) = (Vec::new(), Vec::new(), Duration::ZERO);
+    let (mut waited, mut rates, mut copies) = (Vec::new(), Vec::new(), Duration::ZERO);
     let mut window = Duration::ZERO;
     for round in 1..=ROUNDS {
         say(&format!("a node is gone, and comes back empty ({round} of {ROUNDS})"));
@@ -126,7 +133,7 @@ fn measure_on(fleet: &Fleet, size: Size) -> Result<Figures, DemoError> {
         wait_until_led(fleet, victim, size.partitions / NODES)?;
         fleet.wait(REST)?;
         window = window.max(begun.elapsed());
-        pauses.extend(writers.end_window(&moved(&before, &look_at(fleet, &others[0])?)));
+        waited.extend(writers.end_window(&moved(&before, &look_at(fleet, &others[0])?)));
 
         say("it is drained");
         let before = look_at(fleet, &others[0])?;
@@ -134,7 +141,7 @@ fn measure_on(fleet: &Fleet, size: Size) -> Result<Figures, DemoError> {
         let drain = format!("/nodes/{}/drain", fleet.nodes()[victim].name);
         Asker::new().order(&others[0], &drain).map_err(DemoError::Strange)?;
         fleet.wait(REST)?;
-        pauses.extend(writers.end_window(&moved(&before, &look_at(fleet, &others[0])?)));
+        waited.extend(writers.end_window(&moved(&before, &look_at(fleet, &others[0])?)));
     }
     say("a bare socket copies as much");
     let raw = raw_copy(size.partition_bytes.saturating_mul(u64::from(size.partitions)))?;
@@ -142,12 +149,13 @@ fn measure_on(fleet: &Fleet, size: Size) -> Result<Figures, DemoError> {
     writers.begin_window();
     fleet.wait(window.min(Duration::from_secs(20)))?;
     let all: Vec<usize> = (0..size.partitions as usize).collect();
-    let mut quiet = writers.end_window(&all);
+    let quiet = writers.end_window(&all);
     let (writes, writes_failed) = writers.stop();
     rates.sort_by(f64::total_cmp);
     let rate = rates.get(rates.len() / 2).copied().unwrap_or(0.0);
-    pauses.sort_unstable();
-    quiet.sort_unstable();
+    let pauses = sorted(&waited, |waited| waited.cut_over);
+    let gaps = sorted(&waited, |waited| waited.longest);
+    let quiet = sorted(&quiet, |waited| waited.longest);
     Ok(Figures {
         nodes: NODES,
         partitions: size.partitions,
@@ -156,6 +164,7 @@ fn measure_on(fleet: &Fleet, size: Size) -> Result<Figures, DemoError> {
         pause_p50_ms: percentile(&pauses, 50),
         pause_p99_ms: percentile(&pauses, 99),
         pause_worst_ms: percentile(&pauses, 100),
+        gap_p99_ms: percentile(&gaps, 99),
         quiet_p99_ms: percentile(&quiet, 99),
         bytes_per_s: rate.round(),
         raw_bytes_per_s: raw.round(),
@@ -238,6 +247,13 @@ fn raw_copy(bytes: u64) -> Result<f64, DemoError> {
     drop(socket);
     let read = reading.join().map_err(|_| DemoError::Panicked)??;
     Ok(read as f64 / begun.elapsed().as_secs_f64())
+}
+
+/// What of these was waited for, the shortest first.
+fn sorted(waited: &[Waited], of: impl Fn(&Waited) -> Duration) -> Vec<Duration> {
+    let mut times: Vec<Duration> = waited.iter().map(of).collect();
+    times.sort_unstable();
+    times
 }
 
 /// Of sorted times, the one below which so many of a hundred are.

@@ -388,11 +388,12 @@ fn outages(figures: &failover::Figures) -> String {
 
 fn moves(figures: &handover::Figures) -> String {
     format!(
-        "{} primaries moved; writes paused for {:.1} ms (median), {:.1} ms (p99), {:.1} ms (longest); where nothing moves p99 is {:.1} ms\nwhole copies: {:.0} MB/s beside {:.0} MB/s of a bare socket ({:.3} of it), {:.0} ms for {} partitions of {:.1} MB\n{} nodes, {} writes, {} failed",
+        "{} primaries moved; writes paused for {:.1} ms (median), {:.1} ms (p99), {:.1} ms (longest)\nthe longest between two writes meanwhile: {:.1} ms (p99), where nothing moves {:.1} ms\nwhole copies: {:.0} MB/s beside {:.0} MB/s of a bare socket ({:.3} of it), {:.0} ms for {} partitions of {:.1} MB\n{} nodes, {} writes, {} failed",
         figures.moves,
         figures.pause_p50_ms,
         figures.pause_p99_ms,
         figures.pause_worst_ms,
+        figures.gap_p99_ms,
         figures.quiet_p99_ms,
         figures.bytes_per_s / 1e6,
         figures.raw_bytes_per_s / 1e6,

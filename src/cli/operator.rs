@@ -8,7 +8,8 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::client::{Answer, Ask, Client, Failure, encoded};
-use super::{configuration, doctor, exchange, handovers, names, partition, say, state, watch};
+use super::complain;
+use super::{configuration, doctor, exchange, handovers, health, names, partition, say, state, watch};
 use crate::http::shapes::{
     Cluster, Drain, Draining, Invariants, Node, Partition, PartitionStats, Partitions, Plan, Ready,
     Rebalanced,
@@ -19,6 +20,11 @@ use crate::http::shapes::{
 pub(super) enum Command {
     /// Show the cluster in a few lines, and whether the asked node is ready.
     Status(AskOnly),
+    /// Tell how healthy the cluster is, as the asked node sees it, and why.
+    ///
+    /// Exit status 0 if it is healthy, 1 if it is degraded (all is served, and something is missing), 2 if it is critical
+    /// (something is not served), and 3 if that could not be asked.
+    Health(health::HealthArgs),
     /// List the nodes with what they hold.
     Nodes(AskOnly),
     /// List the partitions with their copies.
@@ -127,6 +133,17 @@ pub(super) struct AskOnly {
 impl Command {
     /// Asks, and shows the answer.
     pub(super) fn run(&self) -> Result<ExitCode, Failure> {
+        match self.carry_out() {
+            // The usual code for a failure would say that the cluster is degraded.
+            Err(why) if matches!(self, Self::Health(_)) => {
+                complain(&why);
+                Ok(health::UNKNOWN.into())
+            }
+            done => done,
+        }
+    }
+
+    fn carry_out(&self) -> Result<ExitCode, Failure> {
         let ask = self.ask();
         let client = Client::new(ask)?;
         let done = match self {
@@ -170,6 +187,7 @@ impl Command {
                 let names = names.then_some(&**prefix);
                 return quiet_at_the_end(watch::run(&client, ask.json, *count, names));
             }
+            Self::Health(args) => return quiet_at_the_end(health::run(&client, args)),
             Self::Doctor(_) => return quiet_at_the_end(doctor::run(&client, ask.json)),
         };
         quiet_at_the_end(done.map(|()| ExitCode::SUCCESS))
@@ -190,6 +208,7 @@ impl Command {
             | Self::Plan { ask, .. }
             | Self::Drain { ask, .. }
             | Self::Watch { ask, .. } => ask,
+            Self::Health(args) => args.ask(),
             Self::Names(args) => args.ask(),
             Self::Children(args) | Self::Singletons(args) => args.ask(),
             Self::Config { order } => order.ask(),

@@ -84,15 +84,49 @@ fn told(data: &str) -> String {
 fn sentence(event: &Event) -> String {
     let node = |name: &Option<String>| name.clone().unwrap_or_else(|| "nobody".into());
     match event {
-        Event::NodeUp { node, boot } => format!("node up           {node} (boot {boot})"),
-        Event::NodeDown { node, boot } => format!("node down         {node} (boot {boot})"),
+        Event::NodeUp { node, boot, rejoined: None } => format!("node up           {node} (boot {boot})"),
+        Event::NodeUp { node, boot, rejoined: Some(rejoined) } => {
+            let away = Duration::from_millis(rejoined.away_ms).show();
+            let (led, had) = (rejoined.primaries_held, rejoined.replicas_held);
+            format!(
+                "node up           {node} (boot {boot}), back after {away}; it had led {led} and copied {had}"
+            )
+        }
+        Event::NodeDown { node, boot, reason } => {
+            let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+            format!("node down         {node} (boot {boot}){why}")
+        }
+        Event::NodeRemoved { node, boot } => {
+            format!("node removed      {node} (boot {boot}): it is no member any more")
+        }
         Event::Snapshot { version, term, leader } => {
             format!("snapshot          version {version} by {leader} in term {term}")
         }
-        Event::PartitionMoved { partition, from, to, epoch, version } => {
+        Event::PartitionMoved { partition, from, to, epoch, version, reason, .. } => {
             let (from, to) = (node(from), node(to));
-            format!("partition moved   {partition} from {from} to {to} (epoch {epoch}, version {version})")
+            let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+            format!(
+                "partition moved   {partition} from {from} to {to} (epoch {epoch}, version {version}){why}"
+            )
         }
+        Event::PartitionCopies { partition, added, removed, version, .. } => {
+            let (added, removed) = (names(added), names(removed));
+            format!(
+                "partition copies  {partition}: more on {added}, none any more on {removed} (version {version})"
+            )
+        }
+        Event::RebalanceStarted { trigger, nodes, moves, version } => {
+            let about = if nodes.is_empty() { String::new() } else { format!(" {}", names(nodes)) };
+            format!("rebalance started {moves} moves, for {trigger}{about} (version {version})")
+        }
+        Event::RebalanceCompleted { trigger, moves, version, took_ms } => {
+            format!("rebalance over    {moves} moves in {took_ms} ms, for {trigger} (version {version})")
+        }
+        Event::ConfigUpdated { key, version, deleted } => {
+            let what = if *deleted { "is gone" } else { "has another value" };
+            format!("config updated    {key} {what} (change {version})")
+        }
+        Event::ConfigMissed { count } => format!("config missed     {count} changes came too fast"),
         Event::HandoverStarted { partition, from, to, bytes } => {
             format!("handover started  {partition} from {from} to {to} ({bytes} bytes)")
         }
@@ -104,6 +138,16 @@ fn sentence(event: &Event) -> String {
             format!("partition lost    {partition} (epoch {epoch}): too few of its copies are left")
         }
         Event::PartitionFound { partition } => format!("partition found   {partition}"),
+        Event::Health { node, status, was, reasons, cleared } => {
+            let of = node.as_deref().unwrap_or("the cluster");
+            let is = status.map_or_else(|| "no member any more".to_owned(), |status| status.to_string());
+            let was = was.map_or_else(String::new, |was| format!(", it was {was}"));
+            let why = |label: &str, codes: &[String]| match codes {
+                [] => String::new(),
+                codes => format!("; {label}{}", codes.join(", ")),
+            };
+            format!("health            {of} is {is}{was}{}{}", why("", reasons), why("no more: ", cleared))
+        }
         Event::Leader { leader, term } => format!("leader            {} in term {term}", node(leader)),
         Event::Missed { count } => format!("missed            {count} events: this listener was too slow"),
         Event::NameRegistered { name, node, actor, fence, .. } => {
@@ -128,6 +172,10 @@ fn sentence(event: &Event) -> String {
             format!("names missed      {count} events of names: this listener was too slow")
         }
     }
+}
+
+fn names(nodes: &[String]) -> String {
+    if nodes.is_empty() { "nobody".to_owned() } else { nodes.join(", ") }
 }
 
 /// Hours, minutes and seconds, UTC.

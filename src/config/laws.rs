@@ -5,7 +5,7 @@ use std::time::Duration;
 use tumen_actors::partitions::replication::Pace;
 use tumen_core::cluster::coordinator::{self, WindowConfig};
 use tumen_core::cluster::snapshot::GroupSpec;
-use tumen_core::cluster::{lease, membership};
+use tumen_core::cluster::{health, lease, membership};
 use tumen_core::partitions::handover::Limits;
 
 use super::Config;
@@ -41,6 +41,11 @@ impl Config {
             lease: self.lease(),
             ..unsaid
         }
+    }
+
+    /// How often it is looked how the cluster is.
+    pub fn health(&self) -> health::Config {
+        health::Config { interval: self.health_interval, ..health::Config::default() }
     }
 
     /// How much is copied at once, and how fast.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use ureq::Agent;
 
+use crate::http::EPOCH;
 use crate::http::shapes::ErrorBody;
 
 /// How long a connection to a node of this machine may take.
@@ -84,9 +85,18 @@ impl Asker {
 
     /// Writes a key.
     pub(crate) fn put(&self, node: &str, key: &str, value: &str) -> Answer {
+        self.put_in_epoch(node, key, value).0
+    }
+
+    /// Writes a key: what became of it, and the epoch of its partition in which it was written.
+    pub(crate) fn put_in_epoch(&self, node: &str, key: &str, value: &str) -> (Answer, Option<u64>) {
         match self.agent.put(format!("http://{node}/kv/{key}")).send(value) {
-            Ok(response) => read(response, |_| false),
-            Err(error) => failed(&error),
+            Ok(response) => {
+                let epoch = response.headers().get(EPOCH.as_str()).and_then(|epoch| epoch.to_str().ok());
+                let epoch = epoch.and_then(|epoch| epoch.parse().ok());
+                (read(response, |_| false), epoch)
+            }
+            Err(error) => (failed(&error), None),
         }
     }
 }

@@ -230,7 +230,7 @@ pub(super) fn cluster(known: &Known<'_>) -> shapes::Cluster {
     }
 }
 
-const fn state(status: Status) -> &'static str {
+pub(super) const fn state(status: Status) -> &'static str {
     match status {
         Status::Up => "up",
         Status::Leaving => "leaving",

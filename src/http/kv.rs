@@ -32,7 +32,7 @@ use crate::{CallOptions, Epoch, IdempotencyKey, Placed};
 const PREFIX: &str = "/kv/";
 
 /// Where in the partition's log an answer stands, and how old it may be.
-const EPOCH: HeaderName = HeaderName::from_static("x-tumen-epoch");
+pub(crate) const EPOCH: HeaderName = HeaderName::from_static("x-tumen-epoch");
 const SEQUENCE: HeaderName = HeaderName::from_static("x-tumen-sequence");
 const AGE_MS: HeaderName = HeaderName::from_static("x-tumen-age-ms");
 

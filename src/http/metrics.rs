@@ -15,7 +15,9 @@ use axum::response::{IntoResponse, Response};
 use tumen_actors::partitions::meter::{PLACES, Took};
 use tumen_actors::partitions::promotions;
 use tumen_actors::partitions::replication::phases::{self, Figures, MODES};
-use tumen_core::cluster::member::Status;
+use tumen_core::GroupId;
+use tumen_core::cluster::health::Status;
+use tumen_core::cluster::member;
 use tumen_core::partitions::ledger::Reason;
 
 use super::routes::App;
@@ -32,6 +34,7 @@ fn page(node: &Node) -> String {
     let mut page = Page::default();
     put_node(&mut page, node);
     put_cluster(&mut page, node);
+    put_health(&mut page, node);
     put_invariants(&mut page, node);
     put_ledger(&mut page, node);
     put_promotions(&mut page, node);
@@ -73,9 +76,12 @@ fn put_cluster(page: &mut Page, node: &Node) {
     page.counter("tumen_candidacies_total", "How often it stood for election.", consensus.candidacies);
     page.gauge("tumen_nodes_alive", "Nodes held for alive, this one included.", len(node.live_nodes().len()));
     page.family("tumen_members", Kind::Gauge, "Members of the newest plan.");
-    for (state, status) in
-        [("up", Status::Up), ("leaving", Status::Leaving), ("away", Status::Away), ("lost", Status::Lost)]
-    {
+    for (state, status) in [
+        ("up", member::Status::Up),
+        ("leaving", member::Status::Leaving),
+        ("away", member::Status::Away),
+        ("lost", member::Status::Lost),
+    ] {
         let members = plan.iter().flat_map(|plan| &plan.members);
         page.sample(&[("state", state)], len(members.filter(|member| member.status == status).count()));
     }
@@ -88,9 +94,33 @@ fn put_cluster(page: &mut Page, node: &Node) {
         "Most primaries of a node that takes its share, less the fewest. Weights make it large by necessity.";
     let takes_part = |name: &&str| {
         let member = plan.as_ref().and_then(|plan| plan.member(name));
-        member.is_some_and(|member| member.status == Status::Up && member.info.weight > 0)
+        member.is_some_and(|member| member.status == member::Status::Up && member.info.weight > 0)
     };
     page.gauge("tumen_partition_imbalance", help, imbalance(&stats, takes_part));
+}
+
+fn put_health(page: &mut Page, node: &Node) {
+    let health = node.health();
+    let help = "How the cluster is, as this node sees it: 0 healthy, 1 degraded, 2 critical.";
+    page.gauge("tumen_health", help, health.status as u64);
+    page.family("tumen_health_reasons", Kind::Gauge, "1 for each reason why it is not healthy.");
+    for reason in &health.reasons {
+        let (code, node) = (reason.code(), reason.node().map_or("", |node| node.as_str()));
+        page.sample(&[("code", code), ("status", reason.status().name()), ("node", node)], 1);
+    }
+    page.family("tumen_health_nodes", Kind::Gauge, "Members, by how they are.");
+    for status in [Status::Healthy, Status::Degraded, Status::Critical] {
+        let count = health.nodes.iter().filter(|node| node.status == status).count();
+        page.sample(&[("status", status.name())], len(count));
+    }
+    page.family("tumen_health_partitions", Kind::Gauge, "Partitions, by how they are.");
+    let tally = health.tally(GroupId::Users);
+    for status in [Status::Healthy, Status::Degraded, Status::Critical] {
+        page.sample(&[("status", status.name())], tally[status as usize]);
+    }
+    let (healthy, wanted) = health.replicas(GroupId::Users);
+    page.gauge("tumen_copies_wanted", "Copies of partitions that are wanted.", wanted);
+    page.gauge("tumen_copies_healthy", "Those of them that count and are there.", healthy);
 }
 
 /// The most primaries of any of these nodes, less the fewest.

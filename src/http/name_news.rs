@@ -28,11 +28,14 @@ pub(super) fn wanted(uri: &Uri) -> Result<Option<Bytes>, Refusal> {
     let (mut names, mut prefix) = (false, None);
     for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=').unwrap_or((pair, "")) {
+            // Where to read on is read by others.
+            ("from", _) => {}
             ("names", "true") => names = true,
             ("names", "false") => names = false,
             ("prefix", encoded) => prefix = Some(decoded(encoded, true)?),
             (other, value) => {
-                let message = format!("expected names=true, names=false or prefix=P, not {other}={value}");
+                let message =
+                    format!("expected from=N, names=true, names=false or prefix=P, not {other}={value}");
                 return Err(Refusal::bad_request(message));
             }
         }
@@ -74,7 +77,8 @@ const fn name_of(news: &News) -> &Name {
     }
 }
 
-fn told(news: &News) -> Event {
+/// One piece as an event.
+pub(crate) fn told(news: &News) -> Event {
     let (name, shown) = (text_of(name_of(news).as_bytes()), |node: &NodeBoot| node.node.to_string());
     match news {
         News::Registered { number, holder, kind, .. } => {

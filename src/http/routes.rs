@@ -22,10 +22,10 @@ use super::events::{self, LISTENERS_MAX};
 use super::exchange;
 use super::guard::{Guard, guard};
 use super::handovers;
+use super::health;
 use super::kv;
 use super::meta;
 use super::metrics;
-use super::news::News;
 use super::refusal::Refusal;
 use super::registry;
 use super::shapes;
@@ -43,7 +43,6 @@ const BODIES_KIB_MAX: usize = 64 << 10;
 #[derive(Clone)]
 pub(super) struct App {
     pub(super) node: Node,
-    pub(super) news: News,
     pub(super) stopping: CancellationToken,
     pub(super) listeners: Arc<Semaphore>,
     /// Room for requests' bodies, in KiB.
@@ -51,13 +50,16 @@ pub(super) struct App {
 }
 
 /// All routes of a node.
-pub(super) fn routes(node: Node, news: News, stopping: CancellationToken) -> Router {
+pub(super) fn routes(node: Node, stopping: CancellationToken) -> Router {
     let who_may = Guard::new(node.config().http_token.clone());
     let listeners = Arc::new(Semaphore::new(LISTENERS_MAX));
     let bodies = Arc::new(Semaphore::new(BODIES_KIB_MAX));
     let kv = || get(kv::get).put(kv::put).delete(kv::delete);
     Router::new()
-        .route("/health", get(health))
+        .route("/health", get(alive))
+        .route("/health/cluster", get(health::cluster))
+        .route("/health/nodes", get(health::nodes))
+        .route("/health/partitions", get(health::partitions))
         .route("/ready", get(ready))
         .route("/cluster", get(cluster))
         .route("/config", get(cluster_config::all))
@@ -106,10 +108,10 @@ pub(super) fn routes(node: Node, news: News, stopping: CancellationToken) -> Rou
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(who_may, guard))
-        .with_state(App { node, news, stopping, listeners, bodies })
+        .with_state(App { node, stopping, listeners, bodies })
 }
 
-async fn health(State(app): State<App>) -> Json<shapes::Health> {
+async fn alive(State(app): State<App>) -> Json<shapes::Health> {
     let id = app.node.id();
     let (name, boot) = (id.node.to_string(), format!("{:x}", id.boot.0));
     Json(shapes::Health { status: "alive".into(), name, boot })

@@ -12,13 +12,20 @@ use tumen_core::GroupId;
 use crate::state::KvEntry;
 
 mod configuration;
+mod events;
 mod exchange;
+mod health;
 mod names;
 
 /// The answer to `POST /children/{name}/echo`: what a child of the built-in kind `echo` says.
 pub use crate::names::echo::Echoed;
 pub use configuration::{ConfigEntries, ConfigEntry, ConfigNews, ConfigWritten};
+pub use events::{Event, Rejoined};
 pub use exchange::{Group, GroupMember, GroupMembers, Groups, Said, Topic, Topics};
+pub use health::{
+    BalanceHealth, ClusterHealth, HealthReason, HealthTally, LagHealth, NodeHealth, NodesHealth,
+    PartitionHealth, PartitionsHealth, ReplicaHealth,
+};
 pub use names::{AllMeta, Child, Children, Meta, Moving, Registered, Registry, StartChild};
 
 /// `GET /ledger`: what became of the requests that came to the answering node's partitions since it was started, those of
@@ -359,7 +366,7 @@ pub struct ComparedCopy {
     pub hash: Option<String>,
 }
 
-/// `GET /health`: the process is there. It says nothing about the cluster; see [`Ready`].
+/// `GET /health`: the process is there. It says nothing about the cluster; see [`Ready`] and [`ClusterHealth`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
     /// Always `alive`.
@@ -410,199 +417,6 @@ impl fmt::Display for Error {
             None => "whether anything was changed is not known",
         };
         write!(f, "{}: {} ({changed})", self.code, self.message)
-    }
-}
-
-/// One of `GET /events`, as the `data:` of a server-sent event; [`Event::name`] is its `event:`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-pub enum Event {
-    /// A node became a member.
-    NodeUp {
-        /// Its name.
-        node: String,
-        /// Which run of its process, in hexadecimal.
-        boot: String,
-    },
-    /// A node is no longer a member that takes its share.
-    NodeDown {
-        /// Its name.
-        node: String,
-        /// Which run of its process, in hexadecimal.
-        boot: String,
-    },
-    /// There is a new plan. The current one is told first to whoever begins to listen.
-    Snapshot {
-        /// Its number.
-        version: u64,
-        /// The term of the leader that computed it.
-        term: u64,
-        /// The leader that computed it.
-        leader: String,
-    },
-    /// A partition has another primary.
-    PartitionMoved {
-        /// Its id.
-        partition: String,
-        /// Who had been its primary; `null` if nobody.
-        from: Option<String>,
-        /// Who is now; `null` if nobody is left.
-        to: Option<String>,
-        /// Its epoch now.
-        epoch: u64,
-        /// The plan that moved it.
-        version: u64,
-    },
-    /// A whole copy begins to leave the answering node, or to come to it.
-    HandoverStarted {
-        /// The partition's id.
-        partition: String,
-        /// Who sends it.
-        from: String,
-        /// Who is to have it.
-        to: String,
-        /// Its length in bytes.
-        bytes: u64,
-    },
-    /// It is over. Where it failed it is tried again for as long as it is wanted.
-    HandoverFinished {
-        /// The partition's id.
-        partition: String,
-        /// Who sent it.
-        from: String,
-        /// Who was to have it.
-        to: String,
-        /// How many bytes were sent, or came.
-        bytes: u64,
-        /// How many milliseconds it took.
-        took_ms: u64,
-        /// Why it came to nothing; `null` if it is there.
-        failed: Option<String>,
-    },
-    /// Too few copies of a partition are left: it is not served until one returns, or an operator accepts the loss.
-    PartitionLost {
-        /// Its id.
-        partition: String,
-        /// Its epoch.
-        epoch: u64,
-    },
-    /// A partition is not lost any more.
-    PartitionFound {
-        /// Its id.
-        partition: String,
-    },
-    /// There is another leader.
-    Leader {
-        /// Its name; `null` while there is none.
-        leader: Option<String>,
-        /// Its term.
-        term: u64,
-    },
-    /// The listener was too slow: so many events were left out. Ask for `GET /cluster` anew.
-    Missed {
-        /// How many events were left out.
-        count: u64,
-    },
-    /// An actor holds a name. This and what follows is told only to those who ask for it (`?names=true`).
-    NameRegistered {
-        /// The name.
-        name: String,
-        /// The node that the actor is on.
-        node: String,
-        /// Which run of that node's process, in hexadecimal.
-        boot: String,
-        /// The actor's number on that run of the node.
-        actor: u64,
-        /// The number of its claim.
-        fence: u64,
-    },
-    /// Something else is said of an actor that holds a name, or of a child.
-    NameUpdated {
-        /// The name.
-        name: String,
-        /// The number of its claim.
-        fence: u64,
-    },
-    /// A name is free.
-    NameUnregistered {
-        /// The name.
-        name: String,
-        /// Where the actor was that held it.
-        node: Option<String>,
-        /// The number of the claim.
-        fence: u64,
-        /// Why: `normal`, `crashed: ...`, `node down`, ...
-        reason: String,
-    },
-    /// A child runs.
-    ChildStarted {
-        /// Its name.
-        name: String,
-        /// Its kind.
-        kind: String,
-        /// The node that it runs on.
-        node: String,
-        /// Which run of that node's process, in hexadecimal.
-        boot: String,
-        /// The fence of this start.
-        fence: u64,
-    },
-    /// A child runs no more, for it is to run elsewhere: `child_started` follows from there.
-    ChildMoving {
-        /// Its name.
-        name: String,
-        /// Its kind.
-        kind: String,
-        /// The node that it leaves.
-        from: Option<String>,
-        /// The fence of the start that is over.
-        fence: u64,
-    },
-    /// A child runs no more, or was not started.
-    ChildEnded {
-        /// Its name.
-        name: String,
-        /// Its kind.
-        kind: String,
-        /// Where it ran, if it did.
-        node: Option<String>,
-        /// The fence of the start that is over.
-        fence: u64,
-        /// Why: `normal`, `crashed: ...`, `node down`, `given up: ...`, ...
-        reason: String,
-        /// Whether it is started again.
-        goes_on: bool,
-    },
-    /// The listener was too slow for the names: so much of theirs was left out, and nothing else. Ask for `GET /registry` and
-    /// `GET /children` anew.
-    NamesMissed {
-        /// How much.
-        count: u64,
-    },
-}
-
-impl Event {
-    /// What stands in the `event:` line, and in the field `event` of the data.
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::NodeUp { .. } => "node_up",
-            Self::NodeDown { .. } => "node_down",
-            Self::Snapshot { .. } => "snapshot",
-            Self::PartitionMoved { .. } => "partition_moved",
-            Self::HandoverStarted { .. } => "handover_started",
-            Self::HandoverFinished { .. } => "handover_finished",
-            Self::PartitionLost { .. } => "partition_lost",
-            Self::PartitionFound { .. } => "partition_found",
-            Self::Leader { .. } => "leader",
-            Self::Missed { .. } => "missed",
-            Self::NameRegistered { .. } => "name_registered",
-            Self::NameUpdated { .. } => "name_updated",
-            Self::NameUnregistered { .. } => "name_unregistered",
-            Self::ChildStarted { .. } => "child_started",
-            Self::ChildMoving { .. } => "child_moving",
-            Self::ChildEnded { .. } => "child_ended",
-            Self::NamesMissed { .. } => "names_missed",
-        }
     }
 }
 

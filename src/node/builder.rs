@@ -15,6 +15,7 @@ use tumen_core::cluster::snapshot::Mode;
 use tumen_core::partitioner::Partitioner;
 
 use super::Node;
+use super::events::{Callbacks, Told};
 use super::singletons::Singleton;
 use crate::config::{Config, Layer, Source, Value};
 use crate::error::{Error, Result};
@@ -61,11 +62,12 @@ impl Children {
 pub(super) struct Surroundings {
     pub(super) discover: Option<Discover>,
     pub(super) supervisor: Option<ActorCell>,
+    pub(super) listeners: Callbacks,
 }
 
 impl Surroundings {
     /// Nothing but what the configuration says.
-    const NONE: Self = Self { discover: None, supervisor: None };
+    const NONE: Self = Self { discover: None, supervisor: None, listeners: Callbacks(Vec::new()) };
 }
 
 /// What code says about a node's knobs, and which other sources are asked.
@@ -171,6 +173,7 @@ impl Builder {
         call_deadline(Duration) |time| time.show();
         start_deadline(Duration) |time| time.show();
         stop_deadline(Duration) |time| time.show();
+        health_interval(Duration) |time| time.show();
     }
 
     /// Says any knob as text, named as in the configuration file: `.set("heartbeat", "20ms")`.
@@ -395,6 +398,27 @@ impl<C> Builder<C> {
         F: Future<Output = Vec<String>> + Send + 'static,
     {
         self.surroundings.discover = Some(Arc::new(move || Box::pin(find())));
+        self
+    }
+
+    /// Has this called with each event of the node, from its first on: who joined, came back and left, what moved and why,
+    /// health, leaders, configuration, and what happens to names and children. Several may be given.
+    ///
+    /// Each has a thread of its own and may block it: nobody waits for it. Where it is so slow that events are not kept any
+    /// more (4,096 at least), it is told how many it missed. If it panics, that is logged, and it is told the next one.
+    ///
+    /// ```no_run
+    /// # use tumen::prelude::*;
+    /// use tumen::Event;
+    ///
+    /// Node::builder("shop", "node-1").on_event(|told| {
+    ///     if let Event::NodeDown { node, reason, .. } = &told.event {
+    ///         println!("{node} is down: {reason}");
+    ///     }
+    /// });
+    /// ```
+    pub fn on_event(mut self, call: impl FnMut(&Told) + Send + 'static) -> Self {
+        self.surroundings.listeners.0.push(Box::new(call));
         self
     }
 

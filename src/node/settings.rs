@@ -43,7 +43,7 @@ pub(super) struct Runs {
 pub(super) fn settings(
     config: &Config,
     addresses: Addresses,
-    Surroundings { discover, supervisor }: Surroundings,
+    Surroundings { discover, supervisor, .. }: Surroundings,
     listener: TcpListener,
     strategies: Vec<Arc<dyn Strategy>>,
     Runs { replicated, children, placements }: Runs,
@@ -81,6 +81,7 @@ pub(super) fn settings(
         }),
         children,
         placements,
+        health: config.health(),
         clock: Clock::system(),
         connect: connect(config, listener),
     }

@@ -76,6 +76,10 @@ async fn lost(
     loop {
         match news.recv().await {
             Ok(piece) => match &*piece {
+                // The next cluster numbers anew, and may have something else there.
+                News::Unregistered { name, reason: reason @ Reason::Dropped, .. } if name == singleton => {
+                    return Some(reason.clone());
+                }
                 News::Unregistered { name, number, reason, goes_on: false, .. }
                     if name == singleton && *number >= since =>
                 {

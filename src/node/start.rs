@@ -14,6 +14,7 @@ use tumen_core::names::placements::Placements;
 
 use super::builder::{self, Children, Surroundings};
 use super::discover::{self, Discover};
+use super::events;
 use super::settings::{Addresses, Runs, settings};
 use super::singletons;
 use super::{AssignmentsUpdated, Inner, Node, Subscription};
@@ -53,8 +54,9 @@ pub(super) async fn start(
     let listener = listener.into_std().map_err(system("the cluster port cannot be kept open"))?;
     let kept_open = listener.try_clone().map_err(system("the cluster port cannot be kept open"))?;
     let known = Discover::new(&config, addresses.http.as_deref()).map(Discover::into_function);
-    let surroundings =
+    let mut surroundings =
         Surroundings { discover: discover::both(known, surroundings.discover), ..surroundings };
+    let listeners = std::mem::take(&mut surroundings.listeners);
     let replicated = kinds.iter().any(Hosted::is_replicated);
     let runs = Runs { replicated, children: child_kinds, placements };
     let settings = settings(&config, addresses, surroundings, listener, strategies, runs);
@@ -67,8 +69,11 @@ pub(super) async fn start(
         stopping: stopping.clone(),
         listener: Mutex::new(Some(kept_open)),
         http: OnceLock::new(),
+        news: events::News::new(),
     };
     let node = Node { inner: Arc::new(inner) };
+    node.news().follow(&node, stopping.clone());
+    events::start(&node, listeners, &stopping);
     for singleton in singletons {
         let keeping = singletons::keep(node.clone(), singleton);
         tokio::spawn(stopping.clone().run_until_cancelled_owned(keeping));

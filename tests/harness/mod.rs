@@ -184,7 +184,8 @@ impl Cluster {
     pub fn add(&mut self, seeds: &[usize]) -> usize {
         let number = self.nodes.len();
         assert!(self.proxies.is_none(), "proxies are made for the nodes that are there at first");
-        let mut node = Node::new(format!("node-{}", number + 1), self.dir.path(), ports::take(), ports::take());
+        let mut node =
+            Node::new(format!("node-{}", number + 1), self.dir.path(), ports::take(), ports::take());
         node.flags = self.nodes[0].flags.clone();
         node.forget_flags(&["--bootstrap-expect", "--join", "--data-dir"]);
         if self.options.disks {

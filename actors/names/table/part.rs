@@ -193,7 +193,8 @@ fn len_of_step(step: &Step) -> usize {
         News::Unregistered { name, reason, .. } => {
             let why = match reason {
                 Reason::Crashed(why) | Reason::StartFailed(why) | Reason::GivenUp(why) => why.len(),
-                Reason::Normal | Reason::Ignored | Reason::NodeDown | Reason::Moved => 0,
+                Reason::Conflict(_) => OVERHEAD,
+                Reason::Normal | Reason::Ignored | Reason::NodeDown | Reason::Moved | Reason::Dropped => 0,
             };
             OVERHEAD + name.as_bytes().len() + why
         }

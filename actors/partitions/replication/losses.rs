@@ -7,8 +7,10 @@
 //!  next epoch, the survivors count ─▶ a copy with more than they have is asked to lead ─▶ it begins anew, as a new life
 //! ```
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tumen_core::cluster::health::Told;
 use tumen_core::cluster::member::Member;
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::ids::{Epoch, NodeName, PartitionId};
@@ -27,6 +29,12 @@ impl Replication {
             (report.state == State::Lost).then_some((cell.partition, report.record.epoch))
         };
         self.cells().into_iter().filter(sealing).filter_map(lost).collect()
+    }
+
+    /// What this node's primaries say of their partitions, by this plan.
+    pub fn told(&self, plan: &Snapshot) -> BTreeMap<PartitionId, Told> {
+        let told = |cell: Arc<Cell>| Some((cell.partition, Told::of(&cell.report(alive_by(plan))?)));
+        self.cells().into_iter().filter_map(told).collect()
     }
 
     /// How a partition is, if this node is its primary.

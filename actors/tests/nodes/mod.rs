@@ -22,6 +22,7 @@ use tumen_actors::partitions::{Begin, Host, Hosted, Kinds, Place};
 use tumen_actors::transport::simulated::World;
 use tumen_actors::transport::{self, Cookie};
 use tumen_core::cluster::coordinator;
+use tumen_core::cluster::health;
 use tumen_core::cluster::membership;
 use tumen_core::cluster::snapshot::{GroupSpec, Mode};
 use tumen_core::ids::{ClusterName, GroupId, Kind, NodeName};
@@ -102,6 +103,7 @@ pub fn settings(world: &World, n: usize, seeds: &[usize], min_nodes: usize) -> S
         children: ChildKinds::default(),
         placements: Placements::default(),
         clock: Clock::tokio(),
+        health: health::Config::default(),
         connect: Box::new(move |greet| {
             Box::pin(async move { Ok(world.node(greet, Cookie::none(), transport::Settings::default())) })
         }),

@@ -179,10 +179,8 @@ impl Coordinator {
                 (status, _) => status,
             };
             let expired = self.expiry(member).is_some_and(|at| at <= now);
-            let left = member.status == Status::Leaving
-                && self.is_leaving(member)
-                && holds_nothing(snapshot, member);
-            (!expired && !left).then(|| Member { info: member.info.clone(), status })
+            (!expired && !self.is_done(snapshot, member))
+                .then(|| Member { info: member.info.clone(), status })
         });
         let admitted = admitted.into_iter().map(|info| Member { info, status: Status::Up });
         let mut members: Vec<Member> = kept.chain(admitted).collect();
@@ -192,6 +190,19 @@ impl Coordinator {
 
     fn is_leaving(&self, member: &Member) -> bool {
         matches!(self.departure(member), Some(Departure::Drain { leave: true }))
+    }
+
+    /// Whether a member that is to leave has given everything away.
+    fn is_done(&self, snapshot: &Snapshot, member: &Member) -> bool {
+        member.status == Status::Leaving && self.is_leaving(member) && holds_nothing(snapshot, member)
+    }
+
+    /// Whether this node leads, and this boot is of a member that is to leave and has given everything away. It gets no lease
+    /// any more: only once that is over it is a member no more.
+    pub(super) fn has_left(&self, snapshot: &Snapshot, boot: &NodeBoot) -> bool {
+        let member = snapshot.member(boot.node.as_str()).filter(|member| member.id() == boot);
+        self.leading.is_some_and(|leading| leading.settled)
+            && member.is_some_and(|member| self.is_done(snapshot, member))
     }
 
     /// Of these handovers, the ones whose former primary may still be serving.

@@ -130,3 +130,40 @@ fn of_several_reasons_the_one_that_explains_the_others_is_told() {
     other.protocol = 2;
     assert!(matches!(us.judge(&other), Err(Refusal::Protocol { .. })));
 }
+
+fn belongs(id: u64, members: u32, acknowledged: bool) -> Option<Belonging> {
+    let founded_at = UnixMillis(id);
+    Some(Belonging { id: ClusterId(id), founded_at, version: Version(1), members, acknowledged })
+}
+
+#[test]
+fn two_clusters_that_neither_can_drop_refuse_each_other() {
+    let cases = [
+        (belongs(1, 1, false), belongs(2, 1, false), Meeting::TheyYield),
+        (belongs(1, 1, false), belongs(2, 1, true), Meeting::Yield),
+        (belongs(1, 1, false), belongs(2, 3, false), Meeting::Yield),
+        (belongs(1, 1, true), belongs(2, 1, true), Meeting::Conflict),
+        (belongs(1, 2, false), belongs(2, 2, false), Meeting::Conflict),
+        (belongs(1, 2, true), belongs(1, 2, false), Meeting::Together),
+    ];
+    for (ours, theirs, meeting) in cases {
+        let opposite = match meeting {
+            Meeting::Yield => Meeting::TheyYield,
+            Meeting::TheyYield => Meeting::Yield,
+            same => same,
+        };
+        let (a, b) = (ours.as_ref().unwrap(), theirs.as_ref().unwrap());
+        assert_eq!((a.meet(b), b.meet(a)), (meeting, opposite));
+        let name = ClusterName::new("prod").unwrap();
+        let refused = |ours, theirs| match meeting {
+            Meeting::Conflict => Err(Refusal::TwoClusters { name: name.clone(), ours, theirs }),
+            _ => Ok(()),
+        };
+        let (ids, one) = ((a.id, b.id), Greeting { belongs: ours.clone(), ..greeting("a", 1) });
+        let other = Greeting { belongs: theirs.clone(), ..greeting("b", 1) };
+        assert_eq!(one.judge(&other), refused(ids.0, ids.1));
+        assert_eq!(other.judge(&one), refused(ids.1, ids.0));
+        // Who belongs to none yet is taken by either.
+        assert_eq!(one.judge(&greeting("c", 1)), Ok(()));
+    }
+}

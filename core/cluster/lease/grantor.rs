@@ -148,6 +148,14 @@ impl Grantor {
         Answered { reply: Reply { to: request.from.clone(), number: request.number, answer }, news }
     }
 
+    /// The same of a member that is to leave and has given everything away: what it gives up is taken note of, and it gets no
+    /// lease any more, so that [`Self::is_over`] holds in time.
+    pub fn handle_last_request(&mut self, request: &Request, newest: &Snapshot) -> Answered {
+        let news = self.office.as_mut().is_some_and(|office| office.note(request, newest));
+        let answer = Answer::Refused(Refusal::Leaves);
+        Answered { reply: Reply { to: request.from.clone(), number: request.number, answer }, news }
+    }
+
     /// The process of this boot is surely gone.
     pub fn handle_crash_proof(&mut self, boot: NodeBoot) {
         if let Some(office) = &mut self.office {

@@ -119,3 +119,38 @@ fn an_audit_finds_what_does_not_run_and_who_is_gone() {
     let gone = Answer::Gone { name: name(), actor: 8 };
     assert_eq!(told, [tell(ended), tell(gone), tell(Answer::Audited)]);
 }
+
+#[test]
+fn who_is_a_member_again_starts_nothing_before_what_ran_has_ended() {
+    let mut crew = member();
+    give(&mut crew, frame(1, 1, 1, vec![start(1)]));
+    crew.handle_started(id(1), 7);
+    let kill = Effect::Kill { instance: id(1), actor: 7, moves: false };
+    assert_eq!(crew.handle_membership(Version(2), false), [kill]);
+    assert_eq!(crew.handle_membership(Version(3), true), []);
+    assert!(crew.is_clearing(), "the plan is not acted on yet");
+    assert_eq!(give(&mut crew, frame(1, 2, 3, vec![start(2)])), [], "it is sent again");
+    assert_eq!(crew.handle_ended(id(1), Exit::Normal, None), [Effect::Cleared]);
+    assert!(!crew.is_clearing());
+    assert_eq!(give(&mut crew, frame(1, 3, 2, vec![start(2)])), [], "sent by a plan before that");
+    assert!(spawns(&give(&mut crew, frame(1, 4, 3, vec![start(2)])), 2));
+}
+
+#[test]
+fn the_numbers_of_a_cluster_that_was_left_count_nothing_in_the_next() {
+    let mut crew = member();
+    give(&mut crew, frame(4, 9, 1, vec![start(1)]));
+    crew.handle_started(id(1), 7);
+    give(&mut crew, frame(4, 10, 1, vec![start(2)]));
+    crew.handle_not_started(id(2), NotStarted::Ignored);
+    let kill = Effect::Kill { instance: id(1), actor: 7, moves: false };
+    assert_eq!(crew.handle_left(), [kill]);
+    assert_eq!((crew.handle_left(), crew.handle_membership(Version(1), true)), (vec![], vec![]));
+    assert!(crew.is_clearing());
+    assert_eq!(crew.handle_ended(id(1), Exit::Normal, None), [Effect::Cleared]);
+    // The same numbers as before, by another directory.
+    assert!(spawns(&give(&mut crew, frame(1, 1, 1, vec![start(1)])), 1));
+    assert!(spawns(&give(&mut crew, frame(1, 2, 1, vec![start(2)])), 2));
+    let mut idle = member();
+    assert_eq!(idle.handle_left(), [Effect::Cleared]);
+}

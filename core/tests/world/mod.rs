@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 use tumen_core::cluster::control::{Command, ControlState, Founding, Step};
 use tumen_core::cluster::coordinator::{Config, Coordinator, Effect, Now};
 use tumen_core::cluster::lease::{self, Holder, Release, Reply, Request};
-use tumen_core::cluster::member::{NodeInfo, Status};
+use tumen_core::cluster::member::NodeInfo;
 use tumen_core::cluster::snapshot::{GroupSpec, Mode, Snapshot};
 use tumen_core::ids::*;
 use tumen_core::partitioner::Partitioner;
@@ -358,15 +358,7 @@ impl World {
                 } else {
                     Vec::new()
                 };
-                // A node that is told to leave, and holds nothing any more, gives its lease back and is gone.
-                let leaving = plan
-                    .member(to.node.as_str())
-                    .is_some_and(|m| m.status == Status::Leaving && m.id() == to);
-                let index = plan.member_index(to.node.as_str()).unwrap_or_default() as u32;
-                let empty = !plan.partitions().any(|(_, a)| a.copies.contains(&index));
-                let left = if leaving && empty { node.holder.handle_stopping(moment) } else { Vec::new() };
                 let effects = node.law.handle_control(now, &control);
-                self.run_lease(to, left);
                 self.run_reconcile(to, stops);
                 self.run_lease(to, acted);
                 self.run(to, effects);

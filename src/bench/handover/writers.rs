@@ -1,4 +1,5 @@
-//! Clients that write to every partition, one each, and keep the longest time between two acknowledgements.
+//! Clients that write to every partition, one each, and keep the longest time between two acknowledgements: of all, and
+//! of those between which the partition's epoch is another, as it is after a cut-over.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +11,7 @@ use tumen_core::partitioner::Partitioner;
 use super::Size;
 use crate::demo::asking::{Answer, Asker};
 
-/// How long a client rests after a write: together they keep a small machine half busy.
+/// How long a client rests after a write: together they keep two cores busy.
 const REST: Duration = Duration::from_millis(10);
 /// How long it waits before it asks the same again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(1);
@@ -40,14 +41,36 @@ struct Shared {
 #[derive(Clone, Copy, Debug)]
 struct Gap {
     last: Instant,
+    /// The epoch in which that was written.
+    epoch: Option<u64>,
     longest: Duration,
+    cut_over: Duration,
 }
 
 impl Gap {
     /// A time without acknowledgements that ends now, or goes on.
-    fn stretch(&mut self, now: Instant) {
-        self.longest = self.longest.max(now.saturating_duration_since(self.last));
+    fn stretch(&mut self, now: Instant) -> Duration {
+        let gap = now.saturating_duration_since(self.last);
+        self.longest = self.longest.max(gap);
+        gap
     }
+
+    fn end(&mut self, now: Instant, epoch: Option<u64>) {
+        let gap = self.stretch(now);
+        if epoch != self.epoch {
+            self.cut_over = self.cut_over.max(gap);
+        }
+        (self.last, self.epoch) = (now, epoch);
+    }
+}
+
+/// What the writer of one partition waited for, in a window.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waited {
+    /// The longest time between two acknowledgements.
+    pub(super) longest: Duration,
+    /// The longest between two of different epochs.
+    pub(super) cut_over: Duration,
 }
 
 impl Writers {
@@ -56,7 +79,10 @@ impl Writers {
     /// # Errors
     /// If the system has no threads left.
     pub(super) fn start(nodes: &[String], partitions: u32) -> std::io::Result<Self> {
-        let gap = || Mutex::new(Gap { last: Instant::now(), longest: Duration::ZERO });
+        let gap = || {
+            let (longest, cut_over) = (Duration::ZERO, Duration::ZERO);
+            Mutex::new(Gap { last: Instant::now(), epoch: None, longest, cut_over })
+        };
         let shared = Arc::new(Shared {
             stopping: AtomicBool::new(false),
             done: AtomicU64::new(0),
@@ -78,19 +104,19 @@ impl Writers {
         let now = Instant::now();
         for gap in &self.shared.gaps {
             let mut gap = gap.lock().unwrap_or_else(PoisonError::into_inner);
-            gap.longest = Duration::ZERO;
+            (gap.longest, gap.cut_over) = (Duration::ZERO, Duration::ZERO);
             // What was before is nobody's.
             gap.last = gap.last.max(now.checked_sub(REST).unwrap_or(now));
         }
     }
 
-    /// The longest gap of each of these partitions since then.
-    pub(super) fn end_window(&self, partitions: &[usize]) -> Vec<Duration> {
+    /// What the writers of these partitions waited for since then.
+    pub(super) fn end_window(&self, partitions: &[usize]) -> Vec<Waited> {
         let now = Instant::now();
         let longest = |partition: &usize| {
             let mut gap = self.shared.gaps[*partition].lock().unwrap_or_else(PoisonError::into_inner);
             gap.stretch(now);
-            gap.longest
+            Waited { longest: gap.longest, cut_over: gap.cut_over }
         };
         partitions.iter().map(longest).collect()
     }
@@ -123,18 +149,17 @@ impl Shared {
         let mut number = 0_u64;
         while !self.stopping.load(Ordering::Relaxed) {
             number += 1;
-            match asker.put(node, key, &number.to_string()) {
-                Answer::Done => {
+            match asker.put_in_epoch(node, key, &number.to_string()) {
+                (Answer::Done, epoch) => {
                     self.done.fetch_add(1, Ordering::Relaxed);
                     let now = Instant::now();
                     let mut gap = self.gaps[partition].lock().unwrap_or_else(PoisonError::into_inner);
-                    gap.stretch(now);
-                    gap.last = now;
+                    gap.end(now, epoch);
                     drop(gap);
                     std::thread::sleep(REST);
                 }
-                Answer::Again => std::thread::sleep(ASK_AGAIN_AFTER),
-                Answer::Gone | Answer::Refused(_) => {
+                (Answer::Again, _) => std::thread::sleep(ASK_AGAIN_AFTER),
+                (Answer::Gone | Answer::Refused(_), _) => {
                     self.failed.fetch_add(1, Ordering::Relaxed);
                     std::thread::sleep(ASK_AGAIN_AFTER);
                 }

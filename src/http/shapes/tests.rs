@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 
 use serde::de::DeserializeOwned;
+use tumen_core::cluster::health::Status;
 
 use super::*;
 
@@ -209,12 +210,58 @@ fn copies_that_are_made_and_compared() {
 fn events_carry_their_name_twice() {
     let all = [
         (
-            Event::NodeUp { node: "node-1".into(), boot: "1".into() },
+            Event::NodeUp { node: "node-1".into(), boot: "1".into(), rejoined: None },
             r#"{"event":"node_up","node":"node-1","boot":"1"}"#,
         ),
         (
-            Event::NodeDown { node: "node-1".into(), boot: "1".into() },
-            r#"{"event":"node_down","node":"node-1","boot":"1"}"#,
+            Event::NodeUp {
+                node: "node-1".into(),
+                boot: "2".into(),
+                rejoined: Some(Rejoined {
+                    away_ms: 5,
+                    primaries_held: 1,
+                    replicas_held: 0,
+                    primaries: vec!["partition-0".into()],
+                    replicas: vec![],
+                }),
+            },
+            r#"{"event":"node_up","node":"node-1","boot":"2","rejoined":{"away_ms":5,"primaries_held":1,"replicas_held":0,"primaries":["partition-0"],"replicas":[]}}"#,
+        ),
+        (
+            Event::NodeRemoved { node: "node-1".into(), boot: "1".into() },
+            r#"{"event":"node_removed","node":"node-1","boot":"1"}"#,
+        ),
+        (
+            Event::PartitionCopies {
+                partition: "partition-0".into(),
+                added: vec!["node-2".into()],
+                removed: vec![],
+                copies_from: vec!["node-1".into()],
+                version: 2,
+            },
+            r#"{"event":"partition_copies","partition":"partition-0","added":["node-2"],"removed":[],"copies_from":["node-1"],"version":2}"#,
+        ),
+        (
+            Event::RebalanceStarted {
+                trigger: "node_up".into(),
+                nodes: vec!["node-2".into()],
+                moves: 3,
+                version: 2,
+            },
+            r#"{"event":"rebalance_started","trigger":"node_up","nodes":["node-2"],"moves":3,"version":2}"#,
+        ),
+        (
+            Event::RebalanceCompleted { trigger: "node_up".into(), moves: 3, version: 2, took_ms: 9 },
+            r#"{"event":"rebalance_completed","trigger":"node_up","moves":3,"version":2,"took_ms":9}"#,
+        ),
+        (
+            Event::ConfigUpdated { key: "feature".into(), version: 7, deleted: false },
+            r#"{"event":"config_updated","key":"feature","version":7,"deleted":false}"#,
+        ),
+        (Event::ConfigMissed { count: 9 }, r#"{"event":"config_missed","count":9}"#),
+        (
+            Event::NodeDown { node: "node-1".into(), boot: "1".into(), reason: "lost".into() },
+            r#"{"event":"node_down","node":"node-1","boot":"1","reason":"lost"}"#,
         ),
         (
             Event::Snapshot { version: 2, term: 1, leader: "node-1".into() },
@@ -227,8 +274,10 @@ fn events_carry_their_name_twice() {
                 to: Some("node-1".into()),
                 epoch: 1,
                 version: 2,
+                copies_from: vec!["node-2".into()],
+                reason: "balance".into(),
             },
-            r#"{"event":"partition_moved","partition":"partition-0","from":null,"to":"node-1","epoch":1,"version":2}"#,
+            r#"{"event":"partition_moved","partition":"partition-0","from":null,"to":"node-1","epoch":1,"version":2,"copies_from":["node-2"],"reason":"balance"}"#,
         ),
         (
             Event::HandoverStarted {
@@ -257,6 +306,16 @@ fn events_carry_their_name_twice() {
         (
             Event::PartitionFound { partition: "partition-0".into() },
             r#"{"event":"partition_found","partition":"partition-0"}"#,
+        ),
+        (
+            Event::Health {
+                node: None,
+                status: Some(Status::Degraded),
+                was: Some(Status::Healthy),
+                reasons: vec!["node_lost".into()],
+                cleared: vec![],
+            },
+            r#"{"event":"health","node":null,"status":"degraded","was":"healthy","reasons":["node_lost"],"cleared":[]}"#,
         ),
         (Event::Leader { leader: None, term: 4 }, r#"{"event":"leader","leader":null,"term":4}"#),
         (Event::Missed { count: 9 }, r#"{"event":"missed","count":9}"#),
