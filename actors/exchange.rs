@@ -12,7 +12,6 @@
 //! and where it comes in.
 
 mod groups;
-mod subscription;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,15 +25,14 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tumen_core::cluster::topics::{Overflow, Presence, PublishError, Pushed, SubscriberId, Topic};
-use tumen_core::exchange::{self as law, Batch, Config, Counts, Effect, Published, TopicSeen};
+use tumen_core::exchange::{self as law, Batch, Config, Counts, Effect, Message, Published, TopicSeen};
 use tumen_core::ids::{NodeBoot, NodeName};
 use tumen_core::names::Name;
 
 pub use self::groups::Members;
-use self::subscription::Waiting;
-pub use self::subscription::{Closed, News, Subscription};
 use crate::clock::Clock;
 use crate::cluster::membership;
+use crate::subscription::{self, Unsubscribe, Waiting};
 use crate::transport::{Event, Incoming, LaneError, Service, Transport};
 
 /// How long an answer to a batch is waited for. A node that is gone is known to be so before.
@@ -42,6 +40,11 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a node is answered whose batch makes no sense: it begins anew.
 const ANEW: &[u8] = &[1];
+
+/// What a subscriber gets.
+pub type News = subscription::News<Arc<Message>>;
+/// Listens to one topic until it is dropped.
+pub type Subscription = subscription::Subscription<Arc<Message>>;
 
 /// A node's part in the users' topics and groups. Cheap to clone.
 #[derive(Clone)]
@@ -63,7 +66,7 @@ struct Shared {
 
 struct Inner {
     law: law::Exchange,
-    queues: BTreeMap<SubscriberId, Arc<Waiting>>,
+    queues: BTreeMap<SubscriberId, Arc<Waiting<Arc<Message>>>>,
     subscribed: u64,
     asks: BTreeMap<u64, mpsc::UnboundedSender<(NodeBoot, Option<u32>)>>,
     asked: u64,
@@ -274,14 +277,6 @@ impl Exchange {
         Subscription::new(self.clone(), id, topic.clone(), waiting)
     }
 
-    fn unsubscribe(&self, id: SubscriberId) {
-        self.act(|inner, later| {
-            inner.queues.remove(&id);
-            let effects = inner.law.handle_unsubscribe(id);
-            self.run(inner, effects, later);
-        });
-    }
-
     /// The topics that anybody is known to listen to, or to retain a value on, sorted.
     pub fn topics(&self) -> Vec<TopicSeen> {
         self.lock().law.topics().collect()
@@ -446,6 +441,16 @@ impl Exchange {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // The law's handlers leave no half-made state that the next one could not live with.
         self.shared.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Unsubscribe for Exchange {
+    fn unsubscribe(&self, id: SubscriberId) {
+        self.act(|inner, later| {
+            inner.queues.remove(&id);
+            let effects = inner.law.handle_unsubscribe(id);
+            self.run(inner, effects, later);
+        });
     }
 }
 

@@ -27,4 +27,5 @@ pub mod node_supervisor;
 pub mod partitions;
 pub mod port;
 pub mod store;
+pub mod subscription;
 pub mod transport;

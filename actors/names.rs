@@ -13,15 +13,18 @@
 mod bringing;
 pub mod calling;
 pub mod child;
+mod claiming;
 pub mod directory_agent;
 pub mod directory_worker;
 pub mod distributed_supervisor;
+mod failure;
 pub mod figures;
 mod gathering;
 pub mod line;
 mod meta;
 mod questions;
 pub mod registry;
+mod starting;
 pub mod table;
 mod tail;
 mod watching;
@@ -31,18 +34,17 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use dashmap::DashMap;
 use ractor::ActorRef;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use tumen_core::cluster::snapshot::Snapshot;
-use tumen_core::ids::{Kind, NodeBoot, NodeName, PartitionId};
+use tumen_core::ids::{NodeBoot, PartitionId};
 use tumen_core::names::crew::Crew;
 use tumen_core::names::directory::{News, Refused};
 use tumen_core::names::placements::Placements;
 use tumen_core::names::request::{Answered, Done, Request};
-use tumen_core::names::{Claim, ClaimNumber, Holder, Name, Reason, Spec, directory_of};
+use tumen_core::names::{Claim, Holder, Name, Reason, directory_of};
 use tumen_core::partitions::identity::Position;
 use tumen_core::partitions::request::Failure;
 
@@ -51,13 +53,14 @@ use self::child::ChildKinds;
 use self::directory_agent::DirectoryAgentMsg;
 use self::directory_worker::{body_of, request_message};
 use self::distributed_supervisor::DistributedSupervisorMsg;
+pub use self::failure::NameFailure;
 use self::line::Rooms;
 use self::questions::{Question, Told};
-use self::registry::{Claiming, Registry, RegistryMsg};
+use self::registry::{Registry, RegistryMsg};
 pub use self::table::{Found, NameTable, Standing};
 use self::watching::Watched;
+use self::wire::Supervision;
 pub(crate) use self::wire::child_service;
-use self::wire::{Supervision, child_kind};
 use crate::clock::Clock;
 use crate::cluster::plans::Plans;
 use crate::codec;
@@ -127,57 +130,6 @@ pub(crate) struct Ground {
     pub(crate) transport: Transport,
     pub(crate) clock: Clock,
     pub(crate) acted: Acted,
-}
-
-/// Why a name was not claimed, or a child not started. Each says whether anything changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NameFailure {
-    /// The directory refused: nothing changed.
-    #[error(transparent)]
-    Refused(#[from] Refused),
-    /// The directory could not be asked, or nobody knows what it did.
-    #[error("the directory did not answer: {0}")]
-    Call(#[from] Failure),
-    /// No member has a factory for this kind of child: nothing was tracked.
-    #[error("no node can start a child of the kind {kind}{}", .known.is_empty().then(String::new).unwrap_or_else(|| format!(": there are {}", list(.known))))]
-    NoSuchKind {
-        /// The kind.
-        kind: Kind,
-        /// The kinds that some node has a factory for.
-        known: Vec<Kind>,
-    },
-    /// The child was not started: nothing is tracked.
-    #[error("the child was not started: {0}")]
-    StartFailed(String),
-    /// The child's own start said that it is not to run: nothing is tracked.
-    #[error("the child says that it is not to run: nothing is tracked")]
-    Ignored,
-    /// As many messages wait for whoever will answer under the name as may. This one was not sent.
-    #[error(
-        "as many messages wait for whoever will answer under {0} as may: this one was not sent, nothing changed; send it \
-             again a little later"
-    )]
-    QueueFull(Name),
-    /// The message could not be delivered when it was sent, and later ones have been delivered since: to send it again would
-    /// change their order. It was not carried out.
-    #[error(
-        "later messages to {0} were delivered before this one could be: it was not carried out, nothing changed; send it \
-             again if it still counts"
-    )]
-    Overtaken(Name),
-    /// The child did not start in time. It is still being tried.
-    #[error("the child did not start in time; it is still being tried: terminate it if it is not to run")]
-    StartTimeout,
-    /// The claim stands, and this node has not seen it yet.
-    #[error("it is done, and this node has not seen it within the deadline")]
-    NotVisible,
-    /// There is no such actor on this node.
-    #[error("that actor has ended: nothing changed")]
-    NoSuchActor,
-}
-
-fn list(kinds: &[Kind]) -> String {
-    kinds.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl Names {
@@ -291,226 +243,6 @@ impl Names {
     /// Who answers under a name. A local read.
     pub fn lookup(&self, name: &Name) -> Option<Found> {
         self.shared.table.lookup(name)
-    }
-
-    /// Claims a name for an actor of this node.
-    ///
-    /// # Errors
-    /// Somebody else holds it, or the directory could not be asked; see [`NameFailure`].
-    pub async fn claim(
-        &self,
-        actor: u64,
-        name: &Name,
-        value: Bytes,
-        within: Duration,
-    ) -> Result<ClaimNumber, NameFailure> {
-        let deadline = Instant::now() + within;
-        let _claiming = self.begin_claim(deadline).await?;
-        let wants_newly = self.shared.registry.want(name, actor).ok_or(NameFailure::NoSuchActor)?;
-        let holder = Holder { node: self.shared.me.clone(), actor };
-        let request = Request::Claim { name: name.clone(), holder, value };
-        match self.ask(&request, deadline).await {
-            Ok(Done { number: Some(number) }) => {
-                if self.shared.registry.holds(name, actor) {
-                    return Ok(number);
-                }
-                // It ended meanwhile, or gave the name back: whoever heard of that may have come before the claim.
-                drop(self.give_back(name, actor, Reason::Normal, SEND_WITHIN).await);
-                Err(NameFailure::NoSuchActor)
-            }
-            Ok(Done { number: None }) => Err(NameFailure::NoSuchActor),
-            Err(NameFailure::NotVisible) => Err(NameFailure::NotVisible),
-            Err(failure) => {
-                if wants_newly {
-                    self.shared.registry.want_no_more(name, actor);
-                    if matches!(&failure, NameFailure::Call(call) if call.maybe_changed()) {
-                        self.shared.ports.registry.cast(RegistryMsg::GiveBack { actor, name: name.clone() });
-                    }
-                }
-                Err(failure)
-            }
-        }
-    }
-
-    /// A claim begins, as soon as this node is a member again where it just joined another cluster.
-    async fn begin_claim(&self, deadline: Instant) -> Result<Claiming, NameFailure> {
-        let mut moves = self.shared.bringing.moves.subscribe();
-        drop(tokio::time::timeout_at(deadline, moves.wait_for(|moves| moves.arrived)).await);
-        let refused = || NameFailure::Refused(Refused::NoMember(self.shared.me.clone()));
-        self.shared.registry.begin_claim().ok_or_else(refused)
-    }
-
-    /// Gives a name back that an actor of this node holds. Nothing to do where it does not hold it.
-    ///
-    /// # Errors
-    /// The directory could not be asked. It frees the name once it has asked this node.
-    pub async fn release(&self, actor: u64, name: &Name, within: Duration) -> Result<(), NameFailure> {
-        self.shared.registry.want_no_more(name, actor);
-        self.give_back(name, actor, Reason::Normal, within).await
-    }
-
-    async fn give_back(
-        &self,
-        name: &Name,
-        actor: u64,
-        reason: Reason,
-        within: Duration,
-    ) -> Result<(), NameFailure> {
-        let holder = Holder { node: self.shared.me.clone(), actor };
-        let request = Request::Release { name: name.clone(), holder, reason };
-        self.ask(&request, Instant::now() + within).await.map(drop)
-    }
-
-    /// Says something else of an actor of this node that holds a name, or is the child of that name.
-    ///
-    /// # Errors
-    /// It does not hold the name, or the directory could not be asked.
-    pub async fn update(
-        &self,
-        actor: u64,
-        name: &Name,
-        value: Bytes,
-        within: Duration,
-    ) -> Result<(), NameFailure> {
-        let holder = Holder { node: self.shared.me.clone(), actor };
-        let request = Request::Update { name: name.clone(), holder, value };
-        self.ask(&request, Instant::now() + within).await.map(drop)
-    }
-
-    /// The names that an actor of this node holds, or is about to, sorted.
-    pub fn names_of(&self, actor: u64) -> Vec<Name> {
-        self.shared.registry.names_of(actor)
-    }
-
-    /// Has the cluster run a child under a name, and waits until it runs. The same child asked for twice is the same as once.
-    ///
-    /// # Errors
-    /// As [`Self::start_patiently`].
-    pub async fn start(
-        &self,
-        name: &Name,
-        spec: Spec,
-        value: Bytes,
-        within: Duration,
-    ) -> Result<Found, NameFailure> {
-        self.start_patiently(name, spec, value, within, within).await
-    }
-
-    /// The same where the directory is waited for within `asked_within`, and the child `within`, the time for the directory
-    /// included.
-    ///
-    /// # Errors
-    /// See [`NameFailure`]: something else stands under the name, no node can start it, its factory failed or said that it is not
-    /// to run, or no time is left.
-    pub async fn start_patiently(
-        &self,
-        name: &Name,
-        spec: Spec,
-        value: Bytes,
-        asked_within: Duration,
-        within: Duration,
-    ) -> Result<Found, NameFailure> {
-        let deadline = Instant::now() + within;
-        let known = self.child_kinds();
-        if !known.contains(&spec.kind) {
-            return Err(NameFailure::NoSuchKind { kind: spec.kind, known });
-        }
-        let mut news = self.news();
-        let request = Request::Start { name: name.clone(), spec: Arc::new(spec), value };
-        let asked_until = deadline.min(Instant::now() + asked_within);
-        let mut left = self.shared.bringing.left();
-        let mut asked = self.ask(&request, asked_until).await?;
-        loop {
-            if let Some(found) = self.lookup(name) {
-                return Ok(found);
-            }
-            if self.shared.bringing.left() != left {
-                // It was asked for in a cluster that is no more.
-                left = self.shared.bringing.left();
-                asked = self.ask(&request, deadline).await?;
-                continue;
-            }
-            if self.shared.table.claim(name).is_none() {
-                return Err(match news_of_end(&mut news, name, asked.number) {
-                    Some(Reason::Ignored) => NameFailure::Ignored,
-                    Some(Reason::StartFailed(why)) => NameFailure::StartFailed(why),
-                    Some(other) => NameFailure::StartFailed(other.to_string()),
-                    None => NameFailure::StartFailed("it ended at once".to_owned()),
-                });
-            }
-            match tokio::time::timeout_at(deadline, self.changed(name)).await {
-                Ok(()) => {}
-                Err(_) => return Err(NameFailure::StartTimeout),
-            }
-        }
-    }
-
-    /// Waits until anything changes in the directory of a name.
-    async fn changed(&self, name: &Name) {
-        if let Some(mut positions) = self.shared.table.positions(directory_of(name)) {
-            // What changed just before is looked at once more soon, so that nothing is missed.
-            drop(tokio::time::timeout(ASK_AGAIN_AFTER, positions.changed()).await);
-        }
-    }
-
-    /// Ends a child for good, and waits until it runs no more.
-    ///
-    /// # Errors
-    /// There is none of that name, or the directory could not be asked.
-    pub async fn terminate(&self, name: &Name, within: Duration) -> Result<(), NameFailure> {
-        let deadline = Instant::now() + within;
-        let done = self.ask(&Request::Terminate { name: name.clone() }, deadline).await?;
-        let Some(number) = done.number else { return Ok(()) };
-        while self.shared.table.claim(name).is_some_and(|claim| claim.number <= number) {
-            tokio::time::timeout_at(deadline, self.changed(name))
-                .await
-                .map_err(|_| NameFailure::NotVisible)?;
-        }
-        Ok(())
-    }
-
-    /// Has a child run on another node than it does, if there is one; it may hand something over. Does not wait for it.
-    ///
-    /// # Errors
-    /// The directory could not be asked.
-    pub async fn relocate(&self, name: &Name, within: Duration) -> Result<(), NameFailure> {
-        self.ask(&Request::Move { name: name.clone() }, Instant::now() + within).await.map(drop)
-    }
-
-    /// The kinds of children that some member has a factory for, sorted.
-    pub fn child_kinds(&self) -> Vec<Kind> {
-        let Some(plan) = self.shared.plans.newest() else {
-            return self.shared.kinds.iter().cloned().collect();
-        };
-        let mut kinds: Vec<Kind> = plan
-            .members
-            .iter()
-            .flat_map(|member| &member.info.services)
-            .filter_map(|it| child_kind(it))
-            .collect();
-        kinds.sort();
-        kinds.dedup();
-        kinds
-    }
-
-    /// The members that have a factory for a kind of child.
-    pub fn hosts_of(&self, kind: &Kind) -> Vec<NodeName> {
-        let Some(plan) = self.shared.plans.newest() else { return Vec::new() };
-        let has = child_service(kind);
-        let hosts = plan.members.iter().filter(|member| member.info.services.contains(&has));
-        hosts.map(|member| member.name().clone()).collect()
-    }
-
-    /// Whether a child runs here, or is about to, that another node could run.
-    pub(crate) fn has_children_for_others(&self) -> bool {
-        let (me, Some(plan)) = (&self.shared.me, self.shared.plans.newest()) else { return false };
-        let others: Vec<_> = plan.members.iter().filter(|it| it.id() != me && it.status.may_lead()).collect();
-        let movable = |_: &Name, standing: &Standing| {
-            let kind = standing.child().filter(|_| standing.node() == Some(me));
-            let kind = kind.map(|it| child_service(&it.spec.kind));
-            kind.is_some_and(|kind| others.iter().any(|it| it.info.services.contains(&kind)))
-        };
-        !self.shared.table.select(b"", 1, movable).is_empty()
     }
 
     /// Asks the directory of a name, and waits until this node has seen what came of it.
@@ -650,29 +382,6 @@ impl Names {
     /// The children whose names begin so, in order, at most so many of them.
     pub fn children(&self, prefix: &[u8], limit: usize) -> Vec<(Name, Claim)> {
         self.shared.table.select(prefix, limit, |_, standing| standing.child().is_some())
-    }
-}
-
-/// Why a child of this name is no more, if the news say so.
-fn news_of_end(
-    news: &mut broadcast::Receiver<Arc<News>>,
-    of: &Name,
-    since: Option<ClaimNumber>,
-) -> Option<Reason> {
-    let mut why = None;
-    loop {
-        match news.try_recv() {
-            Ok(piece) => {
-                if let News::Unregistered { name, number, reason, goes_on: false, .. } = &*piece
-                    && name == of
-                    && Some(*number) >= since
-                {
-                    why = Some(reason.clone());
-                }
-            }
-            Err(broadcast::error::TryRecvError::Lagged(_)) => {}
-            Err(_) => return why,
-        }
     }
 }
 

@@ -11,8 +11,6 @@
 //! waits in a mailbox, where nobody bounds it. Everything is sent and handed on under the law's lock, so that what is said first
 //! arrives first.
 
-mod subscription;
-
 #[cfg(test)]
 mod tests;
 
@@ -29,12 +27,16 @@ use tumen_core::cluster::topics::{
 use tumen_core::ids::{NodeBoot, NodeName};
 use tumen_core::time::Moment;
 
-use self::subscription::Shared;
-pub use self::subscription::{News, Subscription};
 use super::membership::Members;
 use crate::clock::Clock;
 use crate::port::Port;
+use crate::subscription::{self, Unsubscribe, Waiting};
 use crate::transport::{Channel, Event, Session, Transport};
+
+/// What a subscriber gets.
+pub type News = subscription::News<Message>;
+/// Listens to one topic until it is dropped.
+pub type Subscription = subscription::Subscription<Message>;
 
 /// Where a node publishes and subscribes. Cheap to clone; it belongs to the node.
 #[derive(Clone)]
@@ -47,7 +49,7 @@ pub struct Hub {
 
 struct Inner {
     law: Topics,
-    queues: BTreeMap<SubscriberId, Arc<Shared>>,
+    queues: BTreeMap<SubscriberId, Arc<Waiting<Message>>>,
     subscribed: u64,
     closed: bool,
 }
@@ -110,15 +112,15 @@ impl Hub {
         let mut inner = self.lock();
         inner.subscribed += 1;
         let id = SubscriberId(inner.subscribed);
-        let shared = Arc::new(Shared::new(queue_len_max, overflow));
+        let waiting = Arc::new(Waiting::new(queue_len_max, overflow));
         if inner.closed {
-            shared.close();
+            waiting.close();
         } else {
-            inner.queues.insert(id, Arc::clone(&shared));
+            inner.queues.insert(id, Arc::clone(&waiting));
             let effects = inner.law.handle_subscribe(id, topic);
             self.run(&mut inner, effects);
         }
-        Subscription::new(self.clone(), id, topic.clone(), shared)
+        Subscription::new(self.clone(), id, topic.clone(), waiting)
     }
 
     /// The current values on `topic`, without listening.
@@ -147,12 +149,6 @@ impl Hub {
         let effects = inner.law.handle_publish(topic, keep, body)?;
         self.run(&mut inner, effects);
         Ok(inner.law.subscribers(topic))
-    }
-
-    fn unsubscribe(&self, id: SubscriberId) {
-        let mut inner = self.lock();
-        inner.queues.remove(&id);
-        inner.law.handle_unsubscribe(id);
     }
 
     fn look_who_is_gone(&self, members: &Members) {
@@ -207,6 +203,14 @@ impl Hub {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // The law's handlers leave no half-made state that the next one could not live with.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Unsubscribe for Hub {
+    fn unsubscribe(&self, id: SubscriberId) {
+        let mut inner = self.lock();
+        inner.queues.remove(&id);
+        inner.law.handle_unsubscribe(id);
     }
 }
 

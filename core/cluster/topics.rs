@@ -35,12 +35,13 @@ use self::packet::Packet;
 pub use self::packet::PacketError;
 pub use self::queue::{Overflow, Pushed, Queue};
 
-/// What a subscriber gets.
+/// What a subscriber gets. `M` is a message as the lane has it that the topic is on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum Event<M = Message> {
     /// Something was said.
-    Said(Message),
-    /// So many messages of `publisher` did not arrive here. Nothing that is retained is counted.
+    Said(M),
+    /// So many messages of `publisher` did not arrive here, before what comes next. Nothing that is retained on the control lane
+    /// is counted.
     Missed {
         /// Whose messages.
         publisher: NodeBoot,

@@ -21,19 +21,8 @@ pub struct Message {
     pub body: Bytes,
 }
 
-/// What a subscriber gets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// Something was said.
-    Said(Arc<Message>),
-    /// So many messages of one run of a node did not arrive here, before what comes next.
-    Missed {
-        /// Whose messages.
-        publisher: NodeBoot,
-        /// How many.
-        count: u64,
-    },
-}
+/// What a subscriber gets: all subscribers of one node share each message.
+pub type Event = crate::cluster::topics::Event<Arc<Message>>;
 
 /// How many subscribers a message went to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
