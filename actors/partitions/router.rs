@@ -14,6 +14,7 @@
 
 mod conversation;
 mod once;
+mod router_actor;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +22,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::{BufMut, Bytes};
-use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tumen_core::cluster::snapshot::Snapshot;
@@ -32,6 +32,7 @@ use tumen_core::partitions::request::{BODY_LEN_MAX, Failure, Header, MessageId, 
 use tumen_core::partitions::routing::{RouteError, RoutingTable};
 
 use self::conversation::Conversations;
+pub use self::router_actor::{RouterActor, RouterMsg};
 use super::delivery::{self, Delivery, Told};
 use super::gate::Gate;
 use super::host::{Effect, KindsByGroup};
@@ -549,57 +550,5 @@ impl Serve for Router {
                 mailbox.deliver(deliveries).into_iter().for_each(refuse);
             }
         }
-    }
-}
-
-/// The actor that keeps the router's table at the newest plan.
-#[derive(Debug)]
-pub struct RouterActor {
-    router: Router,
-}
-
-/// What the router's mailbox takes.
-#[derive(Debug)]
-pub enum RouterMsg {
-    /// A plan was committed. An older one than known is old news.
-    Plan(Arc<Snapshot>),
-    /// This node left its cluster.
-    Left,
-    /// A second has passed.
-    Tick,
-}
-
-impl ractor::Message for RouterMsg {}
-
-impl RouterActor {
-    /// The actor of this router.
-    pub const fn new(router: Router) -> Self {
-        Self { router }
-    }
-}
-
-impl Actor for RouterActor {
-    type Msg = RouterMsg;
-    type State = ();
-    type Arguments = ();
-
-    async fn pre_start(&self, myself: ActorRef<Self::Msg>, (): ()) -> Result<(), ActorProcessingErr> {
-        // It ends with this actor.
-        drop(myself.send_interval(TICK_EVERY, || RouterMsg::Tick));
-        Ok(())
-    }
-
-    async fn handle(
-        &self,
-        _: ActorRef<Self::Msg>,
-        message: Self::Msg,
-        (): &mut (),
-    ) -> Result<(), ActorProcessingErr> {
-        match message {
-            RouterMsg::Plan(plan) => self.router.swap(&plan),
-            RouterMsg::Left => self.router.clear(),
-            RouterMsg::Tick => self.router.tick(),
-        }
-        Ok(())
     }
 }

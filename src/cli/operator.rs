@@ -79,7 +79,7 @@ pub(super) enum Command {
     Drain {
         /// The node's name.
         node: String,
-        /// Have it leave the cluster afterwards.
+        /// Have it leave the cluster afterwards: it is no member then and answers nothing; end its process.
         #[arg(long)]
         leave: bool,
         #[command(flatten)]
