@@ -99,6 +99,8 @@ pub struct Figures {
     pub groups: usize,
     /// Members here.
     pub members: usize,
+    /// Messages whose publisher waits for what became of them.
+    pub asks: usize,
     /// What the law counts.
     pub counts: Counts,
     /// Messages that were dropped because a subscriber here was too slow.
@@ -224,6 +226,7 @@ impl Exchange {
             self.run(inner, effects, later);
             Ok((ask, published.local, listeners))
         })?;
+        let _asking = Asking { exchange: self, ask };
         let mut confirmed = Confirmed { local, silent: listeners, ..Confirmed::default() };
         let mut unknown = 0;
         while confirmed.silent.len() > unknown {
@@ -237,7 +240,6 @@ impl Exchange {
                 None => unknown += 1,
             }
         }
-        self.lock().asks.remove(&ask);
         Ok(confirmed)
     }
 
@@ -290,6 +292,7 @@ impl Exchange {
             subscribers: inner.queues.len(),
             groups: inner.law.groups().count(),
             members: inner.joined.len(),
+            asks: inner.asks.len(),
             counts: inner.law.counts(),
             overflowed: self.shared.overflowed.load(Ordering::Relaxed),
         }
@@ -441,6 +444,18 @@ impl Exchange {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // The law's handlers leave no half-made state that the next one could not live with.
         self.shared.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Somebody waits for what became of a message; dropped, nobody does any more, also where the wait was given up.
+struct Asking<'a> {
+    exchange: &'a Exchange,
+    ask: u64,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.exchange.lock().asks.remove(&self.ask);
     }
 }
 

@@ -160,6 +160,27 @@ async fn a_slow_subscriber_is_told_how_much_it_lost_or_is_closed_and_nobody_wait
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_gives_up_waiting_for_a_confirmation_leaves_nothing_behind() {
+    let world = World::new(208, Weather::default());
+    let nodes = named_cluster(&world, 3).await;
+    let _heard = listen(&nodes[2], "a");
+    heard_elsewhere(&nodes[0], "a", 1).await;
+    world.freeze(&nodes[2].id().node);
+    let exchange = nodes[0].exchange();
+    let topic = topic("a");
+    let asking = exchange.publish_confirmed(&topic, body(1), Duration::from_secs(60));
+    let gave_up = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(exchange.figures().asks, 1);
+    };
+    tokio::select! {
+        told = asking => panic!("{told:?}"),
+        () = gave_up => {}
+    }
+    assert_eq!(exchange.figures().asks, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_frozen_node_costs_a_bounded_buffer_and_hears_how_much_it_missed() {
     let world = World::new(204, Weather::default());
     let nodes = named_cluster(&world, 3).await;
