@@ -23,6 +23,7 @@ mod losses;
 mod parts;
 mod sessions;
 mod settings;
+mod sides;
 mod stepping;
 mod stopping;
 mod supervision;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! greeting      what two nodes tell each other first, and why one refuses the other
+//! sides         what becomes of the parts of a split cluster, where availability goes first
 //! refusals      when a node that nobody takes in stops trying
 //! member        what a node says of itself; what the cluster committed about it
 //! plan          from one snapshot to the next: promotions, epochs, handovers
@@ -33,6 +34,7 @@ pub mod membership;
 pub mod outline;
 pub mod plan;
 pub mod refusals;
+pub mod sides;
 pub mod snapshot;
 pub mod topics;
 pub mod transport;

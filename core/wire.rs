@@ -7,6 +7,7 @@ use twox_hash::XxHash3_64;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::greeting::Belonging;
 use crate::cluster::lease;
 use crate::ids::{NodeName, Term};
 
@@ -37,6 +38,13 @@ pub enum CoordinatorFrame {
         term: Term,
         /// The nodes.
         nodes: BTreeSet<NodeName>,
+    },
+    /// To which side of its cluster a node belongs by now, where availability goes first.
+    Belongs {
+        /// To which, if to any.
+        to: Option<Belonging>,
+        /// Whether the plan that it acts by still has whom it tells this for one who may serve.
+        counts_you: bool,
     },
 }
 

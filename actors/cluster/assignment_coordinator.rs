@@ -130,7 +130,10 @@ pub enum AssignmentCoordinatorMsg {
     /// A question has waited long enough.
     GiveUp(u64),
     /// This node left its cluster.
-    Left,
+    Left {
+        /// Whether the next one has its first plan with whoever is there, however many it was to wait for.
+        anyhow: bool,
+    },
 }
 
 impl ractor::Message for AssignmentCoordinatorMsg {}
@@ -151,7 +154,7 @@ impl fmt::Debug for AssignmentCoordinatorMsg {
             Self::Ask(..) => "Ask",
             Self::Tick => "Tick",
             Self::GiveUp(_) => "GiveUp",
-            Self::Left => "Left",
+            Self::Left { .. } => "Left",
         })
     }
 }
@@ -513,8 +516,11 @@ impl Actor for AssignmentCoordinator {
                 state.waiting.retain(|waiting| waiting.number != number);
                 Vec::new()
             }
-            AssignmentCoordinatorMsg::Left => {
+            AssignmentCoordinatorMsg::Left { anyhow } => {
                 *law = (self.make_law)();
+                if anyhow {
+                    law.begin_anyhow();
+                }
                 state.leads = false;
                 let mut effects = Vec::new();
                 for info in state.peers.values() {

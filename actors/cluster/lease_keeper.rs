@@ -91,7 +91,12 @@ pub struct LeaseKeeper {
     behind: Arc<dyn Fn(Version) + Send + Sync>,
     /// Whether the node stops for good.
     stopping: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Whether a node may be one that can let this one serve.
+    askable: Askable,
 }
+
+/// Says of a node whether it may be one that can let this one serve.
+pub type Askable = Arc<dyn Fn(&NodeBoot) -> bool + Send + Sync>;
 
 /// What the keeper remembers.
 #[derive(Debug, Default)]
@@ -110,9 +115,10 @@ impl LeaseKeeper {
         transport: Transport,
         to_self: ToSelf,
         behind: Arc<dyn Fn(Version) + Send + Sync>,
-        stopping: Arc<dyn Fn() -> bool + Send + Sync>,
+        (stopping, askable): (Arc<dyn Fn() -> bool + Send + Sync>, Askable),
     ) -> Self {
-        Self { me: transport.local().node.clone(), lease, gate, clock, transport, to_self, behind, stopping }
+        let me = transport.local().node.clone();
+        Self { me, lease, gate, clock, transport, to_self, behind, stopping, askable }
     }
 
     fn run(&self, myself: &ActorRef<LeaseKeeperMsg>, state: &mut LeaseKeeperState, effects: Vec<Effect>) {
@@ -146,7 +152,8 @@ impl LeaseKeeper {
             return;
         }
         let to = to.or_else(|| {
-            let sessions = self.transport.sessions();
+            let mut sessions = self.transport.sessions();
+            sessions.retain(|session| (self.askable)(&session.peer));
             state.turn = state.turn.wrapping_add(1);
             // This node is asked too: it may be the leader of itself alone.
             let at = state.turn % (sessions.len() + 1);

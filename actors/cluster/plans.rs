@@ -20,8 +20,8 @@ const EACH_MAX: usize = 64;
 pub struct Plans {
     newest: Arc<watch::Sender<Option<Arc<Snapshot>>>>,
     each: broadcast::Sender<Arc<Snapshot>>,
-    /// The clusters that this node dropped for others, each of which it had founded: no more than there were leaves.
-    forsaken: Arc<Mutex<Vec<ClusterId>>>,
+    /// The clusters that this node left for others, each with the newest plan that it knew then: no more than there were leaves.
+    forsaken: Arc<Mutex<Vec<(ClusterId, Version)>>>,
 }
 
 impl Default for Plans {
@@ -51,18 +51,32 @@ impl Plans {
 
     /// This node leaves a cluster: no plan of that is taken any more. The newest stays until [`Self::clear`].
     pub fn forsake(&self, cluster: ClusterId) {
-        self.newest.send_if_modified(|_| {
-            self.forsaken().push(cluster);
+        self.newest.send_if_modified(|newest| {
+            let version = newest.as_ref().filter(|plan| plan.cluster == cluster);
+            let version = version.map_or(Version::ZERO, |plan| plan.version);
+            let mut forsaken = self.forsaken();
+            forsaken.retain(|(known, _)| *known != cluster);
+            forsaken.push((cluster, version));
             false
         });
     }
 
-    /// Whether this node left that cluster, or leaves it.
-    pub fn is_forsaken(&self, cluster: ClusterId) -> bool {
-        self.forsaken().contains(&cluster)
+    /// This node may be a member of a cluster again that it left: nobody there counts with what it was.
+    pub fn welcome(&self, cluster: ClusterId) {
+        self.forsaken().retain(|(known, _)| *known != cluster);
     }
 
-    fn forsaken(&self) -> MutexGuard<'_, Vec<ClusterId>> {
+    /// The newest plan that this node knew of a cluster when it left that, if it did.
+    pub fn forsaken_at(&self, cluster: ClusterId) -> Option<Version> {
+        self.forsaken().iter().find(|(known, _)| *known == cluster).map(|(_, version)| *version)
+    }
+
+    /// Whether this node left that cluster, or leaves it.
+    pub fn is_forsaken(&self, cluster: ClusterId) -> bool {
+        self.forsaken_at(cluster).is_some()
+    }
+
+    fn forsaken(&self) -> MutexGuard<'_, Vec<(ClusterId, Version)>> {
         self.forsaken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -132,6 +146,10 @@ mod tests {
         assert!(!plans.take(plan(5)) && plans.newest().is_none());
         let other = Arc::new(Snapshot { cluster: ClusterId(2), ..(*plan(1)).clone() });
         assert!(plans.take(other));
+        assert_eq!(plans.forsaken_at(ClusterId(1)), Some(Version(3)));
+        plans.clear();
+        plans.welcome(ClusterId(1));
+        assert!(plans.take(plan(6)), "it is a member again");
     }
 
     #[test]

@@ -59,6 +59,7 @@ async fn node(name: &str) -> Result<(Transport, String, TcpListener), Failed> {
         },
         groups: Vec::new(),
         lease: tumen_core::cluster::lease::Config::default(),
+        consistency: tumen_core::cluster::sides::Consistency::Majority,
     };
     let settings = Settings::default();
     let transport =

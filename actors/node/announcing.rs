@@ -37,6 +37,9 @@ impl Parts {
     }
 
     fn take_valid(&self, plan: Arc<Snapshot>) {
+        if self.is_of_another_side(plan.cluster) {
+            return;
+        }
         founding::adopt(self, &plan);
         self.witness.told_of(&plan);
         self.plans.take(plan);
@@ -147,6 +150,9 @@ pub(super) async fn follow_plans(parts: Arc<Parts>) {
         }
         if plan.members.len() > 1 {
             parts.is_not_alone();
+        }
+        if plan.names(&parts.id) {
+            parts.greeter.arrived();
         }
         if parts.leader.borrow().1.is_none() {
             parts.learn_leader(Some(&plan.leader), plan.term);

@@ -27,6 +27,7 @@ use super::health::LastSaid;
 use super::losses::{self, Losses};
 use super::parts::{EVENTS_MAX, Parts, Ports, until_stopping};
 use super::sessions;
+use super::sides::{self, Sides};
 use super::settings::Settings;
 use super::stepping;
 use super::supervision;
@@ -108,6 +109,9 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         gate: gate.clone(),
         configuration: Arc::clone(&configuration),
         founded: Mutex::default(),
+        consistency: settings.consistency,
+        stranded: AtomicBool::new(false),
+        bound: Mutex::default(),
     });
     let greet = Arc::clone(&greeter);
     let connecting = (settings.connect)(Arc::new(move || greet.greeting()));
@@ -157,6 +161,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         clock,
         acted,
     });
+    let sides = Sides::new(settings.consistency, settings.cluster.clone());
     let parts = Arc::new(Parts {
         names,
         configuration,
@@ -192,6 +197,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         council: ArcSwap::from_pointee(council),
         connected: Mutex::default(),
         belonging: Mutex::default(),
+        sides,
         members,
         hub,
         exchange,
@@ -252,6 +258,9 @@ fn services(kinds: &Kinds, children: &ChildKinds) -> Vec<String> {
 fn follow(parts: &Arc<Parts>) {
     parts.replication.start(stepping::ask(parts), stepping::give_back(parts));
     parts.tasks.spawn(until_stopping(parts, losses::follow(Arc::clone(parts))));
+    if parts.sides.is_available() {
+        parts.tasks.spawn(until_stopping(parts, sides::follow(Arc::clone(parts))));
+    }
     let failing = Arc::clone(parts);
     parts.tasks.spawn(until_stopping(parts, async move {
         let why = failing.replication.disk_failed().await;

@@ -113,6 +113,11 @@ impl Configuring {
         self.stand(Standing::Leaving)
     }
 
+    /// The node leaves its cluster, whatever was written in it.
+    pub(super) fn begin_leaving_anyhow(&self) {
+        *self.standing() = Standing::Leaving;
+    }
+
     fn stand(&self, next: Standing) -> bool {
         let mut standing = self.standing();
         let fits = [Standing::Unwritten, next].contains(&*standing);

@@ -152,8 +152,8 @@ async fn see_taken_in(parts: &Arc<Parts>, node: &NodeBoot) {
     }
 }
 
-/// Forgets the cluster that this node founded, and asks to be taken into the one that it met.
-async fn leave_own(parts: &Arc<Parts>, cluster: ClusterId) {
+/// Forgets the cluster that this node founded, or a side of it that it was in, and asks to be taken into the one that it met.
+pub(super) async fn leave_own(parts: &Arc<Parts>, cluster: ClusterId) {
     {
         // No plan of it comes to anybody from here on.
         let _turn = parts.take_turn();
@@ -173,9 +173,14 @@ async fn leave_own(parts: &Arc<Parts>, cluster: ClusterId) {
         parts.withdraw();
         parts.names.handle_left();
         parts.ports.router.cast(RouterMsg::Left);
-        parts.ports.coordinator.cast(AssignmentCoordinatorMsg::Left);
+        // A side goes on with whoever is there.
+        let anyhow = parts.sides.is_available();
+        parts.ports.coordinator.cast(AssignmentCoordinatorMsg::Left { anyhow });
         parts.forget_cluster();
         parts.ports.lease_keeper.cast(LeaseKeeperMsg::Left);
+    }
+    if parts.sides.is_available() {
+        return;
     }
     let task = found_anew(Arc::clone(parts));
     parts.tasks.spawn(until_stopping(parts, task));

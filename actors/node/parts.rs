@@ -28,6 +28,7 @@ use super::founding::Founder;
 use super::greeter::Greeter;
 use super::health::LastSaid;
 use super::losses::Losses;
+use super::sides::Sides;
 use crate::clock::Clock;
 use crate::cluster::assignment_coordinator::AssignmentCoordinatorMsg;
 use crate::cluster::consensus;
@@ -79,7 +80,8 @@ pub(super) struct Parts {
     pub(super) council: ArcSwap<Council>,
     pub(super) connected: Mutex<BTreeSet<NodeBoot>>,
     /// Of these, the ones that belonged to a cluster when they greeted, and to which.
-    pub(super) belonging: Mutex<BTreeMap<NodeBoot, ClusterId>>,
+    pub(super) belonging: Mutex<BTreeMap<NodeBoot, Belonging>>,
+    pub(super) sides: Sides,
     pub(super) members: Members,
     pub(super) hub: Hub,
     pub(super) exchange: Exchange,
@@ -211,10 +213,10 @@ impl Parts {
         !self.belonging.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    pub(super) fn note_belonging(&self, id: &NodeBoot, belongs: Option<ClusterId>) {
+    pub(super) fn note_belonging(&self, id: &NodeBoot, belongs: Option<Belonging>) {
         let mut belonging = self.belonging.lock().unwrap_or_else(PoisonError::into_inner);
         match belongs {
-            Some(cluster) => belonging.insert(id.clone(), cluster),
+            Some(theirs) => belonging.insert(id.clone(), theirs),
             None => belonging.remove(id),
         };
     }
@@ -223,8 +225,12 @@ impl Parts {
     /// one since. Who is about to leave its own listens to all.
     pub(super) fn is_of_another(&self, id: &NodeBoot) -> bool {
         let belonging = self.belonging.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(theirs) = belonging.get(id).copied() else { return false };
+        let Some(theirs) = belonging.get(id).map(|theirs| theirs.id) else { return false };
         drop(belonging);
+        if self.sides.is_available() {
+            // Each says so again and again.
+            return self.belonging().is_some_and(|ours| ours.id != theirs);
+        }
         let ours = self.belonging().map(|ours| ours.id).filter(|_| !self.gate.is_leaving());
         ours.is_some_and(|ours| ours != theirs) && !self.plans.newest().is_some_and(|plan| plan.names(id))
     }

@@ -13,6 +13,7 @@ use super::configuring;
 use super::events::Event;
 use super::founding;
 use super::parts::Parts;
+use super::sides;
 use crate::cluster::assignment_coordinator::AssignmentCoordinatorMsg;
 use crate::cluster::lease_keeper::{self, LeaseKeeperMsg};
 use crate::codec;
@@ -38,14 +39,20 @@ pub(super) fn wire(parts: &Arc<Parts>) {
     });
     parts.members.sessions().subscribe("node", listener);
     parts.members.sessions().follow(transport);
-    let ports = parts.ports.clone();
+    let (ports, here) = (parts.ports.clone(), Arc::downgrade(parts));
     transport.on_control(
         Channel::Lease,
         Arc::new(move |session, body| {
             match lease_keeper::read_frame(&session.peer, &body) {
                 // Who asks is who speaks: nobody asks in another's name.
                 Some(LeaseFrame::Request(request)) if request.from == session.peer => {
-                    ports.coordinator.cast(AssignmentCoordinatorMsg::LeaseRequest(request));
+                    // One of another side that is not told of yet leaves that first.
+                    let strange = |parts: Arc<Parts>| {
+                        parts.sides.is_available() && parts.is_of_another(&session.peer)
+                    };
+                    if !here.upgrade().is_some_and(strange) {
+                        ports.coordinator.cast(AssignmentCoordinatorMsg::LeaseRequest(request));
+                    }
                 }
                 Some(LeaseFrame::Reply(reply)) => {
                     ports.lease_keeper.cast(LeaseKeeperMsg::Reply(reply));
@@ -73,6 +80,11 @@ pub(super) fn wire(parts: &Arc<Parts>) {
                 Ok(CoordinatorFrame::Voting { term, nodes }) => {
                     parts.learn_voting(term, nodes);
                 }
+                Ok(CoordinatorFrame::Belongs { to, counts_you }) => {
+                    if parts.sides.is_available() {
+                        sides::handle_told(&parts, &session.peer, to, counts_you);
+                    }
+                }
                 Err(error) => tracing::warn!(from = %session.peer, %error, "a message is dropped"),
             }
         }),
@@ -99,10 +111,14 @@ fn handle_session(parts: &Arc<Parts>, event: transport::Event) {
             tracing::info!(%node, address = %peer.info.address, "a node is there");
             parts.lock_refusals().handle_taken_in();
             parts.note_session(&node, true);
-            parts.note_belonging(&node, peer.belongs.as_ref().map(|theirs| theirs.id));
+            parts.note_belonging(&node, peer.belongs.clone());
             parts.transport.remember(&node.node, &peer.info.address);
-            founding::handle_met(parts, &peer);
-            parts.ports.coordinator.cast(AssignmentCoordinatorMsg::PeerUp(peer.info.clone()));
+            if parts.sides.is_available() {
+                parts.handle_peer_up(&peer.info, peer.belongs.clone());
+            } else {
+                founding::handle_met(parts, &peer);
+                parts.ports.coordinator.cast(AssignmentCoordinatorMsg::PeerUp(peer.info.clone()));
+            }
             parts.greet_as_leader(&node.node);
             parts.tell(Event::NodeUp { node });
         }
@@ -110,6 +126,7 @@ fn handle_session(parts: &Arc<Parts>, event: transport::Event) {
             tracing::info!(node = %peer, %reason, "a node is gone");
             parts.note_session(&peer, false);
             parts.note_belonging(&peer, None);
+            parts.handle_peer_down(&peer);
             parts.ports.coordinator.cast(AssignmentCoordinatorMsg::PeerDown(peer.clone()));
             parts.look_for_crash(peer.clone());
             parts.tell(Event::NodeDown { node: peer, reason: reason.to_string() });

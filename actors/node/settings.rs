@@ -12,6 +12,7 @@ use tumen_core::cluster::coordinator;
 use tumen_core::cluster::health;
 use tumen_core::cluster::member::Zone;
 use tumen_core::cluster::membership;
+use tumen_core::cluster::sides::Consistency;
 use tumen_core::cluster::snapshot::GroupSpec;
 use tumen_core::ids::{GroupId, NodeName};
 use tumen_core::names::placements::Placements;
@@ -54,6 +55,8 @@ pub struct Settings {
     pub discover: Option<Discover>,
     /// Whether this node may found a cluster: never, where it was told of seeds or discovers them.
     pub founds: bool,
+    /// What goes first where nodes cannot reach each other.
+    pub consistency: Consistency,
     /// How many nodes found the cluster together.
     pub bootstrap_expect: usize,
     /// The leader's law.

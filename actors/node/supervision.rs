@@ -6,13 +6,14 @@ use std::sync::Arc;
 use ractor::{Actor, ActorCell, ActorProcessingErr};
 use tumen_core::cluster::coordinator::{self, Coordinator};
 use tumen_core::cluster::membership;
+use tumen_core::ids::NodeBoot;
 
 use super::parts::Parts;
 use super::settings::MakeStrategies;
 use super::surroundings::Around;
 use crate::cluster::assignment_coordinator::{AssignmentCoordinator, AssignmentCoordinatorMsg};
 use crate::cluster::health_monitor::{HealthMonitor, Look, Tell};
-use crate::cluster::lease_keeper::{LeaseKeeper, LeaseKeeperMsg};
+use crate::cluster::lease_keeper::{Askable, LeaseKeeper, LeaseKeeperMsg};
 use crate::cluster::membership::Membership;
 use crate::cluster::pubsub::PubSub;
 use crate::names::distributed_supervisor::DistributedSupervisor;
@@ -71,7 +72,13 @@ async fn start_lease_keeper(parts: Arc<Parts>, _: Arc<Actors>, supervisor: Actor
     });
     let (lease, gate, transport) = (parts.lease.clone(), parts.gate.clone(), parts.transport.clone());
     let here = Arc::downgrade(&parts);
-    let stopping = Arc::new(move || here.upgrade().is_none_or(|parts| parts.is_stopping()));
+    let stopping: Arc<dyn Fn() -> bool + Send + Sync> =
+        Arc::new(move || here.upgrade().is_none_or(|parts| parts.is_stopping()));
+    let here = Arc::downgrade(&parts);
+    let askable: Askable = Arc::new(move |node| {
+        here.upgrade().is_some_and(|parts| !parts.sides.is_available() || !parts.is_of_another(node))
+    });
+    let stopping = (stopping, askable);
     let keeper = LeaseKeeper::new(lease, gate, parts.clock, transport, to_self, behind, stopping);
     let (keeper, _) = LeaseKeeper::spawn_linked(None, keeper, (), supervisor).await?;
     parts.ports.lease_keeper.lead_to(keeper.clone());
@@ -103,7 +110,9 @@ async fn start_coordinator(parts: Arc<Parts>, actors: Arc<Actors>, supervisor: A
     let coordinator = AssignmentCoordinator::new(parts.clock, parts.transport.clone(), around, make_law);
     let (coordinator, _) = AssignmentCoordinator::spawn_linked(None, coordinator, (), supervisor).await?;
     parts.ports.coordinator.lead_to(coordinator.clone());
-    for peer in parts.members.sessions().up() {
+    let up = parts.members.sessions().up().into_iter();
+    let fits = |id: &NodeBoot| !parts.sides.is_available() || !parts.is_of_another(id);
+    for peer in up.filter(|peer| fits(&peer.info.id)) {
         parts.ports.coordinator.cast(AssignmentCoordinatorMsg::PeerUp(peer.info));
     }
     let consensus = parts.consensus();

@@ -124,6 +124,16 @@ impl Gate {
         begun.is_ok()
     }
 
+    /// The node leaves its cluster whoever relies on it, as where availability goes first. `false`: it leaves already.
+    pub fn begin_leaving_anyhow(&self) -> bool {
+        let begun = self.reliance.swap(LEAVING, Ordering::SeqCst) != LEAVING;
+        if begun {
+            self.moves.store(true, Ordering::SeqCst);
+            self.open_until(Moment::ZERO);
+        }
+        begun
+    }
+
     /// It stays, after all.
     pub fn stay(&self) {
         // It may not be leaving.

@@ -404,6 +404,11 @@ impl Coordinator {
         effects
     }
 
+    /// The first plan is made as soon as anybody is there, whatever was configured: partitions of the same were there before.
+    pub fn begin_anyhow(&mut self) {
+        (self.config.min_nodes, self.config.create) = (1, Create::Auto);
+    }
+
     fn create(&mut self, now: Now, leading: Leading) -> Vec<Effect> {
         let Some(founding) = self.control.founding.clone() else { return Vec::new() };
         let wanted = self.config.create == Create::Auto || self.creation_asked;

@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::lease;
 use crate::cluster::member::NodeInfo;
+use crate::cluster::sides::Consistency;
 use crate::cluster::snapshot::{GroupSpec, Mode};
-use crate::ids::{ClusterId, ClusterName, Kind, NodeName, Version};
+use crate::ids::{ClusterId, ClusterName, Generation, Kind, NodeName, Version};
 use crate::time::UnixMillis;
 
 /// The first words of each side of a new connection.
@@ -28,6 +29,8 @@ pub struct Greeting {
     pub modes: Vec<(Kind, Option<Mode>)>,
     /// How long leases last with the speaker: a new leader waits out what any other may have granted.
     pub lease: lease::Config,
+    /// What goes first with the speaker where nodes cannot reach each other.
+    pub consistency: Consistency,
 }
 
 /// A founded cluster, as one of its nodes tells of it.
@@ -37,10 +40,14 @@ pub struct Belonging {
     pub id: ClusterId,
     /// When it was founded.
     pub founded_at: UnixMillis,
+    /// In which generation: a side that founded itself anew has the next one.
+    pub generation: Generation,
     /// The newest plan that the speaker knows.
     pub version: Version,
     /// How many members that plan has.
     pub members: u32,
+    /// Whether the speaker has served nobody for long, cut off from those who could let it.
+    pub stranded: bool,
     /// Whether somebody may rely on it: the speaker acknowledged a write in it, or cannot tell whether anybody did, for it did
     /// not found the cluster or was not alone in it. Names and children do not count: whoever holds them is on the speaker,
     /// and claims them anew where that joins another.
@@ -156,7 +163,8 @@ impl fmt::Display for Divergence {
 impl Greeting {
     /// Whether the node that speaks `self` may be a peer of the node that spoke `theirs`.
     ///
-    /// Two clusters of one name may talk where one of them can yield: which does is decided once they know each other.
+    /// Two clusters of one name may talk where one of them can yield: which does is decided once they know each other. Where
+    /// availability goes first one always can.
     pub fn judge(&self, theirs: &Self) -> Result<(), Refusal> {
         if self.protocol != theirs.protocol {
             return Err(Refusal::Protocol { ours: self.protocol, theirs: theirs.protocol });
@@ -175,7 +183,9 @@ impl Greeting {
             some => return Err(Refusal::Spec(some)),
         }
         match (&self.belongs, &theirs.belongs) {
-            (Some(ours), Some(others)) if ours.meet(others) == Meeting::Conflict => {
+            (Some(ours), Some(others))
+                if !self.consistency.is_available() && ours.meet(others) == Meeting::Conflict =>
+            {
                 Err(Refusal::TwoClusters { name: self.cluster.clone(), ours: ours.id, theirs: others.id })
             }
             _ => Ok(()),
@@ -189,6 +199,7 @@ impl Greeting {
                 found.push(Divergence { setting: setting.to_owned(), ours, theirs });
             }
         };
+        compare("consistency", self.consistency.to_string(), theirs.consistency.to_string());
         compare("lease length", format!("{:?}", self.lease.length), format!("{:?}", theirs.lease.length));
         compare("lease drift", self.lease.drift_ppm.to_string(), theirs.lease.drift_ppm.to_string());
         for (id, a) in &self.groups {

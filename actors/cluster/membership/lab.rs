@@ -64,6 +64,7 @@ impl Lab {
             info: info.clone(),
             groups: vec![],
             lease: tumen_core::cluster::lease::Config::default(),
+            consistency: tumen_core::cluster::sides::Consistency::Majority,
         };
         let greet = Arc::new(move || greeting.clone());
         let transport = self.world.node(greet, Cookie::none(), Settings::default());

@@ -24,6 +24,7 @@ use tumen_actors::transport::{self, Cookie};
 use tumen_core::cluster::coordinator;
 use tumen_core::cluster::health;
 use tumen_core::cluster::membership;
+use tumen_core::cluster::sides::Consistency;
 use tumen_core::cluster::snapshot::{GroupSpec, Mode};
 use tumen_core::ids::{ClusterName, GroupId, Kind, NodeName};
 use tumen_core::names::placements::Placements;
@@ -92,6 +93,7 @@ pub fn settings(world: &World, n: usize, seeds: &[usize], min_nodes: usize) -> S
         discover: None,
         founds: seeds.is_empty(),
         bootstrap_expect: 1,
+        consistency: Consistency::Majority,
         coordinator: coordinator::Config { min_nodes, ..coordinator::Config::default() },
         membership: membership::Config::default(),
         consensus: consensus::Settings::default(),

@@ -36,6 +36,7 @@ pub fn greeting(cluster: &str, node: &str, boot: u64, address: &str, protocol: u
         },
         groups: Vec::new(),
         lease: tumen_core::cluster::lease::Config::default(),
+        consistency: tumen_core::cluster::sides::Consistency::Majority,
     }
 }
 

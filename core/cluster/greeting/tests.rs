@@ -30,6 +30,7 @@ fn greeting(node: &str, boot: u64) -> Greeting {
         groups: vec![(GroupId::Users, spec)],
         modes: vec![(Kind::new("cart").unwrap(), Some(Mode::Sync)), (Kind::new("stock").unwrap(), None)],
         lease: lease::Config::default(),
+        consistency: Consistency::Majority,
     }
 }
 
@@ -62,9 +63,11 @@ fn every_setting_in_which_two_nodes_differ_is_named_with_both_values() {
     spec.mode = Mode::Strong;
     spec.partitioner = Partitioner::Range { low: 0, high: 9999 };
     b.modes = vec![(Kind::new("cart").unwrap(), None), (Kind::new("stock").unwrap(), Some(Mode::Strong))];
+    b.consistency = Consistency::Available;
     b.lease.length = Duration::from_secs(3);
     b.lease.drift_ppm = 50_000;
     let expected = [
+        ("consistency", "majority", "available"),
         ("lease length", "1.5s", "3s"),
         ("lease drift", "100000", "50000"),
         ("partitions", "16", "32"),
@@ -133,7 +136,16 @@ fn of_several_reasons_the_one_that_explains_the_others_is_told() {
 
 fn belongs(id: u64, members: u32, acknowledged: bool) -> Option<Belonging> {
     let founded_at = UnixMillis(id);
-    Some(Belonging { id: ClusterId(id), founded_at, version: Version(1), members, acknowledged })
+    let (generation, version) = (Generation::ZERO, Version(1));
+    Some(Belonging {
+        id: ClusterId(id),
+        founded_at,
+        generation,
+        version,
+        members,
+        stranded: false,
+        acknowledged,
+    })
 }
 
 #[test]
