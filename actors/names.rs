@@ -14,6 +14,7 @@ mod bringing;
 pub mod calling;
 pub mod child;
 mod claiming;
+pub mod conflicts;
 pub mod directory_agent;
 pub mod directory_worker;
 pub mod distributed_supervisor;
@@ -73,6 +74,8 @@ use crate::transport::{Deadline, Incoming, Serve, Service, Transport};
 const SEND_WITHIN: Duration = Duration::from_secs(2);
 /// How long a node that is a member by its own plan, and not by the directory's, waits before it asks again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(20);
+/// How long a node that is no member of this one's side is given to come to be one.
+const GONE_AFTER: Duration = Duration::from_millis(500);
 /// The longest message between directories and nodes.
 const SUPERVISION_LEN_MAX: usize = 8 << 20;
 
@@ -103,6 +106,8 @@ struct Shared {
     acted: Acted,
     rooms: Arc<Rooms>,
     bringing: Bringing,
+    /// Whether each side of a split goes on.
+    sides: bool,
     /// A plan came; `true`: nothing waits for a name any more, for this node stops.
     stirred: watch::Sender<bool>,
     /// Where to look after what waits: a message may come back on a thread of nobody's.
@@ -130,13 +135,26 @@ pub(crate) struct Ground {
     pub(crate) transport: Transport,
     pub(crate) clock: Clock,
     pub(crate) acted: Acted,
+    pub(crate) sides: bool,
 }
 
 impl Names {
     /// The names of this node. Orders, answers and calls of other nodes are taken from now on.
     pub(crate) fn new(ground: Ground) -> Self {
-        let Ground { me, table, kinds, placements, plans, router, seats, gate, transport, clock, acted } =
-            ground;
+        let Ground {
+            me,
+            table,
+            kinds,
+            placements,
+            plans,
+            router,
+            seats,
+            gate,
+            transport,
+            clock,
+            acted,
+            sides,
+        } = ground;
         let shared = Shared {
             me,
             table,
@@ -155,6 +173,7 @@ impl Names {
             acted,
             rooms: Arc::default(),
             bringing: Bringing::default(),
+            sides,
             stirred: watch::Sender::new(false),
             runtime: tokio::runtime::Handle::current(),
             watched: Watched::default(),
@@ -214,13 +233,16 @@ impl Names {
 
     fn take(&self, from: &NodeBoot, what: Supervision) {
         match what {
-            Supervision::Orders { to, frame } => {
+            // Those that this node left behind do not know it yet.
+            Supervision::Orders { cluster, .. } | Supervision::Answers { cluster, .. }
+                if self.shared.plans.cluster() != Some(cluster) => {}
+            Supervision::Orders { to, frame, .. } => {
                 if to == self.shared.me {
                     self.shared.ports.supervisor.cast(DistributedSupervisorMsg::Orders(frame));
                 }
             }
-            Supervision::Answers(answers) => {
-                for (directory, said) in answers {
+            Supervision::Answers { said, .. } => {
+                for (directory, said) in said {
                     if let Some(agent) = self.shared.agents.get(&directory) {
                         // One that just stopped needs none.
                         drop(agent.cast(DirectoryAgentMsg::Answers(from.clone(), said)));
@@ -348,12 +370,19 @@ impl Names {
         }
         let question = Question::Watch { boot: holder.node.boot, actor: holder.actor };
         loop {
-            if !self.shared.table.is_member(&holder.node) {
+            if self.is_gone(&holder.node) {
                 return Reason::NodeDown;
             }
             let told = tokio::select! {
                 told = self.question(&holder.node.node, &question) => told,
-                () = self.member_gone(&holder.node) => return Reason::NodeDown,
+                () = self.member_gone(&holder.node) => {
+                    if !self.shared.sides {
+                        return Reason::NodeDown;
+                    }
+                    // It may be on its way from one side to another, as this one.
+                    tokio::time::sleep(GONE_AFTER).await;
+                    continue;
+                }
             };
             match told {
                 Some(Told::Ended(reason)) => return reason.unwrap_or_else(gone),
@@ -361,6 +390,16 @@ impl Names {
                 None => tokio::time::sleep(ASK_AGAIN_AFTER).await,
             }
         }
+    }
+
+    /// Whether a run of a node is gone, as far as this node knows.
+    fn is_gone(&self, node: &NodeBoot) -> bool {
+        !self.shared.table.is_member(node) && !(self.shared.sides && self.reaches(node))
+    }
+
+    /// Whether there is a session with that run of a node.
+    fn reaches(&self, node: &NodeBoot) -> bool {
+        self.shared.transport.sessions().iter().any(|session| session.peer == *node)
     }
 
     /// Waits until a run of a node is no member any more.

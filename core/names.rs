@@ -7,6 +7,7 @@
 //! directory  the replicated state of one partition of names, and what may be claimed in it
 //! orders     what the directory's primary tells the nodes, until what runs is what stands there
 //! crew       what one node runs for all directories: starts, stops, and reports
+//! conflict   one name that two sides of a cluster gave to somebody each, and who keeps it
 //! placement  which node is to run a child
 //! placements those that a node has, its user's own among them
 //! request    what is asked of a directory, and answered
@@ -29,6 +30,7 @@ use crate::ids::{GroupId, PartitionId};
 use crate::partitioner::Partitioner;
 
 pub mod claim;
+pub mod conflict;
 pub mod crew;
 pub mod directory;
 pub mod line;

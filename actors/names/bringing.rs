@@ -1,4 +1,5 @@
-//! What this node brings along where it drops its own cluster for another one of the same name.
+//! What this node brings along where it leaves its cluster: a founder that drops its own for another one of the same name, or, where
+//! availability goes first, a node that goes from one side to another.
 //!
 //! ```text
 //!  left ─▶ what stood in the table: Dropped ─▶ a member again ─▶ claimed, or asked for, anew ─┬─ free, or the same child: kept
@@ -8,7 +9,8 @@
 //!
 //! Names are held by actors of this very node, which live on, and of a child it is known what is to run: so nothing has to be
 //! relied on in the cluster that is dropped. What a child's instance had in memory ends with it, and the next cluster's
-//! directories number what they give out anew.
+//! directories number what they give out anew. A node that goes to another side keeps its children running, and they are adopted:
+//! so who keeps a name that both sides have can be either of the two.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,11 +20,15 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tumen_core::ids::{NodeBoot, PartitionId};
 use tumen_core::names::directory::{News, Refused, goes_on_without_node};
-use tumen_core::names::request::Request;
+use tumen_core::names::request::{self, Done, Request};
 use tumen_core::names::{Claim, ClaimNumber, Held, Holder, Name, Reason, Spec};
 use tumen_core::partitions::request::Failure;
 
+use super::conflicts::Lost;
+use super::distributed_supervisor::DistributedSupervisorMsg;
+use super::registry::RegistryMsg;
 use super::{ASK_AGAIN_AFTER, NameFailure, Names};
 
 /// How many names are claimed anew at once.
@@ -31,6 +37,10 @@ const AT_ONCE_MAX: usize = 256;
 const TRY_WITHIN: Duration = Duration::from_secs(5);
 /// The wait before the next one.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// How long a child that another node of this side runs is left to that one to bring along.
+const LEFT_TO_OTHERS: Duration = Duration::from_secs(3);
+/// The most that the cluster may be told and a node brings along.
+const META_MAX: usize = 1 << 18;
 
 /// How often this node left a cluster, and whether it is a member of the next one by now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,11 +92,11 @@ impl Bringing {
     }
 }
 
-/// One name that is claimed anew.
+/// Something that is claimed anew.
 #[derive(Debug)]
-struct Brought {
+struct Piece {
     name: Name,
-    /// By which claim it was held in the cluster that was dropped.
+    /// By which claim it was held in the cluster that was left.
     number: ClaimNumber,
     value: Bytes,
     what: What,
@@ -95,7 +105,8 @@ struct Brought {
 #[derive(Debug)]
 enum What {
     Name { actor: u64 },
-    Child { spec: Arc<Spec> },
+    Child { spec: Arc<Spec>, ran_on: Option<NodeBoot> },
+    Meta,
 }
 
 impl Names {
@@ -105,78 +116,131 @@ impl Names {
         self.shared.bringing.moves.send_modify(|moves| {
             *moves = Moves { left: moves.left + 1, arrived: false };
         });
-        let brought: Vec<Brought> = {
+        let meta = if self.shared.sides { self.shared.table.select_meta(b"", META_MAX) } else { Vec::new() };
+        let meta = meta.into_iter().map(|(name, meta)| Piece {
+            name,
+            number: meta.number,
+            value: meta.value,
+            what: What::Meta,
+        });
+        let pieces: Vec<Piece> = {
             let mut coming = self.shared.bringing.names();
-            let brought = self.shared.table.standing().into_iter().filter_map(|(name, claim)| {
-                let one = self.brought(&name, &claim);
-                self.say_dropped(&name, &claim, one.is_some());
+            let pieces = self.shared.table.standing().into_iter().filter_map(|(name, claim)| {
+                let one = self.piece(&name, &claim);
+                self.say_left(&name, &claim, one.is_some());
                 one
             });
-            let brought: Vec<Brought> = brought.collect();
-            for one in &brought {
+            let pieces: Vec<Piece> = pieces.collect();
+            for one in &pieces {
                 *coming.entry(one.name.clone()).or_default() += 1;
             }
             // Cleared under the lock: whoever finds nothing under a name finds it among those that come.
             self.shared.table.clear();
-            brought
+            pieces
         };
         self.shared.stirred.send_if_modified(|stops| !*stops);
-        self.shared.ports.registry.cast(super::RegistryMsg::Left);
-        self.shared.ports.supervisor.cast(super::DistributedSupervisorMsg::Left);
-        if brought.is_empty() {
+        self.shared.ports.registry.cast(RegistryMsg::Left);
+        self.shared.ports.supervisor.cast(DistributedSupervisorMsg::Left);
+        self.bring_all(pieces.into_iter().chain(meta).collect());
+    }
+
+    /// A directory lost too many of its copies, and begins anew with what is left of it: what this node knows of it is claimed
+    /// anew, once it serves.
+    pub(crate) fn handle_directory_lost(&self, directory: PartitionId) {
+        let of_it = |(name, _): &(Name, Claim)| tumen_core::names::directory_of(name) == directory;
+        let standing = self.shared.table.standing().into_iter().filter(of_it);
+        let pieces = standing.filter_map(|(name, claim)| self.piece(&name, &claim));
+        let meta = self.shared.table.select_meta(b"", META_MAX).into_iter();
+        let meta = meta.filter(|(key, _)| tumen_core::names::directory_of(key) == directory);
+        let meta =
+            meta.map(|(name, meta)| Piece { name, number: meta.number, value: meta.value, what: What::Meta });
+        let pieces: Vec<Piece> = pieces.chain(meta).collect();
+        let mut coming = self.shared.bringing.names();
+        for one in pieces.iter().filter(|one| !matches!(one.what, What::Meta)) {
+            *coming.entry(one.name.clone()).or_default() += 1;
+        }
+        drop(coming);
+        self.shared.ports.supervisor.cast(DistributedSupervisorMsg::DirectoryLost(directory));
+        self.bring_all(pieces);
+    }
+
+    fn bring_all(&self, pieces: Vec<Piece>) {
+        if pieces.is_empty() {
             return;
         }
-        tracing::info!(names = brought.len(), "claimed anew in the cluster that is joined");
+        tracing::info!(names = pieces.len(), "claimed anew");
         let names = self.clone();
         self.shared.runtime.spawn(async move {
             let mut stops = names.shared.stirred.subscribe();
             tokio::select! {
-                () = names.bring(brought) => {}
+                () = names.bring(pieces) => {}
                 _ = stops.wait_for(|stops| *stops) => {}
             }
         });
     }
 
     /// What is claimed anew of what stood under a name; `None`: nothing.
-    fn brought(&self, name: &Name, claim: &Claim) -> Option<Brought> {
+    fn piece(&self, name: &Name, claim: &Claim) -> Option<Piece> {
         let what = match &claim.held {
             Held::Plain(Holder { node, actor }) => {
                 let holds = *node == self.shared.me && self.shared.registry.holds(name, *actor);
                 holds.then_some(What::Name { actor: *actor })
             }
             Held::Child(child) => {
-                goes_on_without_node(child).then(|| What::Child { spec: Arc::clone(&child.spec) })
+                let ran_on = child.stage.node().cloned();
+                // A temporary child that runs here runs on, where it may.
+                let runs_on = self.shared.sides && ran_on.as_ref() == Some(&self.shared.me);
+                let goes_on = goes_on_without_node(child) || runs_on;
+                goes_on.then(|| What::Child { spec: Arc::clone(&child.spec), ran_on })
             }
         }?;
-        Some(Brought { name: name.clone(), number: claim.number, value: claim.value.clone(), what })
+        Some(Piece { name: name.clone(), number: claim.number, value: claim.value.clone(), what })
     }
 
-    fn say_dropped(&self, name: &Name, claim: &Claim, goes_on: bool) {
+    fn say_left(&self, name: &Name, claim: &Claim, goes_on: bool) {
         let Some(holder) = claim.holder() else { return };
+        let reason = if !self.shared.sides {
+            Reason::Dropped
+        } else if holder.node == self.shared.me || self.reaches(&holder.node) {
+            // It is about to be claimed anew by its own node.
+            return;
+        } else {
+            Reason::NodeDown
+        };
         self.shared.table.say(News::Unregistered {
             name: name.clone(),
             number: claim.number,
             holder: Some(holder.clone()),
             kind: claim.kind().cloned(),
-            reason: Reason::Dropped,
+            reason,
             goes_on,
         });
     }
 
-    async fn bring(&self, brought: Vec<Brought>) {
+    async fn bring(&self, pieces: Vec<Piece>) {
         self.arrived().await;
-        futures_util::stream::iter(brought)
-            .for_each_concurrent(AT_ONCE_MAX, |one| async move {
-                self.bring_one(&one).await;
-                let mut coming = self.shared.bringing.names();
-                if let Some(count) = coming.get_mut(&one.name) {
-                    *count -= 1;
-                    if *count == 0 {
-                        coming.remove(&one.name);
+        // What runs or is held here comes first: what nobody has is started where it is known that nobody brings it.
+        let (own, others): (Vec<Piece>, Vec<Piece>) = pieces.into_iter().partition(|one| match &one.what {
+            What::Child { ran_on, .. } => ran_on.as_ref() == Some(&self.shared.me),
+            What::Name { .. } | What::Meta => true,
+        });
+        for pieces in [own, others] {
+            futures_util::stream::iter(pieces)
+                .for_each_concurrent(AT_ONCE_MAX, |one| async move {
+                    self.bring_one(&one).await;
+                    if matches!(one.what, What::Meta) {
+                        return;
                     }
-                }
-            })
-            .await;
+                    let mut coming = self.shared.bringing.names();
+                    if let Some(count) = coming.get_mut(&one.name) {
+                        *count -= 1;
+                        if *count == 0 {
+                            coming.remove(&one.name);
+                        }
+                    }
+                })
+                .await;
+        }
     }
 
     /// Waits until this node is a member again.
@@ -185,22 +249,46 @@ impl Names {
         drop(self.shared.bringing.moves.subscribe().wait_for(|moves| moves.arrived).await);
     }
 
-    async fn bring_one(&self, one: &Brought) {
-        loop {
-            let request = match &one.what {
-                What::Name { actor } if !self.shared.registry.holds(&one.name, *actor) => return,
-                What::Name { actor } => Request::Claim {
-                    name: one.name.clone(),
-                    holder: Holder { node: self.shared.me.clone(), actor: *actor },
-                    value: one.value.clone(),
-                },
-                What::Child { spec } => Request::Start {
-                    name: one.name.clone(),
-                    spec: Arc::clone(spec),
-                    value: one.value.clone(),
-                },
-            };
+    /// The actor of a child that runs on here without a directory, if one does.
+    fn kept(&self, name: &Name) -> Option<u64> {
+        self.shared.crew.lock().unwrap_or_else(PoisonError::into_inner).kept(name)
+    }
+
+    /// What is asked of the directory. `None`: nothing is to be claimed any more.
+    fn request(&self, one: &Piece) -> Option<Request> {
+        let (name, value) = (one.name.clone(), one.value.clone());
+        let holder = |actor| Holder { node: self.shared.me.clone(), actor };
+        let brought = |actor, spec| {
+            let since = self.shared.registry.since(&one.name, actor);
+            let (name, value) = (one.name.clone(), one.value.clone());
+            Request::Bring(request::Brought { name, holder: holder(actor), value, spec, since })
+        };
+        Some(match &one.what {
+            What::Name { actor } if !self.shared.registry.holds(&one.name, *actor) => return None,
+            What::Name { actor } if self.shared.sides => brought(*actor, None),
+            What::Name { actor } => Request::Claim { name, holder: holder(*actor), value },
+            What::Child { spec, .. } => match self.kept(&one.name) {
+                Some(actor) => brought(actor, Some(Arc::clone(spec))),
+                // It ended on the way, and is not to run again.
+                None if spec.restart == tumen_core::supervision::Restart::Temporary => return None,
+                None => Request::Start { name, spec: Arc::clone(spec), value },
+            },
+            What::Meta => Request::BringMeta { key: name, value },
+        })
+    }
+
+    async fn bring_one(&self, one: &Piece) {
+        if !self.is_to_bring(one).await {
+            return;
+        }
+        while let Some(request) = self.request(one) {
             match self.ask(&request, Instant::now() + TRY_WITHIN).await {
+                Ok(Done { number: Some(number) }) if matches!(one.what, What::Child { .. }) => {
+                    // Where it was started, and not brought, nothing runs on here under that name.
+                    let adopted = DistributedSupervisorMsg::Adopted(one.name.clone(), number);
+                    self.shared.ports.supervisor.cast(adopted);
+                    return;
+                }
                 Ok(_) | Err(NameFailure::NotVisible) => return self.look_after(one),
                 Err(NameFailure::Refused(Refused::NoMember(_))) => self.arrived().await,
                 Err(NameFailure::Refused(why)) => return self.lose(one, &why),
@@ -214,30 +302,61 @@ impl Names {
         }
     }
 
+    /// Whether this node is to bring it: what another node of this side runs is left to that for a while.
+    async fn is_to_bring(&self, one: &Piece) -> bool {
+        let What::Child { ran_on: Some(node), .. } = &one.what else { return true };
+        if !self.shared.sides || *node == self.shared.me {
+            return true;
+        }
+        let until = Instant::now() + LEFT_TO_OTHERS;
+        while self.reaches(node) && Instant::now() < until {
+            if self.shared.table.claim(&one.name).is_some_and(|claim| claim.number != one.number) {
+                return false;
+            }
+            tokio::time::sleep(ASK_AGAIN_AFTER).await;
+        }
+        true
+    }
+
     /// An actor that ended, or gave its name back, while it was claimed anew does not hold it.
-    fn look_after(&self, one: &Brought) {
+    fn look_after(&self, one: &Piece) {
         if let What::Name { actor } = one.what
             && !self.shared.registry.holds(&one.name, actor)
         {
             let name = one.name.clone();
-            self.shared.ports.registry.cast(super::RegistryMsg::GiveBack { actor, name });
+            self.shared.ports.registry.cast(RegistryMsg::GiveBack { actor, name });
         }
     }
 
     /// Something else stands under the name.
-    fn lose(&self, one: &Brought, why: &Refused) {
+    fn lose(&self, one: &Piece, why: &Refused) {
         tracing::warn!(name = %one.name, %why, "lost to the cluster that was joined");
+        let to = match why {
+            Refused::AlreadyRegistered { holder, .. } => Some(holder.clone()),
+            _ => None,
+        };
+        let reason = to.clone().map_or(Reason::Dropped, Reason::Conflict);
+        let me = |actor| Holder { node: self.shared.me.clone(), actor };
         let (holder, kind) = match &one.what {
             What::Name { actor } => {
-                self.shared.registry.want_no_more(&one.name, *actor);
-                (Some(Holder { node: self.shared.me.clone(), actor: *actor }), None)
+                let lost = Lost { name: one.name.clone(), to: to.flatten() };
+                self.shared.registry.lose(&lost, *actor);
+                (Some(me(*actor)), None)
             }
-            What::Child { spec } => (None, Some(spec.kind.clone())),
+            What::Child { spec, .. } => {
+                let kept = self.kept(&one.name);
+                if kept.is_some() {
+                    let forsaken = DistributedSupervisorMsg::Forsaken(one.name.clone(), reason.clone());
+                    self.shared.ports.supervisor.cast(forsaken);
+                }
+                (kept.map(me), Some(spec.kind.clone()))
+            }
+            What::Meta => return,
         };
-        let reason = match why {
-            Refused::AlreadyRegistered { holder, .. } => Reason::Conflict(holder.clone()),
-            _ => Reason::Dropped,
-        };
+        // Of a child that ran elsewhere, and is another one now, that node tells.
+        if self.shared.sides && holder.is_none() {
+            return;
+        }
         let (name, number) = (one.name.clone(), one.number);
         self.shared.table.say(News::Unregistered { name, number, holder, kind, reason, goes_on: false });
     }

@@ -50,7 +50,7 @@ impl Names {
                 }
             });
         };
-        self.shared.registry.add(actor, Local::new(Arc::new(gated)));
+        self.shared.registry.add(actor, Local::new(Arc::new(gated), self.shared.clock.unix()));
         Holder { node: self.shared.me.clone(), actor }
     }
 

@@ -25,7 +25,11 @@ impl Names {
     ) -> Result<ClaimNumber, NameFailure> {
         let deadline = Instant::now() + within;
         let _claiming = self.begin_claim(deadline).await?;
-        let wants_newly = self.shared.registry.want(name, actor).ok_or(NameFailure::NoSuchActor)?;
+        let wants_newly = self
+            .shared
+            .registry
+            .want(name, actor, self.shared.clock.unix())
+            .ok_or(NameFailure::NoSuchActor)?;
         let holder = Holder { node: self.shared.me.clone(), actor };
         let request = Request::Claim { name: name.clone(), holder, value };
         match self.ask(&request, deadline).await {

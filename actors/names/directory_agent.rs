@@ -150,7 +150,8 @@ impl DirectoryAgent {
 
     /// Sends orders to a node. They may be lost: what is not answered is sent again.
     fn send(&self, to: NodeBoot, frame: Frame) {
-        self.names.send(&to.clone(), Supervision::Orders { to, frame });
+        let Some(cluster) = self.names.shared.plans.cluster() else { return };
+        self.names.send(&to.clone(), Supervision::Orders { cluster, to, frame });
     }
 
     /// Has changes logged by the directory's worker, in the order in which they are given.

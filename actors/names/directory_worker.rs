@@ -10,16 +10,22 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use tumen_core::ids::{Kind, PartitionId};
-use tumen_core::names::directory::{Change, Refused};
-use tumen_core::names::request::{Answered, Done, Request};
+use tumen_core::names::conflict::Winner;
+use tumen_core::names::directory::{Bringing, Change, Refused};
+use tumen_core::names::request::{Answered, Brought, Done, Request};
 use tumen_core::names::{ClaimNumber, Directory, Name};
 use tumen_core::partitions::identity::Position;
 use tumen_core::partitions::request::{Failure, MessageId, Reply};
 
+use super::conflicts::Resolver;
 use super::table::{NameTable, Step};
+use crate::clock::Clock;
 use crate::codec;
 use crate::partitions::machine::{Journal, Machine};
 use crate::partitions::{Begin, Gate, Host, Hosted, Place};
+
+/// How often the time is noted at most, in milliseconds, where something is changed.
+const CLOCK_EVERY_MS: u64 = 100;
 
 /// What its messages are called.
 const REQUEST: &str = "tumen.names.request";
@@ -39,11 +45,11 @@ pub(super) fn log_message() -> MessageId {
 ///
 /// Whoever tells the cluster something relies on it from then on, as the gate is told. Nobody else here does: who holds a name
 /// claims it anew where its node joins another cluster.
-pub(crate) fn hosted(table: &NameTable, gate: &Gate) -> Hosted {
-    let (table, gate) = (table.clone(), gate.clone());
+pub(crate) fn hosted(table: &NameTable, gate: &Gate, sides: Option<Sides>) -> Hosted {
+    let surroundings = Surroundings { table: table.clone(), gate: gate.clone(), sides };
     let make = move || -> Box<dyn Machine> {
-        let (directory, table, gate) = (Directory::default(), table.clone(), gate.clone());
-        Box::new(DirectoryWorker { directory, table, gate, followed: None })
+        let (directory, around) = (Directory::default(), surroundings.clone());
+        Box::new(DirectoryWorker { directory, around, followed: None })
     };
     Hosted {
         kind: Kind::new("directory").expect("a short name"),
@@ -54,11 +60,27 @@ pub(crate) fn hosted(table: &NameTable, gate: &Gate) -> Hosted {
     }
 }
 
+/// What a directory needs where each side of a split goes on.
+#[derive(Clone, Debug)]
+pub(crate) struct Sides {
+    /// Since when something is held is noted by it.
+    pub(crate) clock: Clock,
+    /// Says who keeps a name that two have.
+    pub(crate) resolver: Resolver,
+}
+
+/// What a directory's worker stands on.
+#[derive(Clone)]
+struct Surroundings {
+    table: NameTable,
+    gate: Gate,
+    sides: Option<Sides>,
+}
+
 /// One directory, on any copy.
 struct DirectoryWorker {
     directory: Directory,
-    table: NameTable,
-    gate: Gate,
+    around: Surroundings,
     /// Where it is what a copy has up to the mark.
     followed: Option<Followed>,
 }
@@ -95,7 +117,8 @@ impl Machine for DirectoryWorker {
         };
         let touched: Vec<Name> = match &change {
             Change::NodeGone { node } => self.directory.on_node(node).cloned().collect(),
-            Change::MetaPut { .. } | Change::MetaRemoved { .. } => Vec::new(),
+            Change::MetaPut { .. } | Change::MetaRemoved { .. } | Change::Clock { .. } => Vec::new(),
+            Change::Brought { brought, .. } => vec![brought.name.clone()],
             Change::Claimed { name, .. }
             | Change::Updated { name, .. }
             | Change::Released { name, .. }
@@ -127,18 +150,18 @@ impl Machine for DirectoryWorker {
         let taken = match followed.step.replace(empty_step()) {
             Some(step) => {
                 let step = Step { position, ..step };
-                self.table.take(partition, previous, self.directory.last_number(), step)
+                self.around.table.take(partition, previous, self.directory.last_number(), step)
             }
             None => false,
         };
         if !taken {
-            self.table.take_whole(partition, position, &self.directory);
+            self.around.table.take_whole(partition, position, &self.directory);
         }
     }
 
     fn fork(&self) -> Result<Box<dyn Machine>, String> {
-        let (directory, table, gate) = (self.directory.clone(), self.table.clone(), self.gate.clone());
-        Ok(Box::new(Self { directory, table, gate, followed: None }))
+        let (directory, around) = (self.directory.clone(), self.around.clone());
+        Ok(Box::new(Self { directory, around, followed: None }))
     }
 
     fn snapshot(&self) -> Result<Bytes, String> {
@@ -160,15 +183,14 @@ impl Machine for DirectoryWorker {
     }
 
     fn into_host(self: Box<Self>, _: Place, journal: Journal) -> Box<dyn Host> {
-        Box::new(Primary { directory: self.directory, table: self.table, gate: self.gate, journal })
+        Box::new(Primary { directory: self.directory, around: self.around, journal })
     }
 }
 
 /// One directory on its primary.
 struct Primary {
     directory: Directory,
-    table: NameTable,
-    gate: Gate,
+    around: Surroundings,
     journal: Journal,
 }
 
@@ -179,29 +201,51 @@ impl Primary {
         };
         if message == log_message() {
             let changes: Vec<Change> = codec::decode_body(body).map_err(unreadable)?;
-            changes.iter().try_for_each(|change| self.commit(change))?;
+            self.commit_all(&changes)?;
             return Ok(Bytes::new());
         }
         let request: Request = codec::decode_body(body).map_err(unreadable)?;
         let answered: Answered = match self.judge(&request) {
             Ok(changes) => {
-                if matches!(request, Request::PutMeta { .. }) && !self.gate.rely() {
+                if matches!(request, Request::PutMeta { .. }) && !self.around.gate.rely() {
                     return Err(Failure::NotReady);
                 }
-                changes.iter().try_for_each(|change| self.commit(change))?;
+                self.commit_all(&changes)?;
                 Ok(Done { number: self.number(&request) })
             }
-            Err(refused) => {
-                self.table.tallies().note_refused();
+            Err((changes, refused)) => {
+                self.around.table.tallies().note_refused();
+                self.commit_all(&changes)?;
                 Err(refused)
             }
         };
         Ok(body_of(&answered))
     }
 
-    fn judge(&self, request: &Request) -> Result<Vec<Change>, Refused> {
+    /// What is to be changed, also where what was asked for is refused.
+    fn judge(&self, request: &Request) -> Result<Vec<Change>, (Vec<Change>, Refused)> {
+        match request {
+            Request::Bring(brought) => self.judge_bring(brought),
+            other => self.judge_other(other).map_err(|refused| (Vec::new(), refused)),
+        }
+    }
+
+    fn judge_bring(&self, brought: &Brought) -> Result<Vec<Change>, (Vec<Change>, Refused)> {
+        let is_member = |node: &_| self.around.table.is_member(node);
+        match self.directory.judge_bring(brought, is_member).map_err(|refused| (Vec::new(), refused))? {
+            Bringing::Stands(changes) => Ok(changes),
+            Bringing::Contested(conflict) => {
+                let sides = self.around.sides.as_ref();
+                let winner = sides.map_or(Some(Winner::Here), |sides| sides.resolver.decide(&conflict));
+                tracing::info!(name = %conflict.name, ?winner, "two sides of the cluster gave out a name");
+                self.directory.settle_bring(brought, winner)
+            }
+        }
+    }
+
+    fn judge_other(&self, request: &Request) -> Result<Vec<Change>, Refused> {
         let directory = &self.directory;
-        let is_member = |node: &_| self.table.is_member(node);
+        let is_member = |node: &_| self.around.table.is_member(node);
         Ok(match request {
             Request::Claim { name, holder, value } => {
                 directory.judge_claim(name, holder, value, is_member)?
@@ -215,7 +259,11 @@ impl Primary {
             }
             Request::Terminate { name } => directory.judge_terminate(name)?.into_iter().collect(),
             Request::Move { name } => directory.judge_move(name).into_iter().collect(),
-            Request::PutMeta { key, value } => directory.judge_put_meta(key, value)?.into_iter().collect(),
+            Request::Bring(_) => Vec::new(),
+            Request::BringMeta { key, .. } if directory.meta(key).is_some() => Vec::new(),
+            Request::PutMeta { key, value } | Request::BringMeta { key, value } => {
+                directory.judge_put_meta(key, value)?.into_iter().collect()
+            }
             Request::RemoveMeta { key } => vec![directory.judge_remove_meta(key)?],
         })
     }
@@ -223,16 +271,27 @@ impl Primary {
     /// By which number it stands there now.
     fn number(&self, request: &Request) -> Option<ClaimNumber> {
         match request {
-            Request::PutMeta { key, .. } | Request::RemoveMeta { key } => {
+            Request::PutMeta { key, .. } | Request::BringMeta { key, .. } | Request::RemoveMeta { key } => {
                 self.directory.meta(key).map(|meta| meta.number)
             }
-            Request::Claim { name, .. }
+            Request::Bring(Brought { name, .. })
+            | Request::Claim { name, .. }
             | Request::Release { name, .. }
             | Request::Update { name, .. }
             | Request::Start { name, .. }
             | Request::Terminate { name }
             | Request::Move { name } => self.directory.get(name).map(|claim| claim.number),
         }
+    }
+
+    fn commit_all(&mut self, changes: &[Change]) -> Result<(), Failure> {
+        if let Some(sides) = self.around.sides.as_ref().filter(|_| !changes.is_empty()) {
+            let at = sides.clock.unix();
+            if at.0 >= self.directory.clock().0 + CLOCK_EVERY_MS {
+                self.commit(&Change::Clock { at })?;
+            }
+        }
+        changes.iter().try_for_each(|change| self.commit(change))
     }
 
     fn commit(&mut self, change: &Change) -> Result<(), Failure> {

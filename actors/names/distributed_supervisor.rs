@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::ids::{GroupId, NodeBoot, PartitionId};
 use tumen_core::names::crew::{Answer, Effect, Frame, InstanceId, NotStarted};
-use tumen_core::names::{Name, Reason};
+use tumen_core::names::{ClaimNumber, Name, Reason, directory_of};
 use tumen_core::partitions::fence::Fence;
 use tumen_core::supervision::Exit;
 
@@ -43,6 +43,14 @@ pub enum DistributedSupervisorMsg {
     Plan(Arc<Snapshot>),
     /// This node left its cluster.
     Left,
+    /// This directory begins anew with less than it had.
+    DirectoryLost(PartitionId),
+    /// The directory of a name has what runs on here under it.
+    Adopted(Name, ClaimNumber),
+    /// What runs on here under a name ends: another has that.
+    Forsaken(Name, Reason),
+    /// Another side of the cluster may have the names of some that run here.
+    Look,
     /// A directory's primary tells this node what to run.
     Orders(Frame),
     /// A child did not start. A supervisor hears nothing of one that ends before it began.
@@ -129,6 +137,7 @@ impl DistributedSupervisor {
                     });
                 }
                 Effect::Tell { directory, answer } => answers.entry(directory).or_default().push(answer),
+                Effect::Rename { .. } => drop(self.rename(state, vec![effect])),
                 Effect::Cleared => {
                     if let Some(plan) = &state.plan {
                         self.names.note_acted(plan);
@@ -142,6 +151,7 @@ impl DistributedSupervisor {
     /// Says these to whoever is primary of each directory, as far as this node knows. What is lost is said again.
     fn tell(&self, answers: BTreeMap<PartitionId, Vec<Answer>>) {
         let mut by_node: BTreeMap<NodeBoot, Vec<(PartitionId, Answer)>> = BTreeMap::new();
+        let Some(cluster) = self.names.shared.plans.cluster() else { return };
         let table = self.names.shared.router.table();
         for (directory, said) in answers {
             if let Ok(located) = table.primary_of(directory) {
@@ -156,7 +166,8 @@ impl DistributedSupervisor {
                 len += len_of(&answer);
                 // What many children hand over at once would be more than one message may hold, and never be heard.
                 if len > ANSWERS_LEN && !some.is_empty() {
-                    self.names.send(&node, Supervision::Answers(std::mem::take(&mut some)));
+                    let said = std::mem::take(&mut some);
+                    self.names.send(&node, Supervision::Answers { cluster, said });
                     len = len_of(&answer);
                 }
                 match some.last_mut() {
@@ -164,7 +175,7 @@ impl DistributedSupervisor {
                     _ => some.push((directory, vec![answer])),
                 }
             }
-            self.names.send(&node, Supervision::Answers(some));
+            self.names.send(&node, Supervision::Answers { cluster, said: some });
         }
     }
 
@@ -189,7 +200,10 @@ impl DistributedSupervisor {
         match ractor::ActorRuntime::spawn_linked_instant(None, child, place, myself.get_cell()) {
             Ok((child, started)) => {
                 let actor = self.names.shared.registry.next_number();
-                self.names.shared.registry.add(actor, Local::child(child.clone(), waiting));
+                self.names
+                    .shared
+                    .registry
+                    .add(actor, Local::child(child.clone(), waiting, self.names.shared.clock.unix()));
                 state.by_actor.insert(child.get_id(), instance);
                 state.instances.insert(instance, Instance { child, actor, legacy });
                 tokio::spawn(tell_not_started(myself.clone(), instance, started, not_started));
@@ -271,11 +285,63 @@ impl DistributedSupervisor {
             agent.actor.stop(None);
             self.names.shared.agents.remove(&directory);
         }
-        for running in state.instances.values() {
-            self.names.shared.registry.forget(running.actor, Reason::Dropped);
+        let effects = if self.names.shared.sides {
+            self.with_crew(|crew| crew.handle_left_side())
+        } else {
+            self.with_crew(|crew| crew.handle_left())
+        };
+        let effects = self.rename(state, effects);
+        for (id, running) in &state.instances {
+            if !self.with_crew(|crew| crew.is_kept(*id)) {
+                self.names.shared.registry.forget(running.actor, Reason::Dropped);
+            }
         }
-        let effects = self.with_crew(|crew| crew.handle_left());
         self.run(myself, state, effects);
+    }
+
+    /// Carries out those effects that say as what something is known from now on.
+    fn rename(&self, state: &mut DistributedSupervisorState, effects: Vec<Effect>) -> Vec<Effect> {
+        let carried_out = |effect: &Effect| {
+            let Effect::Rename { from, to } = effect else { return false };
+            if let Some(running) = state.instances.remove(from) {
+                state.by_actor.insert(running.child.get_id(), *to);
+                state.instances.insert(*to, running);
+            }
+            true
+        };
+        let mut carried_out = carried_out;
+        effects.into_iter().filter(|effect| !carried_out(effect)).collect()
+    }
+
+    /// Another has the name of something that runs here.
+    fn handle_forsaken(
+        &self,
+        myself: &Myself,
+        state: &mut DistributedSupervisorState,
+        effects: Vec<Effect>,
+        why: &Reason,
+    ) {
+        for effect in &effects {
+            if let Effect::Kill { actor, .. } = effect {
+                // Whoever watches it is told why before it ends.
+                self.names.shared.registry.forget(*actor, why.clone());
+            }
+        }
+        self.run(myself, state, effects);
+    }
+
+    /// Ends what runs here under numbers that are over: another side of the cluster has the name.
+    fn look_for_outdated(&self, myself: &Myself, state: &mut DistributedSupervisorState) {
+        let table = &self.names.shared.table;
+        let outdated = |(name, id, _): (&Name, InstanceId, u64)| {
+            let claim = table.claim(name)?;
+            (claim.number > id.number).then(|| (id, Reason::Conflict(claim.holder().cloned())))
+        };
+        let outdated: Vec<_> = self.with_crew(|crew| crew.running_for().filter_map(outdated).collect());
+        for (id, why) in outdated {
+            let effects = self.with_crew(|crew| crew.handle_outdated(id));
+            self.handle_forsaken(myself, state, effects, &why);
+        }
     }
 
     /// Each directory that this boot is primary of has its agent; others have none here.
@@ -384,6 +450,19 @@ impl Actor for DistributedSupervisor {
         match message {
             DistributedSupervisorMsg::Plan(plan) => self.handle_plan(&myself, state, &plan),
             DistributedSupervisorMsg::Left => self.handle_left(&myself, state),
+            DistributedSupervisorMsg::DirectoryLost(directory) => {
+                let effects = self.with_crew(|crew| crew.handle_directory_lost(directory));
+                self.run(&myself, state, effects);
+            }
+            DistributedSupervisorMsg::Adopted(name, number) => {
+                let effect = self.with_crew(|crew| crew.handle_adopted(&name, directory_of(&name), number));
+                self.run(&myself, state, effect.into_iter().collect());
+            }
+            DistributedSupervisorMsg::Forsaken(name, why) => {
+                let effect = self.with_crew(|crew| crew.handle_forsaken(&name));
+                self.handle_forsaken(&myself, state, effect.into_iter().collect(), &why);
+            }
+            DistributedSupervisorMsg::Look => self.look_for_outdated(&myself, state),
             DistributedSupervisorMsg::Orders(frame) => {
                 let registry = &self.names.shared.registry;
                 let effects = self
@@ -411,6 +490,9 @@ impl Actor for DistributedSupervisor {
             DistributedSupervisorMsg::Tick => {
                 let effects = self.with_crew(|crew| crew.handle_tick());
                 self.run(&myself, state, effects);
+                if self.names.shared.sides {
+                    self.look_for_outdated(&myself, state);
+                }
             }
             DistributedSupervisorMsg::AgentAgain => self.look_after_agents(&myself, state),
         }

@@ -102,7 +102,12 @@ mod tests {
     fn claim(number: u64, len: usize) -> Claim {
         let holder = Holder { node: NodeBoot::new(NodeName::new("n").unwrap(), Boot(1)), actor: number };
         let value = Bytes::from(vec![b'v'; len]);
-        Claim { number: ClaimNumber(number), value, held: Held::Plain(holder) }
+        Claim {
+            number: ClaimNumber(number),
+            value,
+            held: Held::Plain(holder),
+            since: tumen_core::UnixMillis(0),
+        }
     }
 
     fn meta(number: u64, len: usize) -> Meta {

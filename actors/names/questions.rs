@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tumen_core::ids::{Boot, NodeName, PartitionId};
+use tumen_core::ids::{Boot, ClusterId, NodeName, PartitionId};
 use tumen_core::names::directory::News;
 use tumen_core::names::{Claim, ClaimNumber, Meta, Name, Reason};
 use tumen_core::partitions::identity::Position;
@@ -23,6 +23,8 @@ use crate::transport::{Deadline, Incoming, Serve, Service};
 
 /// How long a question may wait for something to say.
 const HELD_FOR: Duration = Duration::from_secs(5);
+/// How long a question of another cluster rests.
+const STRANGE_AFTER: Duration = Duration::from_millis(50);
 /// How long an answer is waited for.
 const ASK_WITHIN: Duration = Duration::from_secs(8);
 /// The longest answer. Most are shorter by far: see [`Part`](super::table::Part).
@@ -76,7 +78,7 @@ impl TailStep {
 impl Names {
     /// Asks another node once. `None`: it did not answer in time.
     pub(super) async fn question(&self, node: &NodeName, question: &Question) -> Option<Told> {
-        let frame = codec::pack(question);
+        let frame = codec::pack(&(self.shared.plans.cluster(), question));
         let encode = |buffer: &mut bytes::BytesMut| buffer.extend_from_slice(&frame);
         let deadline = Deadline::after(ASK_WITHIN);
         let reply = self.shared.transport.ask(node, Service::Directory, deadline, encode).await.ok()?.ok()?;
@@ -147,14 +149,24 @@ impl Telling {
 impl Serve for Telling {
     fn serve(&self, batch: &mut Vec<Incoming>) {
         for Incoming { body, reply, .. } in batch.drain(..) {
-            let Ok(question) = codec::decode::<Question>(&body, QUESTION_LEN_MAX) else {
+            let Ok((of, question)) = codec::decode::<(Option<ClusterId>, Question)>(&body, QUESTION_LEN_MAX)
+            else {
                 tracing::warn!("a question about names cannot be read");
                 continue;
             };
             let names = self.names.clone();
+            // What a directory holds in another cluster is no answer.
+            let watches = matches!(question, Question::Watch { .. });
+            let fits = move |names: &Names| watches || of == names.shared.plans.cluster();
             // It ends in bounded time; how many there are is bounded by the lane.
             tokio::spawn(async move {
-                let told = names.tell(question).await;
+                let told = if fits(&names) {
+                    Some(names.tell(question).await).filter(|_| fits(&names))
+                } else {
+                    tokio::time::sleep(STRANGE_AFTER).await;
+                    None
+                };
+                let told = told.unwrap_or(Told::Nothing);
                 match codec::try_pack(&told, ANSWER_LEN_MAX) {
                     Ok(frame) => reply.send(&frame),
                     Err(error) => {

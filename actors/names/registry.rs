@@ -5,21 +5,23 @@
 //!  message for a number ─▶ Local ─▶ its mailbox
 //! ```
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, broadcast, watch};
+use tumen_core::UnixMillis;
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::names::{Name, Reason};
 use tumen_core::partitions::request::Failure;
 
 use super::Names;
 use super::child::{ChildMsg, MAILBOX_LEN_MAX};
+use super::conflicts::Lost;
 use super::tail::Tails;
 use super::watching;
 use crate::partitions::delivery::Delivery;
@@ -30,8 +32,11 @@ const RELEASE_WITHIN: Duration = Duration::from_secs(5);
 /// How many actors that ended are remembered, for those who ask how.
 const ENDS_MAX: usize = 1024;
 
-/// Names of one actor, which may be many.
-type Wants = HashSet<Name, foldhash::fast::RandomState>;
+/// Names of one actor, which may be many, and since when it wants each.
+type Wants = HashMap<Name, UnixMillis, foldhash::fast::RandomState>;
+
+/// How many names that an actor lost wait for whoever is to be told.
+const LOSSES_MAX: usize = 1024;
 
 /// Hands a message to an actor, or answers it.
 type Deliver = Arc<dyn Fn(Delivery) + Send + Sync>;
@@ -44,23 +49,28 @@ pub(super) struct Local {
     wants: Arc<Mutex<Wants>>,
     /// Closed, or told why, once it has ended.
     ended: Arc<watch::Sender<Option<Reason>>>,
+    /// Since when it is there.
+    since: UnixMillis,
+    /// The names that it loses to others, once somebody listens.
+    losses: Arc<OnceLock<broadcast::Sender<Lost>>>,
 }
 
 impl Local {
-    pub(super) fn new(deliver: Deliver) -> Self {
-        Self { deliver, wants: Arc::default(), ended: Arc::default() }
+    pub(super) fn new(deliver: Deliver, since: UnixMillis) -> Self {
+        Self { deliver, wants: Arc::default(), ended: Arc::default(), since, losses: Arc::default() }
     }
 
     /// A child. `waiting` counts what its mailbox holds.
-    pub(super) fn child(child: ActorRef<ChildMsg>, waiting: Arc<AtomicUsize>) -> Self {
-        Self::new(Arc::new(move |delivery| {
+    pub(super) fn child(child: ActorRef<ChildMsg>, waiting: Arc<AtomicUsize>, since: UnixMillis) -> Self {
+        let deliver: Deliver = Arc::new(move |delivery: Delivery| {
             if waiting.fetch_add(1, Ordering::Relaxed) >= MAILBOX_LEN_MAX {
                 waiting.fetch_sub(1, Ordering::Relaxed);
                 return delivery.answer(Err(Failure::Overloaded));
             }
             // One that just stopped drops it, and it answers for itself.
             drop(child.cast(ChildMsg::Deliver(delivery)));
-        }))
+        });
+        Self::new(deliver, since)
     }
 
     fn wants(&self) -> MutexGuard<'_, Wants> {
@@ -132,7 +142,7 @@ impl Registry {
         drop(ends);
         local.ended.send_replace(Some(why));
         let wants = std::mem::take(&mut *local.wants());
-        sorted(wants.into_iter())
+        sorted(wants.into_keys())
     }
 
     fn ends(&self) -> MutexGuard<'_, VecDeque<(u64, Reason)>> {
@@ -150,7 +160,7 @@ impl Registry {
 
     /// Whether that actor is there and wants that name.
     pub(super) fn holds(&self, name: &Name, actor: u64) -> bool {
-        self.shared.actors.get(&actor).is_some_and(|local| local.wants().contains(name))
+        self.shared.actors.get(&actor).is_some_and(|local| local.wants().contains_key(name))
     }
 
     /// How many names all actors hold, or are about to.
@@ -160,12 +170,39 @@ impl Registry {
 
     /// The names that an actor holds, or is about to, sorted.
     pub(super) fn names_of(&self, actor: u64) -> Vec<Name> {
-        self.shared.actors.get(&actor).map(|local| sorted(local.wants().iter().cloned())).unwrap_or_default()
+        self.shared.actors.get(&actor).map(|local| sorted(local.wants().keys().cloned())).unwrap_or_default()
     }
 
     /// The actor wants a name: whether it did not before. `None`: there is no such actor.
-    pub(super) fn want(&self, name: &Name, actor: u64) -> Option<bool> {
-        Some(self.shared.actors.get(&actor)?.wants().insert(name.clone()))
+    pub(super) fn want(&self, name: &Name, actor: u64, now: UnixMillis) -> Option<bool> {
+        let local = self.shared.actors.get(&actor)?;
+        let mut wants = local.wants();
+        let newly = !wants.contains_key(name);
+        wants.entry(name.clone()).or_insert(now);
+        Some(newly)
+    }
+
+    /// Since when that actor wants that name, or, of a child, is there.
+    pub(super) fn since(&self, name: &Name, actor: u64) -> UnixMillis {
+        let local = self.shared.actors.get(&actor);
+        local.map_or(UnixMillis(u64::MAX), |local| local.wants().get(name).copied().unwrap_or(local.since))
+    }
+
+    /// The actor wants a name no more, for another has it: whoever listens is told.
+    pub(super) fn lose(&self, lost: &Lost, actor: u64) {
+        let Some(local) = self.shared.actors.get(&actor) else { return };
+        if local.wants().remove(&lost.name).is_some()
+            && let Some(losses) = local.losses.get()
+        {
+            // Nobody may be listening any more.
+            let _ = losses.send(lost.clone());
+        }
+    }
+
+    /// The names that an actor loses to others from now on.
+    pub(super) fn losses_of(&self, actor: u64) -> Option<broadcast::Receiver<Lost>> {
+        let local = self.shared.actors.get(&actor)?;
+        Some(local.losses.get_or_init(|| broadcast::Sender::new(LOSSES_MAX)).subscribe())
     }
 
     pub(super) fn want_no_more(&self, name: &Name, actor: u64) {

@@ -2,7 +2,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
-use tumen_core::ids::{Boot, Kind, NodeBoot, PartitionId};
+use tumen_core::ids::{Boot, ClusterId, Kind, NodeBoot, PartitionId};
 use tumen_core::names::crew::{Answer, Frame};
 use tumen_core::partitions::request::MessageId;
 
@@ -24,13 +24,20 @@ pub(super) fn child_kind(service: &str) -> Option<Kind> {
 pub(super) enum Supervision {
     /// The primary tells this run of a node what to run.
     Orders {
+        /// Of which cluster.
+        cluster: ClusterId,
         /// Which run: a later one is not told what was meant for this one.
         to: NodeBoot,
         /// What.
         frame: Frame,
     },
     /// A node says what became of it, to each directory its own.
-    Answers(Vec<(PartitionId, Vec<Answer>)>),
+    Answers {
+        /// Of which cluster they are.
+        cluster: ClusterId,
+        /// What is said.
+        said: Vec<(PartitionId, Vec<Answer>)>,
+    },
 }
 
 /// To which actor a message goes.

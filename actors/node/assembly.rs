@@ -27,8 +27,8 @@ use super::health::LastSaid;
 use super::losses::{self, Losses};
 use super::parts::{EVENTS_MAX, Parts, Ports, until_stopping};
 use super::sessions;
-use super::sides::{self, Sides};
 use super::settings::Settings;
+use super::sides::{self, Sides};
 use super::stepping;
 use super::supervision;
 use super::watching;
@@ -82,8 +82,10 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
     let belief = Belief::new(id.clone(), clock);
     let gate = Gate::closed(clock, belief.clone());
     let names = NameTable::default();
-    let directories =
-        Kinds::new(vec![directory_worker::hosted(&names, &gate)]).expect("one kind, with names of its own");
+    let of_sides = settings.consistency.is_available();
+    let of_sides = of_sides.then(|| directory_worker::Sides { clock, resolver: settings.resolver.clone() });
+    let directories = Kinds::new(vec![directory_worker::hosted(&names, &gate, of_sides)])
+        .expect("one kind, with names of its own");
     let kinds = KindsByGroup { users: kinds, names: directories };
     let copies = Copies::load(settings.data_dir.as_deref(), &settings.name, &kinds, &config, clock).await;
     let copies = copies.map_err(|error| StartError::Store(error.to_string()))?;
@@ -160,6 +162,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
         transport: transport.clone(),
         clock,
         acted,
+        sides: settings.consistency.is_available(),
     });
     let sides = Sides::new(settings.consistency, settings.cluster.clone());
     let parts = Arc::new(Parts {
@@ -260,6 +263,7 @@ fn follow(parts: &Arc<Parts>) {
     parts.tasks.spawn(until_stopping(parts, losses::follow(Arc::clone(parts))));
     if parts.sides.is_available() {
         parts.tasks.spawn(until_stopping(parts, sides::follow(Arc::clone(parts))));
+        parts.tasks.spawn(until_stopping(parts, parts.names.clone().follow_conflicts()));
     }
     let failing = Arc::clone(parts);
     parts.tasks.spawn(until_stopping(parts, async move {

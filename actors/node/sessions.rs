@@ -47,9 +47,8 @@ pub(super) fn wire(parts: &Arc<Parts>) {
                 // Who asks is who speaks: nobody asks in another's name.
                 Some(LeaseFrame::Request(request)) if request.from == session.peer => {
                     // One of another side that is not told of yet leaves that first.
-                    let strange = |parts: Arc<Parts>| {
-                        parts.sides.is_available() && parts.is_of_another(&session.peer)
-                    };
+                    let strange =
+                        |parts: Arc<Parts>| parts.sides.is_available() && parts.is_of_another(&session.peer);
                     if !here.upgrade().is_some_and(strange) {
                         ports.coordinator.cast(AssignmentCoordinatorMsg::LeaseRequest(request));
                     }

@@ -20,6 +20,7 @@ use tumen_core::names::placements::Placements;
 use crate::clock::Clock;
 use crate::cluster::consensus;
 use crate::names::child::ChildKinds;
+use crate::names::conflicts::Resolver;
 use crate::partitions::replication::Pace;
 use crate::transport::{Greet, Transport};
 
@@ -57,6 +58,8 @@ pub struct Settings {
     pub founds: bool,
     /// What goes first where nodes cannot reach each other.
     pub consistency: Consistency,
+    /// Who keeps a name that two sides have, where availability goes first.
+    pub resolver: Resolver,
     /// How many nodes found the cluster together.
     pub bootstrap_expect: usize,
     /// The leader's law.

@@ -24,7 +24,7 @@ use tumen_core::cluster::greeting::{Belonging, Meeting};
 use tumen_core::cluster::member::NodeInfo;
 use tumen_core::cluster::sides::{Consistency, LOOK_EVERY_MS, Lookout, Neighbour, Verdict};
 use tumen_core::cluster::snapshot::GroupSpec;
-use tumen_core::ids::{ClusterId, ClusterName, Epoch, GroupId, NodeBoot, PartitionId, Version};
+use tumen_core::ids::{ClusterId, ClusterName, Epoch, Generation, GroupId, NodeBoot, PartitionId, Version};
 use tumen_core::wire::CoordinatorFrame;
 
 use super::founding;
@@ -123,7 +123,7 @@ fn begin_leaving(parts: &Parts, to: Belonging) -> Option<ClusterId> {
 async fn found(parts: &Arc<Parts>) {
     let Some(ours) = parts.belonging() else { return };
     let (id, founded_at) = (ClusterId(clock::draw()), parts.clock.unix());
-    let generation = ours.generation.next();
+    let generation = next_generation(ours.generation, id);
     let side = Belonging {
         id,
         founded_at,
@@ -148,6 +148,13 @@ async fn found(parts: &Arc<Parts>) {
     }
 }
 
+/// The generation of a side's cluster: later than the one that it was of, and no other side's. What is sent by a fence of another
+/// is known by that.
+const fn next_generation(former: Generation, id: ClusterId) -> Generation {
+    let (count, drawn) = ((former.0 >> 32) + 1, id.0 & 0xFFFF_FFFF);
+    Generation((count << 32) | drawn)
+}
+
 /// Looks around, for as long as the node runs.
 pub(super) async fn follow(parts: Arc<Parts>) {
     let (mut lookout, mut losses) = (Lookout::default(), Giving::default());
@@ -161,8 +168,7 @@ pub(super) async fn follow(parts: Arc<Parts>) {
             continue;
         }
         let ours = parts.belonging();
-        let verdict =
-            lookout.look(&parts.id.node, parts.gate.is_open(), ours.as_ref(), &parts.neighbours());
+        let verdict = lookout.look(&parts.id.node, parts.gate.is_open(), ours.as_ref(), &parts.neighbours());
         parts.greeter.stranded.store(verdict != Verdict::Fine, Ordering::SeqCst);
         if verdict == Verdict::Found {
             found(&parts).await;
@@ -264,7 +270,12 @@ impl Giving {
         let lost = parts.losses.now();
         self.since.retain(|(partition, epoch), _| lost.get(partition) == Some(epoch));
         for (partition, epoch) in lost.iter() {
-            self.since.entry((*partition, *epoch)).or_insert(now);
+            let known = self.since.insert((*partition, *epoch), now);
+            if let Some(known) = known {
+                self.since.insert((*partition, *epoch), known);
+            } else if partition.group == GroupId::Names {
+                parts.names.handle_directory_lost(*partition);
+            }
         }
         let leads = parts.consensus().leadership().borrow().i_lead;
         if !leads || self.asked.as_ref().is_some_and(|asked| !asked.is_finished()) {
@@ -283,7 +294,9 @@ impl Giving {
             for partition in due {
                 let ask = Ask::AcceptLoss { partition };
                 match parts.asking.ask(&parts.transport, leader, ask, ACCEPT_WITHIN).await {
-                    Ok(_) => tracing::warn!(%partition, "too few of its copies are left: it goes on with these"),
+                    Ok(_) => {
+                        tracing::warn!(%partition, "too few of its copies are left: it goes on with these")
+                    }
                     Err(error) => tracing::info!(%partition, %error, "its loss is not accepted yet"),
                 }
             }

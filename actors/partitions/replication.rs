@@ -32,7 +32,7 @@ mod transfers;
 mod worker;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -101,6 +101,8 @@ struct Shared {
     disk: Option<Arc<Disk>>,
     /// The cluster whose copies these are, as far as that is known.
     cluster: Mutex<Option<ClusterId>>,
+    /// Of which generation of its cluster this node is, as [`belonging`] keeps it.
+    generation: AtomicU64,
     /// Whether a plan said so since the node started: before, copies that were read back say nothing.
     confirmed: AtomicBool,
     /// What an acknowledgement promises, by the newest plan.
@@ -179,6 +181,7 @@ impl Replication {
             cells: RwLock::new(cells),
             disk: disk.map(Arc::new),
             cluster: Mutex::new(cluster),
+            generation: AtomicU64::new(belonging::ANY),
             confirmed: AtomicBool::new(cluster.is_none()),
             modes: RwLock::default(),
             unneeded: Mutex::default(),
@@ -277,6 +280,7 @@ impl Replication {
         if !self.is_used() {
             return;
         }
+        self.handle_generation(plan.generation);
         self.handle_cluster(plan);
         let now = self.now();
         let mut unneeded = Vec::new();
@@ -309,6 +313,8 @@ impl Replication {
 
     /// The node left its cluster: it has no copies any more.
     pub fn handle_left(&self) {
+        // Whatever those that are left behind still send is of no concern here.
+        self.handle_generation_left();
         self.forget_all();
         *self.shared.cluster.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Kind, NodeBoot};
 use crate::names::placement::Placing;
 use crate::supervision::Restart;
+use crate::time::UnixMillis;
 
 /// Numbers what a directory gives out: each claim and each start of a child has one of its own, later ones larger ones.
 /// An instance's number is its fence: whatever it writes to outside of the cluster can refuse a lower one.
@@ -135,6 +136,9 @@ pub struct Claim {
     pub value: Bytes,
     /// Who holds it.
     pub held: Held,
+    /// Since when, by the directory's clock, to about a tenth of a second: of a child that runs, since when this instance does.
+    /// Zero where nobody keeps time: in a cluster that is one or none, and in a read table.
+    pub since: UnixMillis,
 }
 
 impl Claim {
@@ -188,8 +192,8 @@ pub enum Reason {
     Ignored,
     /// The cluster that it was claimed in was dropped for another one of the same name.
     Dropped,
-    /// Its cluster was dropped, and in the one that its node joined instead this holder has the name, or a child that runs
-    /// nowhere at present.
+    /// Its side of the cluster met another, where this holder has the name, or a child that runs nowhere at present, or nobody,
+    /// for it could not be told who should.
     Conflict(Option<Holder>),
 }
 
@@ -205,11 +209,11 @@ impl fmt::Display for Reason {
             Self::Ignored => f.write_str("not to run, as its own start said"),
             Self::Dropped => f.write_str("its cluster was dropped for another of the same name"),
             Self::Conflict(Some(holder)) => {
-                write!(f, "conflict: held by {holder} in the cluster that was joined")
+                write!(f, "conflict: held by {holder}, of another side of the cluster")
             }
-            Self::Conflict(None) => f.write_str(
-                "conflict: held by a child that runs nowhere at present in the cluster that was joined",
-            ),
+            Self::Conflict(None) => {
+                f.write_str("conflict: another side of the cluster gave the name to somebody else")
+            }
         }
     }
 }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Epoch, PartitionId, Version};
+use crate::ids::{Epoch, GroupId, PartitionId, Version};
 use crate::names::claim::{ClaimNumber, Spec};
 use crate::names::name::Name;
 use crate::supervision::{Exit, Restart};
@@ -83,6 +83,17 @@ pub enum Order {
         /// Names, with the numbers of their actors.
         held: Vec<(Name, u64)>,
     },
+}
+
+impl Order {
+    /// The names of what is to run, or runs, on the node that is told.
+    fn names(&self) -> Vec<(&Name, ClaimNumber)> {
+        match self {
+            Self::Start { name, number, .. } | Self::Stop { name, number, .. } => vec![(name, *number)],
+            Self::Audit { running, .. } => running.iter().map(|(name, number)| (name, *number)).collect(),
+            Self::Forget { .. } => Vec::new(),
+        }
+    }
 }
 
 /// What a node says of an order, or by itself.
@@ -178,6 +189,13 @@ pub enum Effect {
         /// What.
         answer: Answer,
     },
+    /// What is known as `from` is known as `to` from now on: it runs on.
+    Rename {
+        /// As what it was known.
+        from: InstanceId,
+        /// As what it is from now on.
+        to: InstanceId,
+    },
     /// What ran here when the node ceased to be a member, or left its cluster, has ended.
     Cleared,
 }
@@ -190,6 +208,9 @@ pub struct InstanceId {
     /// Its number there.
     pub number: ClaimNumber,
 }
+
+/// No directory: what runs on while its node goes from one side of its cluster to another is known under this.
+const KEPT: PartitionId = PartitionId { group: GroupId::Names, index: u32::MAX };
 
 /// The most instances on one node.
 pub const INSTANCES_MAX: usize = 1 << 20;
@@ -215,10 +236,21 @@ enum State {
     Over(Answer),
 }
 
+/// An instance that runs on without a directory.
+#[derive(Clone, Debug)]
+struct Kept {
+    id: InstanceId,
+    restart: Restart,
+    actor: u64,
+}
+
 /// The law of one node's children.
 #[derive(Clone, Debug, Default)]
 pub struct Crew {
     instances: BTreeMap<InstanceId, Instance>,
+    /// What runs on without a directory, each under its name.
+    kept: BTreeMap<Name, Kept>,
+    kept_last: u64,
     newest: BTreeMap<PartitionId, Stamp>,
     /// By which plan this boot is a member that may serve; `None` where it is none.
     since: Option<Version>,
@@ -247,6 +279,83 @@ impl Crew {
         self.newest.clear();
         self.again = None;
         if self.since.is_some() { self.clear() } else { Vec::new() }
+    }
+
+    /// The node leaves one side of its cluster for another. What runs here runs on, and is brought along: see [`Self::kept`].
+    pub fn handle_left_side(&mut self) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if self.since.is_some() {
+            let runs = |instance: &Instance| matches!(instance.state, State::Running { .. });
+            let running: Vec<InstanceId> =
+                self.instances.iter().filter(|(_, it)| runs(it)).map(|(id, _)| *id).collect();
+            effects.extend(running.into_iter().filter_map(|id| self.keep(id)));
+        }
+        effects.extend(self.handle_left());
+        effects
+    }
+
+    /// A directory begins anew with less than it had. What runs here for it runs on, and is brought along.
+    pub fn handle_directory_lost(&mut self, directory: PartitionId) -> Vec<Effect> {
+        let of_it = |id: &&InstanceId| id.directory == directory;
+        let ids: Vec<InstanceId> = self.instances.keys().filter(of_it).copied().collect();
+        ids.into_iter().filter_map(|id| self.keep(id)).collect()
+    }
+
+    fn keep(&mut self, from: InstanceId) -> Option<Effect> {
+        let State::Running { actor } = self.instances.get(&from)?.state else { return None };
+        let Instance { name, restart, .. } = self.instances.remove(&from)?;
+        self.kept_last += 1;
+        let to = InstanceId { directory: KEPT, number: ClaimNumber(self.kept_last) };
+        self.kept.insert(name, Kept { id: to, restart, actor });
+        Some(Effect::Rename { from, to })
+    }
+
+    /// The actor of what runs on under a name without a directory, if anything does.
+    pub fn kept(&self, name: &Name) -> Option<u64> {
+        self.kept.get(name).map(|kept| kept.actor)
+    }
+
+    /// Whether that runs on without a directory.
+    pub fn is_kept(&self, id: InstanceId) -> bool {
+        id.directory == KEPT
+    }
+
+    /// A directory has what runs on here under a name: under this number from now on.
+    pub fn handle_adopted(
+        &mut self,
+        name: &Name,
+        directory: PartitionId,
+        number: ClaimNumber,
+    ) -> Option<Effect> {
+        self.since?;
+        let Kept { id: from, restart, actor } = self.kept.remove(name)?;
+        let to = InstanceId { directory, number };
+        let state = State::Running { actor };
+        self.instances.insert(to, Instance { name: name.clone(), restart, state });
+        Some(Effect::Rename { from, to })
+    }
+
+    /// Something else has the name of what runs on here: it ends.
+    pub fn handle_forsaken(&mut self, name: &Name) -> Option<Effect> {
+        let Kept { id: instance, actor, .. } = self.kept.remove(name)?;
+        Some(Effect::Kill { instance, actor, moves: false })
+    }
+
+    /// What runs here for a directory, each under its name and number.
+    pub fn running_for(&self) -> impl Iterator<Item = (&Name, InstanceId, u64)> {
+        self.instances.iter().filter_map(|(id, instance)| match instance.state {
+            State::Running { actor } => Some((&instance.name, *id, actor)),
+            State::Starting { .. } | State::Stopping | State::Over(_) => None,
+        })
+    }
+
+    /// What was started under this number is over, whatever its node was told: a later one stands in the directory.
+    pub fn handle_outdated(&mut self, id: InstanceId) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if let Some(instance) = self.instances.get_mut(&id) {
+            instance.stop(id, false, &mut effects);
+        }
+        effects
     }
 
     /// Whether something runs yet that was to end because the node ceased to be a member. A plan is acted on only once it does
@@ -278,6 +387,10 @@ impl Crew {
         *newest = stamp;
         let mut effects = Vec::new();
         for order in orders {
+            // It knows already what runs on here.
+            for (name, number) in order.names() {
+                effects.extend(self.handle_adopted(name, directory, number));
+            }
             match order {
                 Order::Start { name, number, spec, handed } => {
                     let id = InstanceId { directory, number };
@@ -367,6 +480,11 @@ impl Crew {
 
     /// An instance ended, by itself or because it was to.
     pub fn handle_ended(&mut self, id: InstanceId, exit: Exit, handed: Option<Bytes>) -> Vec<Effect> {
+        if id.directory == KEPT {
+            // Whoever brings it along finds that.
+            self.kept.retain(|_, kept| kept.id != id);
+            return Vec::new();
+        }
         let Some(instance) = self.instances.get(&id) else { return Vec::new() };
         let answer =
             Answer::Ended { name: instance.name.clone(), number: id.number, exit: Some(exit), handed };
@@ -398,7 +516,8 @@ impl Crew {
         let there = |(id, instance): (&InstanceId, &Instance)| {
             (!matches!(instance.state, State::Over(_))).then_some(*id)
         };
-        self.instances.iter().filter_map(there).collect()
+        let kept = self.kept.values().map(|kept| kept.id);
+        self.instances.iter().filter_map(there).chain(kept).collect()
     }
 
     fn cleared(&mut self) -> Option<Effect> {

@@ -6,6 +6,7 @@
 //!               └─▶ Refused, and nothing changed
 //! ```
 
+mod bringing;
 mod index;
 mod judging;
 #[cfg(test)]
@@ -22,7 +23,10 @@ use crate::ids::{Kind, NodeBoot};
 use crate::names::claim::{Child, Claim, ClaimNumber, Held, Holder, Reason, Spec, Stage};
 use crate::names::meta::Meta;
 use crate::names::name::Name;
+use crate::names::request::Brought;
+use crate::time::UnixMillis;
 
+pub use bringing::Bringing;
 use index::Index;
 pub use judging::{Refused, VALUE_LEN_MAX};
 
@@ -113,6 +117,18 @@ pub enum Change {
         /// Which.
         node: NodeBoot,
     },
+    /// What comes after this is done at this time.
+    Clock {
+        /// When.
+        at: UnixMillis,
+    },
+    /// Something that comes from another side of the cluster stands here. It has a new number from here on.
+    Brought {
+        /// What. Boxed: most changes are smaller.
+        brought: Box<Brought>,
+        /// Which claim it replaces; `None`: the name was free.
+        in_place_of: Option<ClaimNumber>,
+    },
     /// The cluster is told something under a key that is no name. It replaces what it was told before.
     MetaPut {
         /// Under which key.
@@ -175,6 +191,8 @@ pub struct Directory {
     /// The newest number that was given.
     last: ClaimNumber,
     meta: BTreeMap<Name, Meta>,
+    /// The time, as far as it was told.
+    clock: UnixMillis,
     /// For whoever asks by node, again and again: see [`Directory::indexed`].
     index: Option<Box<Index>>,
 }
@@ -182,7 +200,8 @@ pub struct Directory {
 /// Whether the same stands in both.
 impl PartialEq for Directory {
     fn eq(&self, other: &Self) -> bool {
-        (&self.names, self.last, &self.meta) == (&other.names, other.last, &other.meta)
+        (&self.names, self.last, &self.meta, self.clock)
+            == (&other.names, other.last, &other.meta, other.clock)
     }
 }
 
@@ -194,17 +213,18 @@ struct Saved {
     names: BTreeMap<Name, Claim>,
     meta: BTreeMap<Name, Meta>,
     last: ClaimNumber,
+    clock: UnixMillis,
 }
 
 impl From<Saved> for Directory {
-    fn from(Saved { names, meta, last }: Saved) -> Self {
-        Self { names, last, meta, index: None }
+    fn from(Saved { names, meta, last, clock }: Saved) -> Self {
+        Self { names, last, meta, clock, index: None }
     }
 }
 
 impl From<Directory> for Saved {
-    fn from(Directory { names, meta, last, .. }: Directory) -> Self {
-        Self { names, meta, last }
+    fn from(Directory { names, meta, last, clock, .. }: Directory) -> Self {
+        Self { names, meta, last, clock }
     }
 }
 
@@ -224,10 +244,8 @@ impl Directory {
                         restarts: 0,
                         handed: Bytes::new(),
                     };
-                    self.put(
-                        name.clone(),
-                        Claim { number, value: value.clone(), held: Held::Child(Box::new(child)) },
-                    );
+                    let (value, held) = (value.clone(), Held::Child(Box::new(child)));
+                    self.put(name.clone(), Claim { number, value, held, since: self.clock });
                 }
                 Vec::new()
             }
@@ -247,6 +265,11 @@ impl Directory {
                 self.apply_freed(name, *number, reason, handed.as_ref())
             }
             Change::NodeGone { node } => self.apply_node_gone(node),
+            Change::Clock { at } => {
+                self.clock = self.clock.max(*at);
+                Vec::new()
+            }
+            Change::Brought { brought, in_place_of } => self.apply_brought(brought, *in_place_of),
             Change::MetaPut { key, value } => {
                 let number = self.next_number();
                 self.meta.insert(key.clone(), Meta { number, value: value.clone() });
@@ -265,7 +288,8 @@ impl Directory {
         let btree_map::Entry::Vacant(free) = self.names.entry(name.clone()) else { return Vec::new() };
         self.last.0 += 1;
         let number = self.last;
-        let claim = Claim { number, value: value.clone(), held: Held::Plain(holder.clone()) };
+        let held = Held::Plain(holder.clone());
+        let claim = Claim { number, value: value.clone(), held, since: self.clock };
         if let Some(index) = &mut self.index {
             index.add(name, &claim);
         }
@@ -296,6 +320,9 @@ impl Directory {
         let kind = Some(child.spec.kind.clone());
         let holder = Holder { node: node.clone(), actor };
         self.alter(name, |_, child| child.stage = Stage::Running { holder: holder.clone() });
+        if let Some(claim) = self.names.get_mut(name) {
+            claim.since = self.clock;
+        }
         vec![News::Registered { name: name.clone(), number, holder, kind }]
     }
 
@@ -423,7 +450,8 @@ impl Directory {
         meta: impl IntoIterator<Item = (Name, Meta)>,
         last: ClaimNumber,
     ) -> Self {
-        Saved { names: claims.into_iter().collect(), meta: meta.into_iter().collect(), last }.into()
+        let (names, meta) = (claims.into_iter().collect(), meta.into_iter().collect());
+        Saved { names, meta, last, clock: UnixMillis(0) }.into()
     }
 
     /// What the cluster is told under a key.
@@ -502,6 +530,11 @@ impl Directory {
     pub fn indexed(mut self) -> Self {
         self.index = Some(Box::new(self.names.iter().collect()));
         self
+    }
+
+    /// The time, as far as the directory was told.
+    pub const fn clock(&self) -> UnixMillis {
+        self.clock
     }
 
     /// The newest number that was given.

@@ -247,7 +247,17 @@ impl Orders {
                 waiting.iter().for_each(|name| self.look_at(now, directory, name));
             }
             Change::Claimed { holder, .. } => self.audit_later(now, &holder.node),
-            Change::Updated { .. } | Change::MetaPut { .. } | Change::MetaRemoved { .. } => {}
+            Change::Updated { .. }
+            | Change::Clock { .. }
+            | Change::MetaPut { .. }
+            | Change::MetaRemoved { .. } => {}
+            // Whoever ran it before finds that it is over by the number, and is told so where it says something.
+            Change::Brought { brought, .. } => {
+                self.audit_later(now, &brought.holder.node);
+                self.logging.remove(&brought.name);
+                self.failures.remove(&brought.name);
+                self.drop_task(&brought.name);
+            }
             Change::Released { name, .. } => {
                 self.drop_task(name);
                 self.logging.remove(name);
@@ -280,7 +290,10 @@ impl Orders {
                 self.leaving.remove(node);
             }
             // Nobody here has such things logged.
-            Change::MetaPut { .. } | Change::MetaRemoved { .. } => {}
+            Change::MetaPut { .. }
+            | Change::MetaRemoved { .. }
+            | Change::Clock { .. }
+            | Change::Brought { .. } => {}
             Change::Claimed { name, .. }
             | Change::Updated { name, .. }
             | Change::Released { name, .. }

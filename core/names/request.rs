@@ -8,6 +8,22 @@ use serde::{Deserialize, Serialize};
 use crate::names::claim::{ClaimNumber, Holder, Reason, Spec};
 use crate::names::directory::Refused;
 use crate::names::name::Name;
+use crate::time::UnixMillis;
+
+/// What comes from another side of the cluster: who holds a name there, or a child that runs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Brought {
+    /// Which name.
+    pub name: Name,
+    /// Who holds it, or runs it.
+    pub holder: Holder,
+    /// What it says of itself.
+    pub value: Bytes,
+    /// What runs, of a child.
+    pub spec: Option<Arc<Spec>>,
+    /// Since when it holds the name.
+    pub since: UnixMillis,
+}
 
 /// What somebody wants to be changed in a directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +74,16 @@ pub enum Request {
         /// Which.
         name: Name,
     },
+    /// A node comes from another side of the cluster, with somebody who holds a name, or a child that runs. Asked twice it is
+    /// the same as once.
+    Bring(Brought),
+    /// The same with what that side was told under a key: it is, where nothing is told there.
+    BringMeta {
+        /// Under which key.
+        key: Name,
+        /// What.
+        value: Bytes,
+    },
     /// The cluster is to be told something. Asked twice it is the same as once.
     PutMeta {
         /// Under which key, which is no name.
@@ -82,6 +108,8 @@ impl Request {
             | Self::Start { name, .. }
             | Self::Terminate { name }
             | Self::Move { name }
+            | Self::Bring(Brought { name, .. })
+            | Self::BringMeta { key: name, .. }
             | Self::PutMeta { key: name, .. }
             | Self::RemoveMeta { key: name } => name,
         }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use tumen_core::UnixMillis;
 use tumen_core::ids::NodeBoot;
 use tumen_core::names::{Child, Claim, ClaimNumber, Held, Holder};
 
@@ -139,7 +140,7 @@ impl Standing {
             Keeper::Plain { peer, actor } => Held::Plain(Holder { node: peer.node.clone(), actor: *actor }),
             Keeper::Child { child, .. } => Held::Child(child.clone()),
         };
-        Claim { number: self.number, value: self.value().clone(), held }
+        Claim { number: self.number, value: self.value().clone(), held, since: UnixMillis(0) }
     }
 
     /// What this node sends there.

@@ -9,7 +9,12 @@ fn node(n: u64) -> NodeBoot {
 
 fn claim(number: u64, node: NodeBoot) -> Claim {
     let holder = Holder { node, actor: number };
-    Claim { number: ClaimNumber(number), value: Bytes::from_static(b"v"), held: Held::Plain(holder) }
+    Claim {
+        number: ClaimNumber(number),
+        value: Bytes::from_static(b"v"),
+        held: Held::Plain(holder),
+        since: tumen_core::UnixMillis(0),
+    }
 }
 
 fn step(sequence: u64, now: Vec<(Name, Option<Claim>)>) -> Step {

@@ -70,8 +70,8 @@ impl Replication {
     }
 
     fn admit(&self, from: NodeName, header: SnapshotHeader) -> Admission {
-        if !self.is_confirmed() {
-            // It is not known yet which cluster this is.
+        if !self.is_confirmed() || !self.is_of_this_side(&header.fence) {
+            // It is not known yet which cluster this is, or it is another one.
             return Admission::Busy;
         }
         let cell = self.cell_or_new(header.fence.partition);

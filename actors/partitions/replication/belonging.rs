@@ -4,11 +4,17 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use tumen_core::cluster::snapshot::{Mode, Snapshot};
-use tumen_core::ids::{GroupId, PartitionId};
+use tumen_core::ids::{Generation, GroupId, PartitionId};
+use tumen_core::partitions::fence::Fence;
 use tumen_core::partitions::replication::Acks;
 
 use super::Replication;
 use super::cell::{self, Out};
+
+/// No plan said yet of which generation this node is: it takes what comes.
+pub(super) const ANY: u64 = u64::MAX;
+/// It left its cluster, and is of none until the next plan.
+const NONE: u64 = u64::MAX - 1;
 
 impl Replication {
     /// When a copy acknowledges. Where the mode is not known yet, it promises the most.
@@ -24,6 +30,22 @@ impl Replication {
     /// Whether the copies that were read back are of the cluster that this node is in.
     pub(super) fn is_confirmed(&self) -> bool {
         self.shared.confirmed.load(Ordering::Acquire)
+    }
+
+    /// A plan says of which generation this node is.
+    pub(super) fn handle_generation(&self, generation: Generation) {
+        self.shared.generation.store(generation.0, Ordering::SeqCst);
+    }
+
+    /// This node left its cluster.
+    pub(super) fn handle_generation_left(&self) {
+        self.shared.generation.store(NONE, Ordering::SeqCst);
+    }
+
+    /// Whether whoever shows this fence is of this node's side of its cluster, as each side has a generation of its own.
+    pub(super) fn is_of_this_side(&self, fence: &Fence) -> bool {
+        let known = self.shared.generation.load(Ordering::SeqCst);
+        known == ANY || known == fence.generation.0
     }
 
     /// A plan says which cluster this node is in. Copies of another cluster go.

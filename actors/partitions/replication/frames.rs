@@ -122,6 +122,10 @@ impl Serve for Replication {
             let mut replies = Vec::with_capacity(requests.len());
             let mut late = Vec::new();
             for request in requests {
+                if !self.is_of_this_side(request.fence()) {
+                    // It is asked again, where both are of one side by then.
+                    continue;
+                }
                 let cell = self.cell_or_new(request.fence().partition);
                 let mut out = Out::default();
                 let answer = cell.handle_request(now, &from, request, &mut out);

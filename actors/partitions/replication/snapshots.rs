@@ -179,6 +179,9 @@ impl Replication {
         if len > STATE_LEN_MAX as u64 {
             return Err(format!("{len} bytes are announced; {STATE_LEN_MAX} are the most"));
         }
+        if !self.is_of_this_side(&header.fence) {
+            return Err("it is of another side of the cluster".to_owned());
+        }
         let (partition, from) = (header.fence.partition, stream.from().node.clone());
         let handover = Handover { partition, from, to: self.shared.me.clone() };
         let mut coming = Coming::begin(self, handover, len);

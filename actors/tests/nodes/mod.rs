@@ -15,6 +15,7 @@ use tumen_actors::clock::Clock;
 use tumen_actors::cluster::consensus;
 use tumen_actors::names::NameFailure;
 use tumen_actors::names::child::ChildKinds;
+use tumen_actors::names::conflicts::Resolver;
 use tumen_actors::node::{Runtime, Settings};
 use tumen_actors::partitions::replication::Pace;
 use tumen_actors::partitions::router::CallOptions;
@@ -94,6 +95,7 @@ pub fn settings(world: &World, n: usize, seeds: &[usize], min_nodes: usize) -> S
         founds: seeds.is_empty(),
         bootstrap_expect: 1,
         consistency: Consistency::Majority,
+        resolver: Resolver::default(),
         coordinator: coordinator::Config { min_nodes, ..coordinator::Config::default() },
         membership: membership::Config::default(),
         consensus: consensus::Settings::default(),

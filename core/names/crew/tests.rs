@@ -154,3 +154,55 @@ fn the_numbers_of_a_cluster_that_was_left_count_nothing_in_the_next() {
     let mut idle = member();
     assert_eq!(idle.handle_left(), [Effect::Cleared]);
 }
+
+#[test]
+fn what_runs_as_its_node_goes_to_another_side_runs_on_and_is_adopted_or_ends() {
+    for adopted in [true, false] {
+        let mut crew = Crew::default();
+        assert!(crew.handle_membership(Version(1), true).is_empty());
+        crew.handle_orders(frame(1, 1, 1, vec![start(1)]), |_, _| true);
+        crew.handle_started(id(1), 7);
+        let effects = crew.handle_left_side();
+        let [Effect::Rename { from, to }, Effect::Cleared] = &effects[..] else { panic!("{effects:?}") };
+        assert_eq!((*from, crew.kept(&name())), (id(1), Some(7)));
+        assert!(!crew.is_clearing(), "what runs on is not waited for");
+        assert_eq!(crew.handle_adopted(&name(), DIRECTORY, ClaimNumber(9)), None, "no member yet");
+        assert!(crew.handle_membership(Version(1), true).is_empty());
+        if adopted {
+            // The directory has it, and asks about it before whoever brought it along was answered.
+            let audit = Order::Audit { running: vec![(name(), ClaimNumber(9))], held: Vec::new() };
+            let effects = crew.handle_orders(frame(1, 1, 1, vec![audit]), |_, _| true);
+            assert_eq!(effects[0], Effect::Rename { from: *to, to: id(9) });
+            assert_eq!(effects.len(), 2, "it runs: {effects:?}");
+            assert_eq!(crew.handle_adopted(&name(), DIRECTORY, ClaimNumber(9)), None, "once");
+            assert_eq!(crew.running(), (1, 1));
+            let kill = Effect::Kill { instance: id(9), actor: 7, moves: false };
+            assert_eq!(crew.handle_outdated(id(9)), [kill]);
+        } else {
+            let kill = Effect::Kill { instance: *to, actor: 7, moves: false };
+            assert_eq!(crew.handle_forsaken(&name()), Some(kill));
+            assert!(crew.handle_ended(*to, Exit::Normal, None).is_empty(), "no directory waits for it");
+        }
+        assert_eq!(crew.kept(&name()), None);
+    }
+}
+
+#[test]
+fn one_that_ends_on_the_way_is_known_to_have_and_a_start_order_finds_one_that_runs() {
+    let mut crew = Crew::default();
+    crew.handle_membership(Version(1), true);
+    crew.handle_orders(frame(1, 1, 1, vec![start(1)]), |_, _| true);
+    crew.handle_started(id(1), 7);
+    let lost = crew.handle_directory_lost(DIRECTORY);
+    let [Effect::Rename { to, .. }] = lost[..] else { panic!("{lost:?}") };
+    let started = crew.handle_orders(frame(2, 1, 1, vec![start(3)]), |_, _| true);
+    assert_eq!(started[0], Effect::Rename { from: to, to: id(3) });
+    assert!(
+        matches!(&started[1], Effect::Tell { answer: Answer::Started { actor: 7, .. }, .. }),
+        "{started:?}"
+    );
+    let lost = crew.handle_directory_lost(DIRECTORY);
+    let [Effect::Rename { to, .. }] = lost[..] else { panic!("{lost:?}") };
+    crew.handle_ended(to, Exit::Normal, None);
+    assert_eq!(crew.kept(&name()), None);
+}

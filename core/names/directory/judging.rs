@@ -69,7 +69,7 @@ impl Directory {
         }
         let claimed = || Change::Claimed { name: name.clone(), holder: holder.clone(), value: value.clone() };
         match self.get(name) {
-            Some(Claim { held: Held::Plain(there), number, value: said }) if there == holder => {
+            Some(Claim { held: Held::Plain(there), number, value: said, .. }) if there == holder => {
                 let updated = Change::Updated { name: name.clone(), number: *number, value: value.clone() };
                 check_len(value)?;
                 Ok(if said == value { Vec::new() } else { vec![updated] })
@@ -185,15 +185,15 @@ impl Directory {
         Ok(Change::MetaRemoved { key: key.clone(), number: told.number })
     }
 
-    fn check_room(&self) -> Result<(), Refused> {
+    pub(super) fn check_room(&self) -> Result<(), Refused> {
         if self.len() < NAMES_MAX { Ok(()) } else { Err(Refused::Full) }
     }
 }
 
-fn check_len(bytes: &Bytes) -> Result<(), Refused> {
+pub(super) fn check_len(bytes: &Bytes) -> Result<(), Refused> {
     if bytes.len() > VALUE_LEN_MAX { Err(Refused::TooLong(bytes.len())) } else { Ok(()) }
 }
 
-fn already(name: &Name, claim: &Claim) -> Refused {
+pub(super) fn already(name: &Name, claim: &Claim) -> Refused {
     Refused::AlreadyRegistered { name: name.clone(), holder: claim.holder().cloned(), number: claim.number }
 }

@@ -170,6 +170,15 @@ fn changes() -> impl Strategy<Value = Change> {
             handed
         }),
         on().prop_map(|node| Change::NodeGone { node }),
+        (0..9_u64).prop_map(|at| Change::Clock { at: UnixMillis(at) }),
+        (which(), on(), proptest::option::of(number()), any::<bool>()).prop_map(
+            |(name, node, in_place_of, child)| {
+                let (value, since) = (Bytes::new(), UnixMillis(3));
+                let spec = child.then(|| spec(Restart::Permanent));
+                let brought = Brought { name, holder: Holder { node, actor: 5 }, value, spec, since };
+                Change::Brought { brought: Box::new(brought), in_place_of }
+            }
+        ),
         (which(), value()).prop_map(|(key, value)| Change::MetaPut { key, value }),
         (which(), number()).prop_map(|(key, number)| Change::MetaRemoved { key, number }),
     ]
