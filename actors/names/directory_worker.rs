@@ -50,6 +50,7 @@ pub(crate) fn hosted(table: &NameTable, gate: &Gate) -> Hosted {
         messages: vec![(request_message(), REQUEST), (log_message(), LOG)],
         queries: Vec::new(),
         mode: None,
+        merges: false,
         begin: Begin::Replicated(Arc::new(make)),
     }
 }
