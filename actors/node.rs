@@ -61,6 +61,7 @@ use crate::cluster::pubsub::{Hub, Subscription};
 use crate::exchange::Exchange;
 use crate::names::Names;
 use crate::node_supervisor::Ended;
+use crate::partitions::merging::Merged;
 use crate::partitions::meter::Took;
 use crate::partitions::partition_manager::Progress;
 use crate::partitions::{Gate, Kinds, ReadTable, ReplicaReads, Replication, Router};
@@ -211,6 +212,11 @@ impl Runtime {
     /// How long promotions took on this node since it was started.
     pub fn promotions(&self) -> Took {
         self.parts.table.promotions().read()
+    }
+
+    /// What became of states that were brought from another cluster, by this node or to it, since it was started.
+    pub fn merged(&self) -> Merged {
+        self.parts.table.merges().read()
     }
 
     /// What this node saw of the promises that must hold at every moment, since it was started.

@@ -97,4 +97,4 @@ pub use tumen_core::partitions::ledger::Ledger;
 pub use tumen_core::partitions::record::CopyId;
 pub use tumen_core::partitions::request::Failure;
 pub use tumen_core::{ConfigVersion, Epoch, NodeName, PartitionId, Version};
-pub use worker::{Context, Handle, Handlers, Message, Place, Query, Replicated, Worker, WorkerError};
+pub use worker::{Context, Handle, Handlers, Merge, Message, Place, Query, Replicated, Worker, WorkerError};

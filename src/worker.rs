@@ -16,11 +16,13 @@ use crate::error::Result;
 
 mod context;
 mod handlers;
+mod merge;
 mod replicated;
 
 pub use context::Context;
 pub use handlers::{Handlers, WorkerError};
 pub(crate) use handlers::{Hosting, encode, hosting, read};
+pub use merge::Merge;
 pub(crate) use replicated::replicating;
 pub use replicated::{Query, Replicated};
 pub use tumen_actors::partitions::Place;

@@ -56,6 +56,7 @@ pub(crate) fn hosted(table: &NameTable, gate: &Gate, sides: Option<Sides>) -> Ho
         messages: vec![(request_message(), REQUEST), (log_message(), LOG)],
         queries: Vec::new(),
         mode: None,
+        merges: false,
         begin: Begin::Replicated(Arc::new(make)),
     }
 }

@@ -13,6 +13,7 @@ use tumen_core::partitions::request::{MessageId, Reply};
 use tumen_core::partitions::session::ask::Ask;
 
 use super::machine::{Journal, MakeMachine};
+use super::merging;
 
 /// Where, and by what right, a worker runs.
 #[derive(Clone, Debug)]
@@ -52,6 +53,23 @@ pub trait Host: Send + 'static {
         Box::pin(async {})
     }
 
+    /// What has to change for its state to hold as well what this one holds, which [`Machine::snapshot`] of the same kind
+    /// wrote elsewhere. Each change is as its log has it. Nothing is changed yet. It may take its time where states are large.
+    ///
+    /// The error says why there is nothing to be had of that state.
+    ///
+    /// [`Machine::snapshot`]: super::machine::Machine::snapshot
+    fn plan_merge(&self, state: &[u8]) -> Result<Vec<Bytes>, String> {
+        let _ = state;
+        Err("its kind of worker does not merge".into())
+    }
+
+    /// Makes one of these changes, and commits it to the journal. An error: it was not made.
+    fn make_change(&mut self, change: Bytes) -> Result<(), String> {
+        let _ = change;
+        Err("its kind of worker does not merge".into())
+    }
+
     /// The worker stops in good order: its partition moved, or its node stops.
     fn stop(&mut self) -> BoxFuture<'_, ()> {
         Box::pin(async {})
@@ -72,6 +90,9 @@ pub struct Hosted {
     pub queries: Vec<MessageId>,
     /// What an acknowledgement of its promises, if it is replicated. `None`: what the cluster's mode does.
     pub mode: Option<Mode>,
+    /// Whether what its state was in another cluster can be merged into what it is here ([`Host::plan_merge`]). Only of one
+    /// that is replicated.
+    pub merges: bool,
     /// How one begins.
     pub begin: Begin,
 }
@@ -161,7 +182,7 @@ impl Kinds {
                     Begin::Start(_) => Effect::Forgotten,
                     Begin::Replicated(_) => Effect::Once,
                 };
-                if *id == Ask::message() {
+                if *id == Ask::message() || *id == merging::message() {
                     return Err(KindsError::Reserved { message, kind: hosted.kind.clone() });
                 }
                 if let Some((first, _)) = by_message.insert(*id, (at, effect)).filter(|first| first.0 != at) {
@@ -186,6 +207,17 @@ impl Kinds {
     pub fn modes(&self) -> Vec<(Kind, Option<Mode>)> {
         let replicated = self.kinds.iter().filter(|hosted| hosted.is_replicated());
         replicated.map(|hosted| (hosted.kind.clone(), hosted.mode)).collect()
+    }
+
+    /// The replicated kinds that do not merge: what these kept apart cannot be brought together again.
+    pub fn unmergeable(&self) -> impl Iterator<Item = &Kind> {
+        let kinds = self.kinds.iter().filter(|hosted| hosted.is_replicated() && !hosted.merges);
+        kinds.map(|hosted| &hosted.kind)
+    }
+
+    /// Where a kind of this name that merges stands, in the order of [`Self::iter`].
+    pub fn index_merging(&self, kind: &Kind) -> Option<usize> {
+        self.kinds.iter().position(|hosted| hosted.merges && hosted.is_replicated() && hosted.kind == *kind)
     }
 
     /// Which of the kinds, in the order of [`Self::iter`], handles a message.

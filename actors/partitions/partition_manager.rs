@@ -249,6 +249,7 @@ impl PartitionManager {
                 self.gate.clone(),
                 self.replication.clone(),
                 index,
+                self.table.merges().clone(),
             );
             // Instantly: a slow start of one worker must not hold up the others. Messages wait in its mailbox.
             match ractor::ActorRuntime::spawn_linked_instant(None, worker, place.clone(), myself.get_cell()) {

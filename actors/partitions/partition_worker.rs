@@ -4,6 +4,8 @@
 //!  Deliver ─▶ seat open? ─▶ in time? ─▶ leased? ─▶ handle ─▶ seat still open? still leased? ─▶ reply
 //! ```
 
+mod merging;
+
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,6 +28,7 @@ use super::delivery::Delivery;
 use super::gate::Gate;
 use super::host::{Begin, Host, Hosted, Place};
 use super::machine::Journal;
+use super::merging::{self as merges, Merges};
 use super::read_table::Seat;
 use super::replication::{Handling, Led, Replication};
 
@@ -58,7 +61,9 @@ pub struct PartitionWorker {
     gate: Gate,
     replication: Replication,
     place: KindIndex,
+    merges: Merges,
     sessions: MessageId,
+    merge: MessageId,
 }
 
 /// What a running worker holds.
@@ -80,8 +85,10 @@ impl PartitionWorker {
         gate: Gate,
         replication: Replication,
         place: KindIndex,
+        merges: Merges,
     ) -> Self {
-        Self { hosted, waiting, gate, replication, place, sessions: Ask::message() }
+        let (sessions, merge) = (Ask::message(), merges::message());
+        Self { hosted, waiting, gate, replication, place, merges, sessions, merge }
     }
 
     /// The name that its actor is known by in logs.
@@ -221,6 +228,11 @@ impl PartitionWorker {
         if delivery.message == self.sessions {
             led.handle_ask(delivery);
             return Ok(());
+        }
+        if delivery.message == self.merge {
+            let merged = self.merge(host, (seat, led), delivery).await;
+            watch.now = self.gate.now();
+            return merged;
         }
         match led.begin(watch.now, delivery.identity) {
             Ok(handling) => {

@@ -12,6 +12,7 @@ use tumen_core::partitions::fence::Fence;
 use super::belief::Belief;
 use super::books::{Books, Tally};
 use super::delivery::Delivery;
+use super::merging::Merges;
 use super::partition_worker::PartitionWorkerMsg;
 use super::promotions::Promotions;
 use super::witness::Witness;
@@ -108,14 +109,15 @@ pub struct ReadTable {
     belief: Belief,
     books: Books,
     promotions: Promotions,
+    merges: Merges,
     witness: Witness,
 }
 
 impl ReadTable {
     /// A table without seats.
     pub fn new(belief: Belief, witness: Witness) -> Self {
-        let (books, promotions) = (Books::default(), Promotions::default());
-        Self { seats: Arc::default(), belief, books, promotions, witness }
+        let (books, promotions, merges) = (Books::default(), Promotions::default(), Merges::default());
+        Self { seats: Arc::default(), belief, books, promotions, merges, witness }
     }
 
     /// What became of the messages of all seats, those that are gone included.
@@ -126,6 +128,11 @@ impl ReadTable {
     /// How long it took until seats served whose partitions had another primary before.
     pub const fn promotions(&self) -> &Promotions {
         &self.promotions
+    }
+
+    /// What became of states that were brought from another cluster.
+    pub const fn merges(&self) -> &Merges {
+        &self.merges
     }
 
     /// The seat of a partition, whatever its epoch.

@@ -12,6 +12,7 @@
 mod answers;
 mod asks;
 mod belonging;
+mod bringing;
 mod cell;
 pub mod compress;
 mod disk;

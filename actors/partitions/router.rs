@@ -12,6 +12,7 @@
 //!
 //! What a replicated worker is to do once carries an identity, by which its partition knows it again ([`once`]).
 
+mod bringing;
 mod conversation;
 mod once;
 mod router_actor;
@@ -31,6 +32,8 @@ use tumen_core::partitions::identity::{Identity, KeyDigest, KeyLenError, Positio
 use tumen_core::partitions::request::{BODY_LEN_MAX, Failure, Header, MessageId, Reply};
 use tumen_core::partitions::routing::{RouteError, RoutingTable};
 
+use self::bringing::Bringing;
+pub use self::bringing::Brought;
 use self::conversation::Conversations;
 pub use self::router_actor::{RouterActor, RouterMsg};
 use super::delivery::{self, Delivery, Told};
@@ -101,6 +104,7 @@ struct Shared {
     gate: Gate,
     transport: Transport,
     conversations: Conversations,
+    bringing: Bringing,
 }
 
 impl Router {
@@ -121,9 +125,11 @@ impl Router {
             gate,
             transport,
             conversations: Conversations::default(),
+            bringing: Bringing::default(),
         };
         let router = Self { shared: Arc::new(shared) };
         router.shared.transport.serve(Service::Partition, Arc::new(router.clone()));
+        router.shared.transport.serve_bulk(Service::Partition, Arc::new(router.clone()));
         router
     }
 

@@ -96,6 +96,7 @@ fn failing_kinds(tries: &Arc<Mutex<Vec<Instant>>>) -> Kinds {
         messages: vec![(message(), "count")],
         queries: Vec::new(),
         mode: None,
+        merges: false,
         begin: Begin::Start(start),
     };
     Kinds::new(vec![hosted]).unwrap()

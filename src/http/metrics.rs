@@ -38,6 +38,7 @@ fn page(node: &Node) -> String {
     put_invariants(&mut page, node);
     put_ledger(&mut page, node);
     put_promotions(&mut page, node);
+    put_merged(&mut page, node);
     put_copies(&mut page, node);
     put_names(&mut page, node);
     put_exchange(&mut page, node);
@@ -167,6 +168,20 @@ fn put_promotions(page: &mut Page, node: &Node) {
     let help = "From the plan that named this node primary of a partition until it served. Not of a partition's first primary; and one that waits for copies is not over: see tumen_partitions_opening.";
     page.family("tumen_promotion_seconds", Kind::Histogram, help);
     page.took(&[], &node.runtime().promotions(), &promotions::TOOK_US);
+}
+
+fn put_merged(page: &mut Page, node: &Node) {
+    let merged = node.runtime().merged();
+    let help = "States that this node kept in a cluster that it left, and brought to the next one: taken there, or refused for good.";
+    page.family("tumen_states_brought_total", Kind::Counter, help);
+    page.sample(&[("ending", "taken")], merged.brought);
+    page.sample(&[("ending", "refused")], merged.refused);
+    let help = "States that were brought to primaries here: merged, or dropped because they cannot be read or the worker panicked at them.";
+    page.family("tumen_states_merged_total", Kind::Counter, help);
+    page.sample(&[("ending", "merged")], merged.merged);
+    page.sample(&[("ending", "dropped")], merged.dropped);
+    let help = "Changes that merging them took.";
+    page.counter("tumen_merge_changes_total", help, merged.changes);
 }
 
 /// One of the figures.

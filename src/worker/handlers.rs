@@ -19,6 +19,7 @@ use tumen_core::Kind;
 use tumen_core::ids::NameError;
 use tumen_core::partitions::request::{BODY_LEN_MAX, Failure, MessageId, Reply};
 
+use super::merge::{Merge, PlanMerge, plan_merge};
 use super::{Context, Handle, Message, Query, Worker};
 use crate::error::Result;
 
@@ -37,6 +38,7 @@ pub(super) type Table<W> = Arc<[Handler<W>]>;
 /// Which messages a worker handles. Made in the builder's closure: `.worker::<Carts>(|w| w.handles::<Add>())`.
 pub struct Handlers<W> {
     table: Vec<Handler<W>>,
+    merge: Option<PlanMerge<W>>,
 }
 
 pub(super) struct Handler<W> {
@@ -59,7 +61,7 @@ impl<W> Copy for Handler<W> {}
 
 impl<W: Worker> Handlers<W> {
     const fn none() -> Self {
-        Self { table: Vec::new() }
+        Self { table: Vec::new(), merge: None }
     }
 
     /// The worker handles messages of type `M`. Saying it twice is the same as once.
@@ -79,6 +81,16 @@ impl<W: Worker> Handlers<W> {
         W: Query<M>,
     {
         self.add::<M>(run_query::<W, M>, Some(query::<W, M>));
+        self
+    }
+
+    /// What the worker's state became apart, in two clusters that found each other again, is merged: see [`Merge`].
+    #[must_use]
+    pub fn merges(mut self) -> Self
+    where
+        W: Merge,
+    {
+        self.merge = Some(plan_merge::<W>);
         self
     }
 
@@ -132,6 +144,12 @@ pub enum WorkerError {
         /// The other.
         second: &'static str,
     },
+    /// It is to merge, and keeps no copies that could.
+    #[error("{kind} merges, but is not hosted as a replicated worker: register it with Builder::replicated")]
+    Merges {
+        /// The worker's kind.
+        kind: &'static str,
+    },
 }
 
 /// A kind of worker as the runtime hosts it, or why it cannot.
@@ -144,7 +162,10 @@ where
     S: Fn(Place) -> F + Send + Sync + 'static,
     F: Future<Output = Result<W>> + Send + 'static,
 {
-    let Prepared { kind, messages, queries, table } = prepared(handlers)?;
+    let Prepared { kind, messages, queries, table, merge } = prepared(handlers)?;
+    if merge.is_some() {
+        return Err(WorkerError::Merges { kind: W::KIND });
+    }
     let start = move |place: Place| -> BoxFuture<'static, Result<Box<dyn Host>, String>> {
         let (table, cx, started) = (Arc::clone(&table), Context::new(place.clone()), start(place));
         Box::pin(async move {
@@ -152,7 +173,8 @@ where
             Ok(Box::new(Running { worker, cx, table }) as Box<dyn Host>)
         })
     };
-    Ok(Hosted { kind, messages, queries, mode: None, begin: Begin::Start(Arc::new(start)) })
+    let begin = Begin::Start(Arc::new(start));
+    Ok(Hosted { kind, messages, queries, mode: None, merges: false, begin })
 }
 
 /// What is common to all kinds.
@@ -161,6 +183,7 @@ pub(super) struct Prepared<W> {
     pub(super) messages: Vec<(MessageId, &'static str)>,
     pub(super) queries: Vec<MessageId>,
     pub(super) table: Table<W>,
+    pub(super) merge: Option<PlanMerge<W>>,
 }
 
 /// Checks what is common to all kinds.
@@ -168,10 +191,12 @@ pub(super) fn prepared<W: Worker>(
     handlers: impl FnOnce(Handlers<W>) -> Handlers<W>,
 ) -> Result<Prepared<W>, WorkerError> {
     let kind = Kind::new(W::KIND).map_err(|why| WorkerError::Kind { worker: type_name::<W>(), why })?;
-    let table = handlers(Handlers::none()).sorted()?;
+    let handlers = handlers(Handlers::none());
+    let merge = handlers.merge;
+    let table = handlers.sorted()?;
     let messages = table.iter().map(|handler| (handler.id, handler.name)).collect();
     let queries = table.iter().filter(|handler| handler.query.is_some()).map(|handler| handler.id).collect();
-    Ok(Prepared { kind, messages, queries, table })
+    Ok(Prepared { kind, messages, queries, table, merge })
 }
 
 /// One running worker.

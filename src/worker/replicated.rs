@@ -20,6 +20,7 @@ use tumen_core::cluster::snapshot::Mode;
 use tumen_core::partitions::request::{Failure, MessageId, Reply};
 
 use super::handlers::{Handlers, Hosting, Prepared, Running, Table, encode, prepared};
+use super::merge::PlanMerge;
 use super::{Context, Message, Worker};
 use crate::error::{Error, Result};
 
@@ -167,16 +168,19 @@ impl<W: Replicated> Context<W> {
 
 /// Erases a kind of replicated worker.
 pub(crate) fn replicating<W: Replicated>(handlers: impl FnOnce(Handlers<W>) -> Handlers<W>) -> Hosting {
-    let Prepared { kind, messages, queries, table } = prepared(handlers)?;
-    let make =
-        move || -> Box<dyn Machine> { Box::new(State { worker: W::default(), table: Arc::clone(&table) }) };
-    Ok(Hosted { kind, messages, queries, mode: W::MODE, begin: Begin::Replicated(Arc::new(make)) })
+    let Prepared { kind, messages, queries, table, merge } = prepared(handlers)?;
+    let make = move || -> Box<dyn Machine> {
+        Box::new(State { worker: W::default(), table: Arc::clone(&table), merge })
+    };
+    let begin = Begin::Replicated(Arc::new(make));
+    Ok(Hosted { kind, messages, queries, mode: W::MODE, merges: merge.is_some(), begin })
 }
 
 /// The worker on any copy.
 struct State<W> {
     worker: W,
     table: Table<W>,
+    merge: Option<PlanMerge<W>>,
 }
 
 impl<W: Replicated> Machine for State<W> {
@@ -188,7 +192,7 @@ impl<W: Replicated> Machine for State<W> {
 
     fn fork(&self) -> Result<Box<dyn Machine>, String> {
         let worker = self.worker.fork().map_err(|why| why.to_string())?;
-        Ok(Box::new(Self { worker, table: Arc::clone(&self.table) }))
+        Ok(Box::new(Self { worker, table: Arc::clone(&self.table), merge: self.merge }))
     }
 
     fn snapshot(&self) -> Result<Bytes, String> {
@@ -213,34 +217,54 @@ impl<W: Replicated> Machine for State<W> {
 
     fn into_host(self: Box<Self>, place: Place, journal: Journal) -> Box<dyn Host> {
         let cx = Context::journalled(place, journal);
-        Box::new(Primary(Running { worker: self.worker, cx, table: self.table }))
+        let running = Running { worker: self.worker, cx, table: self.table };
+        Box::new(Primary { running, merge: self.merge })
     }
 }
 
 /// The worker on the primary.
-struct Primary<W>(Running<W>);
+struct Primary<W> {
+    running: Running<W>,
+    merge: Option<PlanMerge<W>>,
+}
 
 impl<W: Replicated> Host for Primary<W> {
     fn handle<'a>(&'a mut self, message: MessageId, body: Bytes) -> BoxFuture<'a, Reply> {
-        self.0.handle(message, body)
+        self.running.handle(message, body)
     }
 
     fn journal(&mut self) -> Option<&mut Journal> {
-        self.0.cx.journal.as_mut()
+        self.running.cx.journal.as_mut()
     }
 
     fn promote(&mut self) -> BoxFuture<'_, Result<(), String>> {
-        let Running { worker, cx, .. } = &mut self.0;
+        let Running { worker, cx, .. } = &mut self.running;
         worker.on_promote(cx).map(|result| result.map_err(|why| why.to_string())).boxed()
     }
 
     fn hand_over(&mut self) -> BoxFuture<'_, ()> {
-        let Running { worker, cx, .. } = &mut self.0;
+        let Running { worker, cx, .. } = &mut self.running;
         worker.on_handover(cx).boxed()
     }
 
+    fn plan_merge(&self, state: &[u8]) -> Result<Vec<Bytes>, String> {
+        match self.merge {
+            Some(plan) => plan(&self.running.worker, state),
+            None => Err(format!("{} does not merge", W::KIND)),
+        }
+    }
+
+    fn make_change(&mut self, change: Bytes) -> Result<(), String> {
+        let Running { worker, cx, .. } = &mut self.running;
+        // Read back from what the other copies will read.
+        let read =
+            codec::decode_body(&change).map_err(|why| format!("a change cannot be read back: {why}"))?;
+        let journal = cx.journal.as_mut().ok_or("nothing can be committed here")?;
+        journal.commit(change, || worker.apply(read)).map_err(|why| why.to_string())
+    }
+
     fn stop(&mut self) -> BoxFuture<'_, ()> {
-        let Running { worker, cx, .. } = &mut self.0;
+        let Running { worker, cx, .. } = &mut self.running;
         async {
             worker.on_demote(cx).await;
             worker.on_stop(cx).await;

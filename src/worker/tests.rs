@@ -5,10 +5,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tumen_actors::partitions::host::KindsError;
 use tumen_core::partitions::request::{BODY_LEN_MAX, Failure, MessageId};
 
 use super::testing::{Lone, started};
-use super::{Context, Handle, Handlers, Message, Worker, WorkerError, hosting};
+use super::{
+    Context, Handle, Handlers, Merge, Message, Replicated, Worker, WorkerError, hosting, replicating,
+};
 use crate::error::{Error, Result};
 
 #[derive(Serialize, Deserialize)]
@@ -185,4 +188,106 @@ fn a_worker_that_cannot_be_hosted_is_refused_with_the_reason() {
     assert!(first.ends_with("::Where") ^ second.ends_with("::Where"), "{first} {second}");
     let refused = hosting(|_| async { Ok(Nameless) }, |w| w).unwrap_err();
     assert!(refused.to_string().contains("Nameless has a KIND that cannot be taken"), "{refused}");
+}
+
+/// A set that only grows.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Seen(std::collections::BTreeSet<u32>);
+
+impl Worker for Seen {
+    const KIND: &'static str = "seen";
+}
+
+impl Replicated for Seen {
+    type Change = u32;
+
+    fn apply(&mut self, n: u32) {
+        self.0.insert(n);
+    }
+}
+
+impl Merge for Seen {
+    fn merge(&self, other: Self) -> Vec<u32> {
+        assert!(!other.0.contains(&13), "thirteen");
+        other.0.difference(&self.0).copied().collect()
+    }
+}
+
+impl Handle<Add> for Seen {
+    async fn handle(&mut self, Add(n): Add, cx: &mut Context<Self>) -> Result<u32> {
+        cx.commit(self, n)?;
+        Ok(self.0.len() as u32)
+    }
+}
+
+fn written(seen: impl IntoIterator<Item = u32>) -> Bytes {
+    Seen(seen.into_iter().collect()).snapshot().unwrap()
+}
+
+#[tokio::test]
+async fn a_worker_that_merges_says_what_is_missing_and_takes_it() {
+    let hosted = replicating::<Seen>(|w| w.handles::<Add>().merges()).unwrap();
+    assert!(hosted.merges);
+    let mut host = started(hosted).await.unwrap();
+    let add = |n| (MessageId::of(Add::name()), super::encode(&Add(n)).unwrap());
+    let (message, body) = add(1);
+    host.handle(message, body).await.unwrap();
+    let changes = host.plan_merge(&written([1, 2, 3])).unwrap();
+    assert_eq!(changes.len(), 2, "one was there");
+    assert!(!host.journal().unwrap().take().is_empty(), "what the handler did; planning changes nothing");
+    assert!(host.journal().unwrap().take().is_empty());
+    for change in changes {
+        host.make_change(change).unwrap();
+    }
+    assert_eq!(host.journal().unwrap().take().as_slice().len(), 2);
+    assert_eq!(host.plan_merge(&written([3, 2])).unwrap(), Vec::<Bytes>::new());
+    let unreadable = host.plan_merge(b"no set").unwrap_err();
+    assert!(unreadable.starts_with("it cannot be read"), "{unreadable}");
+    assert!(host.make_change(Bytes::from_static(b"?")).is_err());
+    assert!(host.journal().unwrap().take().is_empty());
+    let (message, body) = add(4);
+    let count: u32 = tumen_actors::codec::decode_body(&host.handle(message, body).await.unwrap()).unwrap();
+    assert_eq!(count, 4);
+}
+
+#[tokio::test]
+async fn a_worker_that_does_not_merge_says_so() {
+    let hosted = replicating::<Seen>(|w| w.handles::<Add>()).unwrap();
+    assert!(!hosted.merges);
+    let mut host = started(hosted).await.unwrap();
+    let add = |n| (MessageId::of(Add::name()), super::encode(&Add(n)).unwrap());
+    let (message, body) = add(1);
+    host.handle(message, body).await.unwrap();
+    assert_eq!(host.plan_merge(&written([2])).unwrap_err(), "seen does not merge");
+
+    let kinds = |hosted: Vec<_>| tumen_actors::partitions::Kinds::new(hosted).unwrap();
+    let stateless = || hosting(|_| async { Ok(Counter::default()) }, |w| w).unwrap();
+    let unmergeable = kinds(vec![stateless(), replicating::<Seen>(|w| w).unwrap()]);
+    assert_eq!(unmergeable.unmergeable().map(|kind| kind.as_str()).collect::<Vec<_>>(), ["seen"]);
+    let mergeable = kinds(vec![stateless(), replicating::<Seen>(|w| w.merges()).unwrap()]);
+    assert_eq!(mergeable.unmergeable().count(), 0);
+}
+
+#[test]
+fn only_what_keeps_copies_can_merge_and_its_message_is_nobody_elses() {
+    let refused = hosting(|_| async { Ok(Seen::default()) }, |w: Handlers<Seen>| w.merges()).unwrap_err();
+    assert_eq!(refused, WorkerError::Merges { kind: "seen" });
+    assert!(refused.to_string().contains("Builder::replicated"), "{refused}");
+
+    #[derive(Serialize, Deserialize)]
+    struct Forged;
+    impl Message for Forged {
+        type Reply = ();
+        fn name() -> &'static str {
+            tumen_actors::partitions::merging::NAME
+        }
+    }
+    impl Handle<Forged> for Counter {
+        async fn handle(&mut self, _: Forged, _: &mut Context<Self>) -> Result<()> {
+            Ok(())
+        }
+    }
+    let forged = hosting(|_| async { Ok(Counter::default()) }, |w| w.handles::<Forged>()).unwrap();
+    let refused = tumen_actors::partitions::Kinds::new(vec![forged]).unwrap_err();
+    assert!(matches!(refused, KindsError::Reserved { .. }), "{refused}");
 }

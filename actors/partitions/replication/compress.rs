@@ -32,7 +32,7 @@ pub struct Packing {
 
 /// Where that is counted.
 #[derive(Debug, Default)]
-pub(super) struct Packed {
+pub(in crate::partitions) struct Packed {
     states: AtomicU64,
     plain: AtomicU64,
     sent: AtomicU64,
@@ -53,7 +53,7 @@ impl Packed {
 }
 
 /// A state's bytes as they are sent, and how many it has if they are packed. Not on a thread that others wait for.
-pub(super) async fn pack(state: Bytes, packed: &Packed) -> (Bytes, Option<u64>) {
+pub(in crate::partitions) async fn pack(state: Bytes, packed: &Packed) -> (Bytes, Option<u64>) {
     if state.len() < APART_FROM {
         let (bytes, len) = pack_now(&state);
         packed.note(state.len(), bytes.len());
@@ -78,7 +78,7 @@ fn pack_now(state: &Bytes) -> (Bytes, Option<u64>) {
 }
 
 /// The state again. The error says why it is none; nothing longer than a state may be is ever made.
-pub(super) async fn unpack(bytes: Bytes, len: Option<u64>) -> Result<Bytes, String> {
+pub(in crate::partitions) async fn unpack(bytes: Bytes, len: Option<u64>) -> Result<Bytes, String> {
     let Some(len) = len else { return Ok(bytes) };
     if len > STATE_LEN_MAX as u64 || len > RATIO_MAX.saturating_mul(bytes.len() as u64) {
         return Err(format!("{} bytes are said to stand for {len}", bytes.len()));

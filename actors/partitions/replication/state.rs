@@ -6,11 +6,12 @@
 //!                 mark └ workers
 //! ```
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tumen_core::cluster::snapshot::Mode;
-use tumen_core::ids::{GroupId, PartitionId};
+use tumen_core::ids::{GroupId, Kind, PartitionId};
 use tumen_core::partitions::entry::encoding::DecodeError;
 use tumen_core::partitions::entry::{Entry, KindIndex};
 use tumen_core::partitions::identity::Position;
@@ -20,6 +21,7 @@ use tumen_core::partitions::session::Sessions;
 use crate::codec;
 use crate::partitions::host::{Begin, Kinds, KindsByGroup};
 use crate::partitions::machine::{Machine, MakeMachine};
+use crate::partitions::partition_worker::panic_text;
 
 /// The replicated kinds of a node, sorted by name: the same list on every node of a group.
 #[derive(Clone, Default)]
@@ -50,6 +52,8 @@ impl MakersByGroup {
 }
 
 struct Maker {
+    kind: Kind,
+    merges: bool,
     make: MakeMachine,
     messages: Box<[MessageId]>,
     mode: Option<Mode>,
@@ -60,7 +64,8 @@ impl Makers {
         let makers = kinds.iter().filter_map(|hosted| match &hosted.begin {
             Begin::Replicated(make) => {
                 let messages = hosted.messages.iter().map(|(id, _)| *id).collect();
-                Some(Maker { make: Arc::clone(make), messages, mode: hosted.mode })
+                let (kind, merges, mode) = (hosted.kind.clone(), hosted.merges, hosted.mode);
+                Some(Maker { kind, merges, make: Arc::clone(make), messages, mode })
             }
             Begin::Start(_) => None,
         });
@@ -69,6 +74,11 @@ impl Makers {
 
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether any of them merges.
+    pub(super) fn any_merges(&self) -> bool {
+        self.0.iter().any(|maker| maker.merges)
     }
 
     /// Which kind handles a message.
@@ -188,6 +198,22 @@ impl State {
             put_part(&mut bytes, &machine.snapshot().map_err(unwritable)?);
         }
         Ok(bytes.freeze())
+    }
+
+    /// What each worker that merges holds, if it is anything that a new one does not; or why it cannot be written.
+    pub(super) fn to_bring(&self) -> Vec<(Kind, Result<Bytes, String>)> {
+        let merging = self.makers.0.iter().zip(&self.machines).filter(|(maker, _)| maker.merges);
+        let written = merging.filter_map(|(maker, machine)| {
+            let writing = || {
+                let (bytes, empty) = (machine.snapshot()?, (maker.make)().snapshot()?);
+                Ok((bytes != empty).then_some(bytes))
+            };
+            let panicked =
+                |panic: Box<dyn std::any::Any + Send>| Err(format!("it panicked: {}", panic_text(&*panic)));
+            let written = catch_unwind(AssertUnwindSafe(writing)).unwrap_or_else(panicked);
+            Some((maker.kind.clone(), written.transpose()?))
+        });
+        written.collect()
     }
 
     /// The state that [`Self::snapshot`] wrote.

@@ -49,6 +49,7 @@ pub fn kinds() -> Kinds {
         messages: vec![(add(), "add"), (count(), "count")],
         queries: vec![count()],
         mode: None,
+        merges: false,
         begin: Begin::Replicated(Arc::new(make)),
     };
     let loose = Hosted {
@@ -56,6 +57,7 @@ pub fn kinds() -> Kinds {
         messages: vec![(add_loosely(), "add loosely")],
         queries: Vec::new(),
         mode: Some(Mode::Async),
+        merges: false,
         begin: Begin::Replicated(Arc::new(make)),
     };
     Kinds::new(vec![hosted, loose]).expect("valid")

@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
 pub mod adder;
+pub mod gatherer;
 pub mod teller;
 
 use std::sync::Arc;
@@ -66,6 +67,7 @@ pub fn kinds() -> Kinds {
         messages: vec![(message(), "count")],
         queries: Vec::new(),
         mode: None,
+        merges: false,
         begin: Begin::Start(start),
     };
     Kinds::new(vec![hosted]).expect("valid")

@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use tumen_core::cluster::snapshot::Mode;
+use tumen_core::ids::Kind;
 use tumen_core::partitions::identity::Position;
 use tumen_core::partitions::replication::wire::Reply as CopyReply;
 use tumen_core::partitions::replication::{Acks, Phase, Ticket};
@@ -73,6 +74,28 @@ impl Cell {
             let bytes = bytes.inspect_err(|why| inner.broken = Some(why.clone()))?;
             Ok((applied, bytes))
         })
+    }
+
+    /// What the workers that merge hold, as all that holds here makes it; or, of each that cannot be written, why not. May take its
+    /// time: not where others wait for the thread.
+    pub(in super::super) fn states_to_bring(&self) -> Result<Vec<(Kind, Result<Bytes, String>)>, Broken> {
+        loop {
+            let mut inner = self.lock();
+            // Who compares it with others finds that it went on, and looks again.
+            inner.hold = None;
+            inner.apply_up_to_mark();
+            if let Some(why) = &inner.broken {
+                return Err(why.clone());
+            }
+            let lags = inner.applied.sequence < inner.copy().mark_position().sequence;
+            let shared = Arc::clone(&inner.state);
+            drop(inner);
+            let state = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            if !lags {
+                return Ok(state.to_bring());
+            }
+            // Somebody read it, and is done by now.
+        }
     }
 
     /// The state is about to be taken, to be written to disk.
