@@ -18,7 +18,9 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use tumen_core::cluster::coordinator::{CrashProof, Create, Rebalance};
 use tumen_core::cluster::member::Zone;
+use tumen_core::cluster::sides::Consistency;
 use tumen_core::cluster::snapshot::Mode;
+use tumen_core::names::conflict::Rule;
 use tumen_core::partitioner::Partitioner;
 use tumen_core::{ClusterName, NodeName};
 
@@ -91,6 +93,14 @@ knobs! {
         /// What a write's acknowledgement promises: `async` that the primary has it, `sync` that a majority of the copies
         /// has it, `strong` that a majority has it in its log, on disk where there is one.
         plain mode: Mode = "async";
+        /// What goes first where nodes cannot reach each other: `majority` that there is one of each thing, so that a side
+        /// without a majority of the voters pauses; `available` that every side goes on, and what there is twice afterwards is
+        /// merged. The latter is for names, children, singletons, and workers without state or whose state can be merged, in
+        /// mode `async` and without `data_dir`.
+        plain consistency: Consistency = "majority";
+        /// Who keeps a name that two sides of a cluster gave to somebody each: whoever held it for longer, or whoever came
+        /// to hold it later. Where `consistency` is `available`. Your code can decide each case instead.
+        plain conflicts: Rule = "oldest";
         /// How keys map to partitions, fixed when the cluster is founded: `hash`, or `range:LOW..HIGH` for whole numbers,
         /// HIGH included.
         plain partitioner: Partitioner = "hash";

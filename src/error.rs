@@ -61,6 +61,16 @@ pub enum Error {
     /// This node ended by itself. Start it again; others take over what it served.
     #[error("this node ended by itself: {0}")]
     Ended(String),
+    /// Sides of a cluster that split could not be made one again: these kinds of worker keep a state and do not say how two are merged.
+    /// The node did not start.
+    #[error(
+        "with consistency available a worker has no state, or says how two states are merged (`.merges()`): {} do not; or choose \
+         consistency majority", .kinds.join(", ")
+    )]
+    Unmergeable {
+        /// Which kinds.
+        kinds: Vec<String>,
+    },
     /// A name is empty or too long. Nothing was sent.
     #[error("{0}; nothing was changed")]
     BadName(#[from] NameLenError),
@@ -255,7 +265,7 @@ impl Error {
             Self::Refused(AskError::PlanTooLong { .. }) => "plan_too_long",
             Self::Topic(_) => "topic",
             Self::Config(_) => "config",
-            Self::Worker(_) | Self::Kinds(_) => "workers",
+            Self::Worker(_) | Self::Kinds(_) | Self::Unmergeable { .. } => "workers",
             Self::Child(_) => "children",
             Self::Bind { .. } => "bind",
             Self::Start(_) => "start",

@@ -86,6 +86,7 @@ pub use tumen_core::cluster::configuration::Expected;
 pub use tumen_core::cluster::coordinator::{CrashProof, Create, Rebalance};
 /// What [`Node::health`] tells.
 pub use tumen_core::cluster::health;
+pub use tumen_core::cluster::sides::Consistency;
 pub use tumen_core::cluster::snapshot::{Mode, Snapshot};
 pub use tumen_core::cluster::topics::Overflow;
 pub use tumen_core::exchange::{Published, TopicSeen};

@@ -36,8 +36,11 @@ pub use spec::ChildSpec;
 pub use tumen_actors::names::NameFailure;
 /// How long a child has to start, and for its last words.
 pub use tumen_actors::names::child::{START_WITHIN, STOP_WITHIN};
+#[doc(inline)]
+pub use tumen_actors::names::conflicts::Lost;
 /// How many messages wait on one node at most, for all names together, and how many bytes of theirs.
 pub use tumen_actors::names::line::{WAITING_ON_NODE_BYTES_MAX, WAITING_ON_NODE_MAX};
+pub use tumen_core::names::conflict::{Conflict, Contender, Rule, Winner};
 pub use tumen_core::names::directory::{Refused, VALUE_LEN_MAX};
 pub use tumen_core::names::line::{WAITING_BYTES_MAX, WAITING_MAX};
 pub use tumen_core::names::name::NAME_LEN_MAX;

@@ -330,7 +330,12 @@ impl Names {
 
     /// Something else stands under the name.
     fn lose(&self, one: &Piece, why: &Refused) {
-        tracing::warn!(name = %one.name, %why, "lost to the cluster that was joined");
+        if self.shared.sides {
+            // There may be many, and each is told to whom it concerns.
+            tracing::debug!(name = %one.name, %why, "lost to another side");
+        } else {
+            tracing::warn!(name = %one.name, %why, "lost to the cluster that was joined");
+        }
         let to = match why {
             Refused::AlreadyRegistered { holder, .. } => Some(holder.clone()),
             _ => None,

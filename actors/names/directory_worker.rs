@@ -238,7 +238,7 @@ impl Primary {
             Bringing::Contested(conflict) => {
                 let sides = self.around.sides.as_ref();
                 let winner = sides.map_or(Some(Winner::Here), |sides| sides.resolver.decide(&conflict));
-                tracing::info!(name = %conflict.name, ?winner, "two sides of the cluster gave out a name");
+                tracing::debug!(name = %conflict.name, ?winner, "two sides of the cluster gave out a name");
                 self.directory.settle_bring(brought, winner)
             }
         }

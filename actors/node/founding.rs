@@ -163,6 +163,7 @@ pub(super) async fn leave_own(parts: &Arc<Parts>, cluster: ClusterId) {
     if let Err(error) = parts.renew_council().await {
         return parts.fail(format!("this node's own cluster could not be dropped: {error}")).await;
     }
+    let states = parts.take_states().await;
     // What its partitions write comes before what the next one's do.
     let (done, idle) = oneshot::channel();
     parts.ports.manager.cast(PartitionManagerMsg::Left(done));
@@ -180,7 +181,7 @@ pub(super) async fn leave_own(parts: &Arc<Parts>, cluster: ClusterId) {
         parts.ports.lease_keeper.cast(LeaseKeeperMsg::Left);
     }
     if parts.sides.is_available() {
-        return;
+        return parts.bring_states(states);
     }
     let task = found_anew(Arc::clone(parts));
     parts.tasks.spawn(until_stopping(parts, task));

@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::MissedTickBehavior;
 use tumen_core::Moment;
 use tumen_core::cluster::asks::Ask;
@@ -23,12 +24,14 @@ use tumen_core::cluster::control::Founding;
 use tumen_core::cluster::greeting::{Belonging, Meeting};
 use tumen_core::cluster::member::NodeInfo;
 use tumen_core::cluster::sides::{Consistency, LOOK_EVERY_MS, Lookout, Neighbour, Verdict};
-use tumen_core::cluster::snapshot::GroupSpec;
-use tumen_core::ids::{ClusterId, ClusterName, Epoch, Generation, GroupId, NodeBoot, PartitionId, Version};
+use tumen_core::cluster::snapshot::{GroupSpec, Snapshot};
+use tumen_core::ids::{
+    ClusterId, ClusterName, Epoch, Generation, GroupId, Kind, NodeBoot, PartitionId, Version,
+};
 use tumen_core::wire::CoordinatorFrame;
 
 use super::founding;
-use super::parts::Parts;
+use super::parts::{Parts, until_stopping};
 use crate::clock;
 use crate::cluster::assignment_coordinator::AssignmentCoordinatorMsg;
 use crate::codec;
@@ -191,6 +194,29 @@ impl Parts {
         self.sides.is_available() && self.belonging().is_some_and(|ours| ours.id != cluster)
     }
 
+    /// What this node's copies hold that can be merged on another side.
+    pub(super) async fn take_states(&self) -> Vec<(PartitionId, Kind, Bytes)> {
+        if self.sides.is_available() { self.replication.states_to_bring().await } else { Vec::new() }
+    }
+
+    /// Has that merged, once this node is a member of the other side.
+    pub(super) fn bring_states(self: &Arc<Self>, states: Vec<(PartitionId, Kind, Bytes)>) {
+        if states.is_empty() {
+            return;
+        }
+        let parts = Arc::clone(self);
+        self.tasks.spawn(until_stopping(self, async move {
+            let mut plans = parts.plans.subscribe();
+            let named =
+                |plan: &Option<Arc<Snapshot>>| plan.as_ref().is_some_and(|plan| plan.names(&parts.id));
+            if plans.wait_for(named).await.is_ok() {
+                let count = states.len();
+                let brought = parts.router.bring_states(states).await;
+                tracing::info!(count, ?brought, "what this node's copies held was brought along");
+            }
+        }));
+    }
+
     /// Those whom this node can reach, and of which side they are.
     fn neighbours(&self) -> Vec<Neighbour> {
         let belonging = self.belonging.lock().unwrap_or_else(PoisonError::into_inner);
@@ -215,7 +241,7 @@ impl Parts {
             return;
         }
         let plan = self.plans.newest().filter(|plan| plan.names(&self.id));
-        let counts = |plan: &Arc<tumen_core::cluster::snapshot::Snapshot>| {
+        let counts = |plan: &Arc<Snapshot>| {
             let member = plan.member(peer.node.as_str());
             member.is_some_and(|member| member.id() == peer && member.status.may_serve())
         };

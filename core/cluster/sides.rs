@@ -11,7 +11,6 @@
 //! that kept the majority, if one did, is the one that stays.
 
 use std::fmt;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -42,23 +41,6 @@ impl fmt::Display for Consistency {
             Self::Majority => "majority",
             Self::Available => "available",
         })
-    }
-}
-
-/// No such consistency.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("neither `majority` nor `available`")]
-pub struct UnknownConsistency;
-
-impl FromStr for Consistency {
-    type Err = UnknownConsistency;
-
-    fn from_str(text: &str) -> Result<Self, UnknownConsistency> {
-        match text {
-            "majority" => Ok(Self::Majority),
-            "available" => Ok(Self::Available),
-            _ => Err(UnknownConsistency),
-        }
     }
 }
 

@@ -1,8 +1,5 @@
 //! One name that two sides of a cluster gave to somebody each, and who of the two keeps it.
 
-use std::fmt;
-use std::str::FromStr;
-
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -67,32 +64,6 @@ impl Rule {
     }
 }
 
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Oldest => "oldest",
-            Self::Newest => "newest",
-        })
-    }
-}
-
-/// No such rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("neither `oldest` nor `newest`")]
-pub struct UnknownRule;
-
-impl FromStr for Rule {
-    type Err = UnknownRule;
-
-    fn from_str(text: &str) -> Result<Self, UnknownRule> {
-        match text {
-            "oldest" => Ok(Self::Oldest),
-            "newest" => Ok(Self::Newest),
-            _ => Err(UnknownRule),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,8 +84,6 @@ mod tests {
         }
         for rule in [Rule::Oldest, Rule::Newest] {
             assert_eq!(rule.decide(&conflict(3, 3)), Winner::Here);
-            assert_eq!(rule.to_string().parse(), Ok(rule));
         }
-        assert_eq!("both".parse::<Rule>(), Err(UnknownRule));
     }
 }

@@ -64,7 +64,10 @@ pub(super) async fn run_node(config: Config) -> ExitCode {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    let node = match Node::configured(config).kv().echo().start().await {
+    // Two values of one key that sides of a cluster wrote could not be made one.
+    let available = config.consistency.is_available();
+    let builder = Node::configured(config).echo();
+    let node = match if available { builder } else { builder.kv() }.start().await {
         Ok(node) => node,
         Err(error) => {
             super::complain(&error.to_string());

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 use tumen_core::NodeName;
 use tumen_core::assignment::strategies;
+use tumen_core::cluster::snapshot::Mode;
 
 use super::layer::find;
 use super::value::{SECRET_LEN_GOOD, SECRET_LEN_MAX};
@@ -35,6 +36,7 @@ pub(super) fn resolve(mut layers: Vec<Layer>) -> Result<Config, ConfigErrors> {
     let mut config = check.addresses(config);
     check.neighbours(&config);
     check.agreement(&config, &brought);
+    check.sides(&config);
     check.disk_and_log(&config);
     check.expectations(&config);
     if check.problems.is_empty() {
@@ -253,6 +255,28 @@ impl Check {
         let wide_enough = config.partitioner.validate(config.partitions).is_ok();
         let relation = "must hold at least as many numbers as there are";
         self.must(config, wide_enough, "partitioner", relation, "partitions");
+    }
+
+    fn sides(&mut self, config: &Config) {
+        let available = config.consistency.is_available();
+        let fits = !available || config.mode == Mode::Async;
+        self.must(
+            config,
+            fits,
+            "consistency",
+            "needs mode async, for sides do not wait for each other: not",
+            "mode",
+        );
+        if available && config.data_dir.is_some() && !self.bad.contains(&"data_dir") {
+            let subject = self.subject("data_dir", None);
+            let why =
+                "what a side keeps on disk would outlive it: leave it out, or choose --consistency majority";
+            self.refuse("data_dir", format!("{subject} does not go with consistency available: {why}"));
+        }
+        if !available && config.is_given("conflicts") {
+            let subject = self.subject("conflicts", None);
+            self.warnings.push(Warning::NoEffect { subject, other: "consistency available".into() });
+        }
     }
 
     fn disk_and_log(&mut self, config: &Config) {

@@ -8,7 +8,9 @@ use std::time::Duration;
 use serde_json::Value as Json;
 use tumen_core::cluster::coordinator::{CrashProof, Create, Rebalance};
 use tumen_core::cluster::member::Zone;
+use tumen_core::cluster::sides::Consistency;
 use tumen_core::cluster::snapshot::Mode;
+use tumen_core::names::conflict::Rule;
 use tumen_core::partitioner::Partitioner;
 use tumen_core::{ClusterName, NodeName};
 
@@ -201,6 +203,8 @@ words! {
     Create, "auto|manual" { Auto = "auto", Manual = "manual", }
     Rebalance, "auto|manual" { Auto = "auto", Manual = "manual", }
     CrashProof, "loopback|always|never" { Loopback = "loopback", Always = "always", Never = "never", }
+    Consistency, "majority|available" { Majority = "majority", Available = "available", }
+    Rule, "oldest|newest" { Oldest = "oldest", Newest = "newest", }
     Mode, "async|sync|strong" { Async = "async", Sync = "sync", Strong = "strong", }
     LogFormat, "text|json" { Text = "text", Json = "json", }
 }

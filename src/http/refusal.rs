@@ -130,6 +130,7 @@ fn status(error: &Error) -> StatusCode {
         | Error::Worker(_)
         | Error::Child(_)
         | Error::Kinds(_)
+        | Error::Unmergeable { .. }
         | Error::Bind { .. }
         | Error::Start(_)
         | Error::System { .. } => StatusCode::INTERNAL_SERVER_ERROR,

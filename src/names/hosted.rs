@@ -166,6 +166,17 @@ impl<M: Message> Hosted<M> {
         Ok(self.node.names().update(self.holder.actor, &name, value, within).await?)
     }
 
+    /// The names that the actor loses from now on to others, where each side of a split cluster goes on and both gave out a name:
+    /// the actor itself goes on, and holds the rest of its names until it ends. Who listens no more, or not fast enough (1,024
+    /// wait), misses some; [`Self::names`] has what is left.
+    ///
+    /// # Errors
+    /// [`Error::Name`](crate::Error::Name): the actor has ended.
+    pub fn lost_names(&self) -> Result<tokio::sync::broadcast::Receiver<super::Lost>> {
+        let losses = self.node.names().losses_of(self.holder.actor);
+        Ok(losses.ok_or(super::NameFailure::NoSuchActor)?)
+    }
+
     /// The names that the actor holds, or is about to, sorted.
     pub fn names(&self) -> Vec<Name> {
         self.node.names().names_of(self.holder.actor)

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::ActorCell;
+use tumen_actors::names::conflicts::Resolver;
 use tumen_actors::node::Discover;
 use tumen_actors::partitions::Place;
 use tumen_core::assignment::{AssignError, Layout, Problem, Strategy};
 use tumen_core::cluster::coordinator::{CrashProof, Create, Rebalance};
+use tumen_core::cluster::sides::Consistency;
 use tumen_core::cluster::snapshot::Mode;
 use tumen_core::partitioner::Partitioner;
 
@@ -21,7 +23,9 @@ use crate::config::{Config, Layer, Source, Value};
 use crate::error::{Error, Result};
 use crate::kv::Kv;
 use crate::names::echo::Echo;
-use crate::names::{self, Child, ChildError, ChildSpec, HostedChild, Name, Placement, Receives};
+use crate::names::{
+    self, Child, ChildError, ChildSpec, Conflict, HostedChild, Name, Placement, Receives, Rule, Winner,
+};
 use crate::worker::{Handlers, Hosting, Replicated, Worker, hosting, replicating};
 
 /// A node that is not started yet. Made by [`Node::builder`].
@@ -42,6 +46,7 @@ pub(super) struct Children {
     pub(super) kinds: Vec<Result<HostedChild, ChildError>>,
     pub(super) singletons: Vec<Result<Singleton>>,
     pub(super) placements: Placements,
+    pub(super) resolver: Option<Resolver>,
 }
 
 /// The placements of the user's own, each with its name as it was given.
@@ -55,7 +60,12 @@ impl fmt::Debug for Placements {
 }
 
 impl Children {
-    const NONE: Self = Self { kinds: Vec::new(), singletons: Vec::new(), placements: Placements(Vec::new()) };
+    const NONE: Self = Self {
+        kinds: Vec::new(),
+        singletons: Vec::new(),
+        placements: Placements(Vec::new()),
+        resolver: None,
+    };
 }
 
 /// What stands around a node in its process.
@@ -161,6 +171,8 @@ impl Builder {
         partitions(u32) |n| n.show();
         replication(u32) |n| n.show();
         mode(Mode) |mode| mode.show();
+        consistency(Consistency) |first| first.show();
+        conflicts(Rule) |rule| rule.show();
         partitioner(Partitioner) |partitioner| partitioner.show();
         bootstrap_expect(u32) |n| n.show();
         min_nodes(u32) |n| n.show();
@@ -378,6 +390,28 @@ impl<C> Builder<C> {
     /// ```
     pub fn placement(mut self, name: impl Into<String>, placement: impl Placement) -> Self {
         self.children.placements.0.push((name.into(), Arc::new(placement)));
+        self
+    }
+
+    /// Says who keeps a name that two sides of a cluster gave to somebody each, where
+    /// [`Config::consistency`](crate::config::Config) is `available`; without it [`Config::conflicts`](crate::config::Config)
+    /// does. It is asked on the node that leads the name's directory, which may be any: so all nodes should say the same. It must
+    /// neither wait nor take long. Where it panics, that is logged, and an actor's name is free, which harms neither of the two; a
+    /// child has no life without its name, and the one on the side that stays keeps it.
+    ///
+    /// ```no_run
+    /// # use tumen::prelude::*;
+    /// use tumen::names::Winner;
+    /// use tumen::Consistency;
+    ///
+    /// // Of two the one that says more of itself.
+    /// Node::builder("shop", "node-1").consistency(Consistency::Available).resolve_conflicts(|conflict| {
+    ///     let longer = conflict.comes.value.len() > conflict.here.value.len();
+    ///     if longer { Winner::Comes } else { Winner::Here }
+    /// });
+    /// ```
+    pub fn resolve_conflicts(mut self, decide: impl Fn(&Conflict) -> Winner + Send + Sync + 'static) -> Self {
+        self.children.resolver = Some(Resolver::new(decide));
         self
     }
 

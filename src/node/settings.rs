@@ -7,6 +7,7 @@ use std::time::Duration;
 use tumen_actors::clock::Clock;
 use tumen_actors::cluster::consensus;
 use tumen_actors::names::child::ChildKinds;
+use tumen_actors::names::conflicts::Resolver;
 use tumen_actors::node::{Connect, Settings};
 use tumen_actors::transport::{self, Cookie};
 use tumen_core::GroupId;
@@ -37,6 +38,8 @@ pub(super) struct Runs {
     pub(super) children: ChildKinds,
     /// The user's own ways to choose nodes for them.
     pub(super) placements: Placements,
+    /// Who keeps a name that two sides of the cluster have.
+    pub(super) resolver: Resolver,
 }
 
 /// The runtime's settings. `discover` finds other nodes by every way there is; `listener` is the cluster port, bound already.
@@ -46,7 +49,7 @@ pub(super) fn settings(
     Surroundings { discover, supervisor, .. }: Surroundings,
     listener: TcpListener,
     strategies: Vec<Arc<dyn Strategy>>,
-    Runs { replicated, children, placements }: Runs,
+    Runs { replicated, children, placements, resolver }: Runs,
 ) -> Settings {
     let told_of_others = !config.join.is_empty() || discover.is_some();
     let founds = !told_of_others || config.bootstrap_expect.is_some();
@@ -62,6 +65,8 @@ pub(super) fn settings(
         seeds: config.join.iter().map(Value::show).collect(),
         discover,
         founds,
+        consistency: config.consistency,
+        resolver,
         bootstrap_expect: config.bootstrap_expect.map_or(1, |expect| expect as usize),
         coordinator: config.coordinator(),
         membership: config.membership(),

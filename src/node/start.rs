@@ -32,6 +32,12 @@ pub(super) async fn start(
     surroundings: Surroundings,
 ) -> Result<Node> {
     let kinds = Kinds::new(kinds)?;
+    if config.consistency.is_available() {
+        let kinds: Vec<String> = kinds.unmergeable().map(ToString::to_string).collect();
+        if !kinds.is_empty() {
+            return Err(Error::Unmergeable { kinds });
+        }
+    }
     let hosted = children.kinds.into_iter().collect::<Result<Vec<_>, _>>()?;
     let singletons = children.singletons.into_iter().collect::<Result<Vec<_>>>()?;
     let read_args: BTreeMap<_, _> = hosted.iter().map(|one| (one.kind.clone(), one.read_args)).collect();
@@ -58,7 +64,8 @@ pub(super) async fn start(
         Surroundings { discover: discover::both(known, surroundings.discover), ..surroundings };
     let listeners = std::mem::take(&mut surroundings.listeners);
     let replicated = kinds.iter().any(Hosted::is_replicated);
-    let runs = Runs { replicated, children: child_kinds, placements };
+    let resolver = children.resolver.unwrap_or_else(|| config.conflicts.into());
+    let runs = Runs { replicated, children: child_kinds, placements, resolver };
     let settings = settings(&config, addresses, surroundings, listener, strategies, runs);
     let runtime = Runtime::start(settings, kinds).await?;
     let stopping = CancellationToken::new();

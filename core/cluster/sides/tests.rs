@@ -75,14 +75,6 @@ fn where_somebody_serves_nobody_founds_and_who_has_its_lease_is_fine() {
     assert_eq!(lookout.look(&name("a"), false, None, &[]), Verdict::Fine, "it belongs nowhere");
 }
 
-#[test]
-fn the_words_are_read_back() {
-    for word in ["majority", "available"] {
-        assert_eq!(word.parse::<Consistency>().unwrap().to_string(), word);
-    }
-    assert_eq!("both".parse::<Consistency>(), Err(UnknownConsistency));
-}
-
 fn any_side() -> impl Strategy<Value = Belonging> {
     (0..4_u64, 0..3_u64, 0..4_u32, any::<bool>())
         .prop_map(|(id, generation, members, stranded)| side(id, generation, members, stranded))

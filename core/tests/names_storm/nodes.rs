@@ -62,6 +62,7 @@ impl World {
                     let from = node.id.clone();
                     self.network.push(Message::Answer(from, answer));
                 }
+                crew::Effect::Rename { .. } => unreachable!("nobody goes to another side here"),
                 crew::Effect::Cleared => {}
             }
         }
