@@ -20,8 +20,18 @@ const EACH_MAX: usize = 64;
 pub struct Plans {
     newest: Arc<watch::Sender<Option<Arc<Snapshot>>>>,
     each: broadcast::Sender<Arc<Snapshot>>,
-    /// The clusters that this node left for others, each with the newest plan that it knew then: no more than there were leaves.
-    forsaken: Arc<Mutex<Vec<(ClusterId, Version)>>>,
+    /// The clusters that this node left: no more than there were leaves.
+    forsaken: Arc<Mutex<Vec<Forsaken>>>,
+}
+
+/// A cluster that this node left.
+#[derive(Clone, Copy, Debug)]
+struct Forsaken {
+    cluster: ClusterId,
+    /// The newest plan that was known then, or by which the node may be a member again.
+    version: Version,
+    /// Whether it may be one.
+    welcome: bool,
 }
 
 impl Default for Plans {
@@ -35,7 +45,8 @@ impl Plans {
     /// Takes a plan, if it is newer than the newest known one of the same cluster. Says whether it was.
     pub fn take(&self, plan: Arc<Snapshot>) -> bool {
         self.newest.send_if_modified(|newest| {
-            let newer = !self.is_forsaken(plan.cluster)
+            let left = self.forsaken().iter().find(|left| left.cluster == plan.cluster).copied();
+            let newer = left.is_none_or(|left| left.welcome && left.version <= plan.version)
                 && newest.as_ref().is_none_or(|known| {
                     let same = known.cluster == plan.cluster;
                     same && (known.generation, known.version) < (plan.generation, plan.version)
@@ -55,20 +66,23 @@ impl Plans {
             let version = newest.as_ref().filter(|plan| plan.cluster == cluster);
             let version = version.map_or(Version::ZERO, |plan| plan.version);
             let mut forsaken = self.forsaken();
-            forsaken.retain(|(known, _)| *known != cluster);
-            forsaken.push((cluster, version));
+            forsaken.retain(|left| left.cluster != cluster);
+            forsaken.push(Forsaken { cluster, version, welcome: false });
             false
         });
     }
 
-    /// This node may be a member of a cluster again that it left: nobody there counts with what it was.
-    pub fn welcome(&self, cluster: ClusterId) {
-        self.forsaken().retain(|(known, _)| *known != cluster);
+    /// This node may be a member of a cluster again that it left: by this plan, and the next ones, nobody there counts with what
+    /// it was.
+    pub fn welcome(&self, cluster: ClusterId, version: Version) {
+        for left in self.forsaken().iter_mut().filter(|left| left.cluster == cluster) {
+            *left = Forsaken { cluster, version, welcome: true };
+        }
     }
 
-    /// The newest plan that this node knew of a cluster when it left that, if it did.
+    /// The newest plan that this node knew of a cluster when it left that, if it did, and may not be a member again.
     pub fn forsaken_at(&self, cluster: ClusterId) -> Option<Version> {
-        self.forsaken().iter().find(|(known, _)| *known == cluster).map(|(_, version)| *version)
+        self.forsaken().iter().find(|left| left.cluster == cluster && !left.welcome).map(|left| left.version)
     }
 
     /// Whether this node left that cluster, or leaves it.
@@ -76,7 +90,7 @@ impl Plans {
         self.forsaken_at(cluster).is_some()
     }
 
-    fn forsaken(&self) -> MutexGuard<'_, Vec<(ClusterId, Version)>> {
+    fn forsaken(&self) -> MutexGuard<'_, Vec<Forsaken>> {
         self.forsaken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -148,8 +162,9 @@ mod tests {
         assert!(plans.take(other));
         assert_eq!(plans.forsaken_at(ClusterId(1)), Some(Version(3)));
         plans.clear();
-        plans.welcome(ClusterId(1));
-        assert!(plans.take(plan(6)), "it is a member again");
+        plans.welcome(ClusterId(1), Version(6));
+        assert!(!plans.take(plan(5)), "by that it may be what it was");
+        assert!(plans.take(plan(6)) && plans.forsaken_at(ClusterId(1)).is_none(), "it is a member again");
     }
 
     #[test]

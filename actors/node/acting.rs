@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tumen_core::cluster::snapshot::Snapshot;
-use tumen_core::ids::ClusterId;
+use tumen_core::ids::{ClusterId, Version};
 
 use crate::cluster::lease_keeper::LeaseKeeperMsg;
 use crate::port::Port;
@@ -26,15 +26,16 @@ pub(super) struct ActedOn {
 #[derive(Default)]
 struct Inner {
     last: [Option<Arc<Snapshot>>; 2],
-    /// The cluster that this node left last: that it still acts on a plan of it concerns nobody.
-    left: Option<ClusterId>,
+    /// The cluster that this node left last, and from which plan on it is a member of it again: that it still acts on an older one
+    /// concerns nobody.
+    left: Option<(ClusterId, Version)>,
 }
 
 impl ActedOn {
     /// One of them acted on a plan. Tells the keeper of the lease what both have.
     pub(super) fn note(&self, by: By, plan: &Arc<Snapshot>, keeper: &Port<LeaseKeeperMsg>) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if inner.left == Some(plan.cluster) {
+        if inner.left.is_some_and(|(left, back)| left == plan.cluster && plan.version < back) {
             return;
         }
         let last = &mut inner.last;
@@ -53,7 +54,17 @@ impl ActedOn {
 
     /// This node leaves a cluster.
     pub(super) fn handle_left(&self, cluster: ClusterId) {
-        let left = Inner { last: [None, None], left: Some(cluster) };
+        let left = Inner { last: [None, None], left: Some((cluster, Version(u64::MAX))) };
         *self.inner.lock().unwrap_or_else(PoisonError::into_inner) = left;
+    }
+
+    /// By this plan, and later ones, this node may be a member again of the cluster that it left last.
+    pub(super) fn handle_back(&self, cluster: ClusterId, version: Version) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((left, back)) = &mut inner.left
+            && *left == cluster
+        {
+            *back = version;
+        }
     }
 }

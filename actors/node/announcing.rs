@@ -15,6 +15,7 @@ use super::asking;
 use super::events::Event;
 use super::founding;
 use super::parts::Parts;
+use super::sides;
 use crate::cluster::pubsub::News;
 use crate::codec;
 use crate::partitions::partition_manager::PartitionManagerMsg;
@@ -146,6 +147,10 @@ pub(super) async fn follow_plans(parts: Arc<Parts>) {
         previous = previous.filter(|previous| previous.cluster == plan.cluster);
         let turn = parts.take_turn();
         if parts.plans.cluster() != Some(plan.cluster) || parts.plans.is_forsaken(plan.cluster) {
+            continue;
+        }
+        if sides::is_evicted(&parts, previous.as_deref(), &plan) {
+            sides::handle_evicted(&parts, &plan);
             continue;
         }
         if plan.members.len() > 1 {

@@ -118,7 +118,7 @@ pub(super) async fn start(settings: Settings, kinds: Kinds) -> Result<Arc<Parts>
     let greet = Arc::clone(&greeter);
     let connecting = (settings.connect)(Arc::new(move || greet.greeting()));
     let transport = connecting.await.map_err(StartError::Transport)?;
-    let council = Council::start(&settings.consensus, store, &transport, clock).await?;
+    let council = Council::start(&settings.consensus, store, &transport, clock, &greeter).await?;
     // Where seeds are discovered there may always be another one.
     let refusing = if settings.discover.is_some() { Vec::new() } else { settings.seeds.clone() };
     // Nodes that wait for the same founder may find each other first, and must go on looking for it.

@@ -4,13 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use futures_util::future::BoxFuture;
 use ractor::{Actor, ActorRef};
 use tokio_util::sync::CancellationToken;
 use tumen_core::ids::NodeName;
 
 use super::assembly::StartError;
+use super::greeter::Greeter;
 use super::leading;
 use super::parts::{Parts, until_stopping};
 use crate::clock::Clock;
@@ -35,9 +36,10 @@ impl Council {
         store: Store,
         transport: &Transport,
         clock: Clock,
+        greeter: &Arc<Greeter>,
     ) -> Result<Self, StartError> {
         let failed = |why: String| StartError::Actor { actor: "Consensus", why };
-        let port = Arc::new(RaftOver(transport.clone()));
+        let port = Arc::new(RaftOver { transport: transport.clone(), greeter: Arc::clone(greeter) });
         let handle = consensus::Handle::new(settings.clone(), store.clone(), port, clock)
             .map_err(|error| failed(error.to_string()))?;
         let (actor, _) = consensus::Consensus::spawn(None, consensus::Consensus, handle.clone())
@@ -74,7 +76,8 @@ impl Parts {
             })?;
         }
         let store = open_store(self.data_dir.as_deref(), &self.id.node, &self.clock, IfDamaged::Refuse)?;
-        let council = Council::start(&self.consensus_settings, store, &self.transport, self.clock).await?;
+        let (settings, greeter) = (&self.consensus_settings, &self.greeter);
+        let council = Council::start(settings, store, &self.transport, self.clock, greeter).await?;
         self.council.store(Arc::new(council));
         follow(self);
         Ok(())
@@ -117,12 +120,36 @@ async fn fail_with(parts: Arc<Parts>, council: Arc<Council>) {
     }
 }
 
-/// Raft's messages over the control lane.
-struct RaftOver(Transport);
+/// Raft's messages over the control lane. Where each side of a split goes on, they say of which they are: nobody learns from another
+/// one's leader, as whose word would stand in the midst of its own.
+struct RaftOver {
+    transport: Transport,
+    greeter: Arc<Greeter>,
+}
+
+impl Parts {
+    /// A peer's Raft says something.
+    pub(super) fn handle_raft(&self, from: &NodeName, mut body: Bytes) {
+        if self.sides.is_available() {
+            let Ok(theirs) = body.try_get_u64_le() else { return };
+            let ours = self.belonging().map_or(0, |ours| ours.id.0);
+            if theirs != 0 && ours != 0 && theirs != ours {
+                return;
+            }
+        }
+        self.consensus().deliver(from, &body);
+    }
+}
 
 impl consensus::RaftPort for RaftOver {
     fn send(&self, to: &NodeName, body: Bytes) -> Result<(), consensus::PortError> {
-        self.0.cast(to, Channel::Raft, &body).map_err(|error| match error {
+        let body = if self.greeter.consistency.is_available() {
+            let side = self.greeter.belonging().map_or(0, |ours| ours.id.0);
+            [&side.to_le_bytes()[..], &body].concat().into()
+        } else {
+            body
+        };
+        self.transport.cast(to, Channel::Raft, &body).map_err(|error| match error {
             transport::SendError::NoSession => consensus::PortError::Unreachable,
             transport::SendError::Overloaded | transport::SendError::TooLong { .. } => {
                 consensus::PortError::Overloaded

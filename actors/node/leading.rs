@@ -219,10 +219,13 @@ impl Lives {
         consensus: &consensus::Handle,
         plan: &Snapshot,
     ) -> Vec<Standing> {
-        self.0.retain(|id, _| plan.members.iter().any(|member| member.id() == id));
+        // One that goes from side to side has another life there, and is the same boot.
+        let may_stay = !parts.sides.is_available();
+        self.0.retain(|id, _| may_stay && plan.members.iter().any(|member| member.id() == id));
         let mut standings = Vec::with_capacity(plan.members.len());
         for member in &plan.members {
-            let reachable = *member.id() == parts.id || parts.is_connected(member.id());
+            let left = parts.sides.is_available() && parts.is_of_another(member.id());
+            let reachable = *member.id() == parts.id || (parts.is_connected(member.id()) && !left);
             if reachable && !self.0.contains_key(member.id()) {
                 let deadline = parts.clock.now() + LIFE_WITHIN;
                 if let Ok(life) = consensus.life_of(member.name(), deadline).await {

@@ -93,7 +93,7 @@ pub(super) fn wire(parts: &Arc<Parts>) {
         Channel::Raft,
         Arc::new(move |session, body| {
             if let Some(parts) = here.upgrade() {
-                parts.consensus().deliver(&session.peer.node, &body);
+                parts.handle_raft(&session.peer.node, body);
             }
         }),
     );

@@ -22,7 +22,7 @@ use tumen_core::Moment;
 use tumen_core::cluster::asks::Ask;
 use tumen_core::cluster::control::Founding;
 use tumen_core::cluster::greeting::{Belonging, Meeting};
-use tumen_core::cluster::member::NodeInfo;
+use tumen_core::cluster::member::{NodeInfo, Status};
 use tumen_core::cluster::sides::{Consistency, LOOK_EVERY_MS, Lookout, Neighbour, Verdict};
 use tumen_core::cluster::snapshot::{GroupSpec, Snapshot};
 use tumen_core::ids::{
@@ -84,10 +84,11 @@ pub(super) fn handle_told(parts: &Arc<Parts>, node: &NodeBoot, to: Option<Belong
     let Some(theirs) = to.filter(|_| !parts.gate.is_leaving()) else { return };
     if let Some(left_at) = parts.plans.forsaken_at(theirs.id) {
         // Of the members of a side that it left a node is one until that side has noticed. What it was there is over then.
-        if counts_me || theirs.version <= left_at {
+        if counts_me || theirs.version < left_at {
             return;
         }
-        parts.plans.welcome(theirs.id);
+        parts.acted_on.handle_back(theirs.id, theirs.version);
+        parts.plans.welcome(theirs.id, theirs.version);
     }
     let Some(ours) = parts.belonging() else { return };
     if ours.meet_as_side(&theirs) != Meeting::Yield {
@@ -104,14 +105,43 @@ pub(super) fn handle_told(parts: &Arc<Parts>, node: &NodeBoot, to: Option<Belong
     }
 }
 
+/// Whether a plan takes from this node what the one before it gave it: its side took it for gone while it could not be reached.
+pub(super) fn is_evicted(parts: &Parts, before: Option<&Snapshot>, plan: &Snapshot) -> bool {
+    let member =
+        |plan: &Snapshot| plan.member(parts.id.node.as_str()).filter(|it| *it.id() == parts.id).cloned();
+    let was_up = before.and_then(member).is_some_and(|member| member.status == Status::Up);
+    let is_gone = member(plan).is_none_or(|member| member.status == Status::Lost);
+    parts.sides.is_available() && was_up && is_gone && !parts.gate.is_leaving() && !parts.is_stopping()
+}
+
+/// This node is no member of its side by this plan. It begins anew there, with what it has.
+pub(super) fn handle_evicted(parts: &Arc<Parts>, plan: &Arc<Snapshot>) {
+    let Some(ours) = parts.belonging() else { return };
+    tracing::warn!(
+        cluster = %plan.cluster, version = %plan.version,
+        "this node's side took it for gone: it begins anew there, with what it has"
+    );
+    let (parts, version) = (Arc::clone(parts), plan.version);
+    if let Some(cluster) = begin_leaving(&parts, ours) {
+        let tasks = parts.tasks.clone();
+        tasks.spawn(async move {
+            founding::leave_own(&parts, cluster).await;
+            parts.acted_on.handle_back(cluster, version);
+            parts.plans.welcome(cluster, version);
+        });
+    }
+}
+
 /// From now on this node is on its way to another side. The cluster that it leaves, if it is in one.
 fn begin_leaving(parts: &Parts, to: Belonging) -> Option<ClusterId> {
     let plan = parts.plans.newest();
     if let Some(plan) = &plan {
         parts.sides.lock().groups = plan.groups.iter().map(|group| (group.id, group.spec.clone())).collect();
     }
+    // Without a plan it may have begun to learn from the side that it was on its way to.
+    let cluster = plan.map(|plan| plan.cluster).or(parts.belonging().map(|ours| ours.id));
     parts.greeter.go_to(to);
-    let leaves = plan.map(|plan| plan.cluster).filter(|_| parts.gate.begin_leaving_anyhow());
+    let leaves = cluster.filter(|_| parts.gate.begin_leaving_anyhow());
     if leaves.is_some() {
         parts.configuration.begin_leaving_anyhow();
     }

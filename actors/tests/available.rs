@@ -67,6 +67,27 @@ async fn answered_by(node: &Runtime, by: &[NodeName]) {
     assert!(nodes.iter().all(|name| by.iter().any(|it| it.as_str() == *name)), "{nodes:?} {by:?}");
 }
 
+/// For whoever looks for what went wrong.
+#[expect(clippy::print_stderr, reason = "what is shown where a test fails")]
+fn show(node: &Runtime) {
+    let plan = node.plans().newest();
+    let members = plan.as_ref().map(|plan| {
+        let member = |it: &tumen_core::cluster::member::Member| format!("{} {:?}", it.name(), it.status);
+        (plan.cluster, plan.version, plan.members.iter().map(member).collect::<Vec<_>>())
+    });
+    let leader = (node.leader(), node.term());
+    eprintln!("{} {members:?} {:?} {leader:?} {:?}", node.id(), node.ready(), node.lost());
+}
+
+#[expect(clippy::print_stderr, reason = "what is shown where a test fails")]
+fn show_names(node: &Runtime, holder: &Holder) {
+    let wants = node.names().names_of(holder.actor);
+    eprintln!("{} wants {wants:?}, and knows", node.id());
+    for (name, claim) in node.names().select(b"", 100) {
+        eprintln!("  {name} {} {:?}", claim.number, claim.held);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn both_sides_of_a_split_serve_all_partitions_and_become_one_again() {
     for (seed, at, all) in [(1, 2, 4), (2, 3, 4), (3, 1, 4), (4, 2, 5), (5, 1, 2)] {
@@ -308,7 +329,8 @@ async fn a_users_resolver_decides_by_what_both_say_and_one_that_panics_frees_the
 #[tokio::test(start_paused = true)]
 async fn however_often_it_splits_in_the_end_each_name_has_one_holder_whom_all_see() {
     let runs = if std::env::var_os("TUMEN_TROUBLES").is_some() { 40 } else { 3 };
-    for seed in 0..runs {
+    let only: Option<u64> = std::env::var("TUMEN_SEED").ok().and_then(|seed| seed.parse().ok());
+    for seed in only.map_or(0..runs, |seed| seed..seed + 1) {
         let world = World::new(9_000 + seed, Weather::default());
         let count = 3 + seed as usize % 4;
         let nodes = cluster(&world, count).await;
@@ -334,8 +356,20 @@ async fn however_often_it_splits_in_the_end_each_name_has_one_holder_whom_all_se
             tokio::time::sleep(Duration::from_millis((seed * 331 + round * 677) % 5_000)).await;
         }
         world.heal_all();
-        until(&format!("seed {seed}: they are one cluster"), || are_one(&nodes)).await;
+        let one = async { until("they are one cluster", || are_one(&nodes)).await };
+        if tokio::time::timeout(Duration::from_secs(50), one).await.is_err() {
+            nodes.iter().for_each(show);
+            panic!("seed {seed}: they are not one cluster");
+        }
+        let mut looks = 0;
         until(&format!("seed {seed}: all see the same, and who holds what wants it"), || {
+            looks += 1;
+            if looks == 11_000 {
+                for (at, node) in nodes.iter().enumerate() {
+                    show(node);
+                    show_names(node, &holders[at]);
+                }
+            }
             let known = |node: &Runtime| -> Vec<_> {
                 let known = node.names().select(b"", 100).into_iter();
                 known.map(|(name, claim)| (name, claim.holder().cloned())).collect()
