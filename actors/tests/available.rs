@@ -8,18 +8,20 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
+use nodes::gatherer;
 use nodes::teller::{named, spec};
 use nodes::{all_ready, call_all, kinds, until};
 use tumen_actors::names::conflicts::{Lost, Resolver};
 use tumen_actors::node::Runtime;
 use tumen_actors::partitions::delivery::Delivery;
+use tumen_actors::partitions::router::CallOptions;
 use tumen_actors::transport::simulated::{Weather, World};
 use tumen_core::cluster::sides::Consistency;
-use tumen_core::ids::NodeName;
+use tumen_core::ids::{NodeName, PartitionId};
 use tumen_core::names::conflict::{Conflict, Rule, Winner};
 use tumen_core::names::directory::News;
 use tumen_core::names::{Holder, Name, Reason};
-use tumen_core::partitions::request::MessageId;
+use tumen_core::partitions::request::{MessageId, Reply};
 use tumen_core::supervision::Restart;
 
 /// A node of a cluster in which availability goes first.
@@ -398,6 +400,85 @@ async fn however_often_it_splits_in_the_end_each_name_has_one_holder_whom_all_se
             running == nodes[0].names().children(b"", 100).len()
         })
         .await;
+        world.end();
+    }
+}
+
+async fn tell_all(node: &Runtime, text: &str) {
+    for index in 0..8 {
+        let reply = gather_at(node, index, gatherer::gather(), text).await;
+        reply.unwrap_or_else(|why| panic!("{text} at {}: {why}", node.id()));
+    }
+}
+
+async fn gather_at(node: &Runtime, index: u32, message: MessageId, text: &str) -> Reply {
+    let options = CallOptions { within: WITHIN, ..CallOptions::default() };
+    let body = Bytes::copy_from_slice(text.as_bytes());
+    node.router().call_partition(PartitionId::user(index), message, body, options).await
+}
+
+async fn gathered(node: &Runtime) -> Vec<gatherer::Set> {
+    let mut all = Vec::new();
+    for index in 0..8 {
+        all.push(gatherer::set(gather_at(node, index, gatherer::all(), "").await).unwrap());
+    }
+    all
+}
+
+fn set_of(texts: &[&str]) -> gatherer::Set {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_workers_that_merge_were_told_on_either_side_is_there_in_the_end() {
+    for at in [2, 3] {
+        let world = World::new(40 + at as u64, Weather::default());
+        nodes::show_logs();
+        let mut nodes = Vec::new();
+        for n in 1..=4 {
+            let (seeds, min_nodes) = if n == 1 { (&[][..], 4) } else { (&[1][..], 1) };
+            let mut settings = named(&world, n, seeds, min_nodes);
+            settings.consistency = Consistency::Available;
+            let users = &mut settings.groups[0].1;
+            (users.replication, users.replicated, users.partitions) = (3, true, 8);
+            nodes.push(Runtime::start(settings, gatherer::kinds()).await.unwrap());
+        }
+        all_ready(&nodes).await;
+        tell_all(&nodes[0], "before").await;
+        // By then all copies have it: the mode is `async`.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let (some, others) = nodes.split_at(at);
+        world.cut(&names_of(some), &names_of(others));
+        until("both sides are whole", || are_one(some) && are_one(others)).await;
+        tell_all(&some[0], "some").await;
+        tell_all(&others[0], "others").await;
+        for (side, told) in [(some, "some"), (others, "others")] {
+            let mut last = Vec::new();
+            for _ in 0..200 {
+                last = gathered(&side[0]).await;
+                if last.iter().all(|set| *set == set_of(&["before", told])) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            let has = |set: &gatherer::Set| set.contains(told);
+            assert!(last.iter().all(has), "{last:?}");
+            // Where a side has no copy, what was told before is there once they are one again.
+            let most = last.iter().filter(|set| set.contains("before")).count();
+            assert!(side.len() < 2 || most == 8, "{last:?}");
+        }
+        world.heal_all();
+        become_one(&nodes).await;
+        let union = set_of(&["before", "some", "others"]);
+        let mut last = Vec::new();
+        for _ in 0..400 {
+            last = gathered(&nodes[3]).await;
+            if last.iter().all(|set| *set == union) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(last.iter().all(|set| *set == union), "{last:?}");
         world.end();
     }
 }
