@@ -394,7 +394,8 @@ impl Names {
 
     /// Whether a run of a node is gone, as far as this node knows.
     fn is_gone(&self, node: &NodeBoot) -> bool {
-        !self.shared.table.is_member(node) && !(self.shared.sides && self.reaches(node))
+        let may_come = self.shared.sides && self.reaches(node);
+        !self.shared.table.is_member(node) && !may_come
     }
 
     /// Whether there is a session with that run of a node.

@@ -351,7 +351,7 @@ impl Giving {
                 let ask = Ask::AcceptLoss { partition };
                 match parts.asking.ask(&parts.transport, leader, ask, ACCEPT_WITHIN).await {
                     Ok(_) => {
-                        tracing::warn!(%partition, "too few of its copies are left: it goes on with these")
+                        tracing::warn!(%partition, "too few of its copies are left: it goes on with these");
                     }
                     Err(error) => tracing::info!(%partition, %error, "its loss is not accepted yet"),
                 }

@@ -34,6 +34,9 @@ pub(super) struct MakersByGroup {
     names: Makers,
 }
 
+/// What one worker holds, as it writes it, or why it cannot.
+pub(super) type Written = (Kind, Result<Bytes, String>);
+
 impl MakersByGroup {
     pub(super) fn of(&self, group: GroupId) -> &Makers {
         match group {
@@ -201,7 +204,7 @@ impl State {
     }
 
     /// What each worker that merges holds, if it is anything that a new one does not; or why it cannot be written.
-    pub(super) fn to_bring(&self) -> Vec<(Kind, Result<Bytes, String>)> {
+    pub(super) fn to_bring(&self) -> Vec<Written> {
         let merging = self.makers.0.iter().zip(&self.machines).filter(|(maker, _)| maker.merges);
         let written = merging.filter_map(|(maker, machine)| {
             let writing = || {

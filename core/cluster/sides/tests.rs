@@ -34,7 +34,7 @@ fn the_side_that_kept_the_majority_stays_and_who_serves_nobody_joins_whoever_doe
         (side(9, 0, 2, true), side(1, 1, 2, true), Meeting::Together),
         (side(9, 0, 1, false), side(1, 1, 2, false), Meeting::Yield),
         (side(3, 1, 2, false), side(4, 1, 2, false), Meeting::TheyYield),
-        (kept.clone(), side(9, 0, 3, true), Meeting::Together),
+        (kept, side(9, 0, 3, true), Meeting::Together),
     ];
     for (ours, theirs, meeting) in cases {
         assert_eq!(ours.meet_as_side(&theirs), meeting, "{ours:?} {theirs:?}");

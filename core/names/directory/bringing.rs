@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(take(&mut directory, &changes).len(), 1);
         let stopping = directory.judge_terminate(&one.name).unwrap().unwrap();
         directory.apply(&stopping);
-        let other = brought(holder(3, 1), one.spec.clone(), 1);
+        let other = brought(holder(3, 1), one.spec, 1);
         assert!(matches!(directory.judge_bring(&other, |_| true), Err(Refused::AlreadyRegistered { .. })));
         let stranger = directory.judge_bring(&other, |_| false);
         assert_eq!(stranger, Err(Refused::NoMember(node(3))));
