@@ -36,6 +36,7 @@ stories! {
     two_nodes_meet_talk_and_keep_order,
     every_request_ends,
     a_copy_arrives_whole,
+    what_is_said_and_asked_never_waits_behind_a_copy,
     nodes_that_dial_each_other_at_once_share_one_session,
     a_killed_node_is_noticed_and_its_address_refuses,
     a_node_restarted_ten_times_is_found_each_time,

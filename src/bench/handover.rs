@@ -10,8 +10,11 @@
 //! A pause is the time between the last write acknowledged in one epoch and the first in the next. The longest gap is
 //! looked for over the whole time of copying, moving and draining; also where nothing moves.
 //!
+//! Then two nodes of their own tell whether the topic `control` waits behind a handover: see [`control`].
+//!
 //! Beside it a bare socket copies as much, from thread to thread of this process, while the writes go on.
 
+pub(in crate::bench) mod control;
 mod writers;
 
 use std::io::{self, Read, Write};
@@ -21,7 +24,9 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use self::control::Control;
 use self::writers::{Waited, Writers, fill};
+use super::calls::CallsError;
 use crate::demo::asking::Asker;
 use crate::demo::change::Seen;
 use crate::demo::fleet::Fleet;
@@ -85,13 +90,33 @@ pub(crate) struct Figures {
     pub(crate) writes: u64,
     /// How many writes failed.
     pub(crate) writes_failed: u64,
+    /// Round trips on the topic `control` while as much is handed over.
+    #[serde(flatten)]
+    pub(crate) control: Control,
+}
+
+/// Why it could not be measured. The child processes are gone.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HandoverError {
+    /// The cluster that is written to.
+    #[error(transparent)]
+    Fleet(#[from] DemoError),
+    /// The two nodes that speak on the topic `control`.
+    #[error(transparent)]
+    Control(#[from] CallsError),
 }
 
 /// Measures it.
 ///
 /// # Errors
 /// When a node ends that should not, or something does not come about in time.
-pub(crate) fn measure(size: Size) -> Result<Figures, DemoError> {
+pub(crate) fn measure(size: Size) -> Result<Figures, HandoverError> {
+    let figures = measure_fleet(size)?;
+    say("the topic `control` is watched while as much is handed over");
+    Ok(Figures { control: control::measure(size)?, ..figures })
+}
+
+fn measure_fleet(size: Size) -> Result<Figures, DemoError> {
     let partitions = size.partitions.to_string();
     let flags = ["--cluster", "bench", "--replication", "3", "--min-nodes", "3", "--mode", "sync"];
     let mut flags = flags.map(str::to_owned).to_vec();
@@ -172,6 +197,7 @@ fn measure_on(fleet: &Fleet, size: Size) -> Result<Figures, DemoError> {
         copies_ms: millis(copies),
         writes,
         writes_failed,
+        control: Control::default(),
     })
 }
 

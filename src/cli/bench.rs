@@ -147,7 +147,7 @@ pub(super) enum Bench {
     Calls,
     /// From a node's death to the first answer for each of its keys; boot, memory, elections.
     Failover,
-    /// Write pauses while primaries move, and how fast whole copies are made beside a bare socket.
+    /// Write pauses while primaries move, how fast whole copies are made beside a bare socket, and the topic `control` meanwhile.
     Handover,
     /// Registrations and lookups of names on three nodes, how soon the others see them, and what a name weighs.
     Names,
@@ -387,8 +387,9 @@ fn outages(figures: &failover::Figures) -> String {
 }
 
 fn moves(figures: &handover::Figures) -> String {
+    let control = &figures.control;
     format!(
-        "{} primaries moved; writes paused for {:.1} ms (median), {:.1} ms (p99), {:.1} ms (longest)\nthe longest between two writes meanwhile: {:.1} ms (p99), where nothing moves {:.1} ms\nwhole copies: {:.0} MB/s beside {:.0} MB/s of a bare socket ({:.3} of it), {:.0} ms for {} partitions of {:.1} MB\n{} nodes, {} writes, {} failed",
+        "{} primaries moved; writes paused for {:.1} ms (median), {:.1} ms (p99), {:.1} ms (longest)\nthe longest between two writes meanwhile: {:.1} ms (p99), where nothing moves {:.1} ms\nwhole copies: {:.0} MB/s beside {:.0} MB/s of a bare socket ({:.3} of it), {:.0} ms for {} partitions of {:.1} MB\n{} nodes, {} writes, {} failed\na round trip on the topic `control` while {:.0} MB are handed over in {:.1} s, {} primaries: {:.2} ms (median), {:.2} ms (p99), {:.2} ms (slowest of {}); alone {:.2}, {:.2} and {:.2} ms",
         figures.moves,
         figures.pause_p50_ms,
         figures.pause_p99_ms,
@@ -403,7 +404,17 @@ fn moves(figures: &handover::Figures) -> String {
         figures.partition_mb,
         figures.nodes,
         figures.writes,
-        figures.writes_failed
+        figures.writes_failed,
+        control.control_handover_mb,
+        control.control_handover_s,
+        control.control_moves,
+        control.control_p50_ms,
+        control.control_p99_ms,
+        control.control_worst_ms,
+        control.control_round_trips,
+        control.control_alone_p50_ms,
+        control.control_alone_p99_ms,
+        control.control_alone_worst_ms
     )
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 use tumen_actors::transport::{
     BulkStream, CHUNK_LEN_MAX, Channel, Event, Incoming, SendError, Service, Session, Transport,
 };
@@ -96,6 +97,8 @@ pub trait Lab {
 pub struct TestNode {
     transport: Transport,
     log: Arc<Mutex<Vec<String>>>,
+    /// Whether copies that are to be held are taken by now.
+    taking: watch::Sender<bool>,
 }
 
 impl TestNode {
@@ -128,12 +131,13 @@ impl TestNode {
             })
         });
         transport.serve(Service::Application, Arc::new(|batch: &mut Vec<Incoming>| answer(batch)));
-        transport.serve_bulk(
-            Service::Application,
-            Arc::new(|stream: BulkStream| drop(tokio::spawn(take(stream)))),
-        );
+        let taking = watch::Sender::new(false);
+        transport.serve_bulk(Service::Application, {
+            let taking = taking.clone();
+            Arc::new(move |stream: BulkStream| drop(tokio::spawn(take(stream, taking.subscribe()))))
+        });
         transport.start();
-        Self { transport, log }
+        Self { transport, log, taking }
     }
 
     #[allow(dead_code, reason = "only a world that is simulated wants to know")]
@@ -178,7 +182,19 @@ impl TestNode {
                 let sent = self.transport.cast(&name(to), Channel::Gossip, b"ping");
                 return sent.map_or_else(|e| e.to_string(), |()| "ok".to_owned());
             }
-            ["copy", to, chunks] => return self.copy(to, chunks.parse().expect("a number")).await,
+            ["copy", to, chunks] => {
+                return copy(&self.transport, to, "a copy", chunks.parse().expect("a number")).await;
+            }
+            // In the background; it is told in the log.
+            ["copy", "held", to, chunks] => {
+                let (transport, to, log) = (self.transport.clone(), to.to_owned(), Arc::clone(&self.log));
+                let chunks = chunks.parse().expect("a number");
+                tokio::spawn(async move {
+                    let answer = copy(&transport, &to, "a held copy", chunks).await;
+                    log.lock().expect("no panic").push(answer);
+                });
+            }
+            ["take", "held"] => drop(self.taking.send_replace(true)),
             ["probe", address, millis] => {
                 let within = Duration::from_millis(millis.parse().expect("a number"));
                 return format!("{:?}", self.transport.probe(address, within).await);
@@ -226,21 +242,21 @@ impl TestNode {
         let why = self.transport.cast(to, Channel::Topic, &body);
         format!("{} {} {why:?}", casts * len, requests * len)
     }
+}
 
-    async fn copy(&self, to: &str, chunks: usize) -> String {
-        let copy = async {
-            let header = Bytes::from_static(b"a copy");
-            let mut sink = self.transport.open_bulk(&name(to), Service::Application, header).await?;
-            let chunk = Bytes::from(vec![1_u8; CHUNK_LEN_MAX]);
-            for _ in 0..chunks {
-                sink.send(chunk.clone()).await?;
-            }
-            sink.finish().await
-        };
-        match copy.await {
-            Ok(answer) => String::from_utf8_lossy(&answer).into_owned(),
-            Err(error) => format!("{error:?}"),
+async fn copy(transport: &Transport, to: &str, header: &'static str, chunks: usize) -> String {
+    let copy = async {
+        let header = Bytes::from_static(header.as_bytes());
+        let mut sink = transport.open_bulk(&name(to), Service::Application, header).await?;
+        let chunk = Bytes::from(vec![1_u8; CHUNK_LEN_MAX]);
+        for _ in 0..chunks {
+            sink.send(chunk.clone()).await?;
         }
+        sink.finish().await
+    };
+    match copy.await {
+        Ok(answer) => String::from_utf8_lossy(&answer).into_owned(),
+        Err(error) => format!("{error:?}"),
     }
 }
 
@@ -261,7 +277,11 @@ fn answer(batch: &mut Vec<Incoming>) {
     }
 }
 
-async fn take(mut stream: BulkStream) {
+async fn take(mut stream: BulkStream, mut taking: watch::Receiver<bool>) {
+    if stream.header().as_ref() == b"a held copy" {
+        // Where the sender is gone the node is, too.
+        drop(taking.wait_for(|taking| *taking).await);
+    }
     let mut len = 0;
     while let Some(chunk) = stream.next().await {
         let Ok(chunk) = chunk else { return };
@@ -325,6 +345,27 @@ pub async fn a_copy_arrives_whole(lab: &mut impl Lab) {
     assert_eq!(lab.order("a", "copy b 40").await, wanted);
     assert_eq!(lab.order("b", "copy a 40").await, wanted);
     assert_eq!(lab.order("b", "copy a 0").await, "a copy of 0");
+}
+
+/// A copy that nobody takes never ends: what came behind it would never arrive.
+pub async fn what_is_said_and_asked_never_waits_behind_a_copy(lab: &mut impl Lab) {
+    let a = lab.start(Start::new("a")).await;
+    lab.start(Start::new("b")).await;
+    lab.order("b", &format!("meet {a}")).await;
+    lab.connected("a", &["b"]).await;
+    lab.connected("b", &["a"]).await;
+    lab.order("a", "clear").await;
+    for number in 1..=3 {
+        lab.order("a", "copy held b 64").await;
+        lab.order("a", "ping b").await;
+        let wanted = vec!["pong b"; number].join(", ");
+        lab.until("a", "log", |log| log == wanted).await;
+        assert_eq!(lab.order("a", "call b hello").await, "hello");
+        assert_eq!(lab.order("b", "call a hello").await, "hello");
+    }
+    lab.order("b", "take held").await;
+    let copied = vec![format!("a held copy of {}", 64 * CHUNK_LEN_MAX); 3].join(", ");
+    lab.until("a", "log", |log| log == format!("pong b, pong b, pong b, {copied}")).await;
 }
 
 pub async fn nodes_that_dial_each_other_at_once_share_one_session(lab: &mut impl Lab) {

@@ -1,4 +1,4 @@
-//! What a child process of `bench calls`, `write`, `names`, `children`, `config` and `pubsub` is, and how it does what it is told.
+//! What a child process of `bench calls`, `write`, `names`, `children`, `config`, `pubsub` and `handover` is, and how it does what it is told.
 
 use std::fmt;
 use std::io::{self, BufRead, Write};
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::{load, ours, plain, raw};
-use crate::bench::{config, names, pubsub, write};
+use crate::bench::{config, handover, names, pubsub, write};
 
 /// Which way calls go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -29,6 +29,8 @@ pub(crate) enum Contestant {
     Topics,
     /// The process groups of `ractor_cluster`.
     Pg,
+    /// The topic `control` between two nodes, one of which hands over to the other.
+    Handover,
 }
 
 /// Which end of the way.
@@ -53,6 +55,7 @@ impl fmt::Display for Contestant {
             Self::Config => "config",
             Self::Topics => "topics",
             Self::Pg => "pg",
+            Self::Handover => "handover",
         })
     }
 }
@@ -110,6 +113,14 @@ pub(in crate::bench) enum Order {
     AskAll { count: u64 },
     /// Say so many messages, one after the other, and wait each time until all nodes say that it was handed on. For topics only.
     Confirm { count: u64 },
+    /// Found a cluster of so many partitions, and put so much into each of them. For handover only, as all below.
+    Fill { partitions: u32, partition_bytes: u64 },
+    /// Join a cluster of so many partitions.
+    Join { partitions: u32 },
+    /// Watch the topic `control` from when another node joins until it has all copies, and half of the primaries.
+    WatchHandover,
+    /// Watch it while nothing else goes on.
+    WatchAlone,
 }
 
 /// Runs one child process: it says where it is, then does what it is told until its input ends.
@@ -127,6 +138,8 @@ pub(crate) async fn run(contestant: Contestant, part: Part, to: Option<String>) 
         (Contestant::Topics, Part::Caller | Part::Echo, to) => pubsub::ours::obey(to, orders).await,
         (Contestant::Pg, Part::Echo, None) => pubsub::pg::listen(orders).await,
         (Contestant::Pg, Part::Caller, Some(to)) => pubsub::pg::publish(&to, orders).await,
+        (Contestant::Handover, Part::Caller, None) => handover::control::watch(orders).await,
+        (Contestant::Handover, Part::Echo, Some(to)) => handover::control::echo(&to, orders).await,
         (Contestant::Raw, Part::Echo, None) => raw::echo(orders).await,
         (Contestant::Raw, Part::Relay, Some(to)) => raw::relay(&to, orders).await,
         (Contestant::Raw, Part::Caller, Some(to)) => {

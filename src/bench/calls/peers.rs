@@ -39,7 +39,8 @@ impl Pair {
             | Contestant::Names
             | Contestant::Config
             | Contestant::Topics
-            | Contestant::Pg => (Part::Echo, Part::Caller),
+            | Contestant::Pg
+            | Contestant::Handover => (Part::Echo, Part::Caller),
         };
         let mut first = Peer::start(contestant, first, threads, None)?;
         let address: String = first.hear()?;
@@ -90,12 +91,17 @@ impl Peer {
 
     /// Gives an order, and waits for what came of it.
     pub(in crate::bench) fn tell<T: DeserializeOwned>(&mut self, order: &Order) -> Result<T, CallsError> {
+        self.give(order)?;
+        self.hear()
+    }
+
+    /// Gives an order. What came of it is to be heard before the next one is given.
+    pub(in crate::bench) fn give(&mut self, order: &Order) -> Result<(), CallsError> {
         let mut line = serde_json::to_string(order).unwrap_or_default();
         line.push('\n');
         let input = self.child.input().ok_or_else(|| io::ErrorKind::BrokenPipe.into());
         let told = input.and_then(|input| input.write_all(line.as_bytes()).and_then(|()| input.flush()));
-        told.map_err(|why| self.broken(why))?;
-        self.hear()
+        told.map_err(|why| self.broken(why))
     }
 
     /// What the system calls its process.

@@ -16,7 +16,7 @@ const REST: Duration = Duration::from_millis(10);
 /// How long it waits before it asks the same again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(1);
 /// How large each value is that a partition is filled with.
-const VALUE_LEN: usize = 64 << 10;
+pub(super) const VALUE_LEN: usize = 64 << 10;
 /// How many clients fill.
 const FILLERS: usize = 4;
 /// How long a value may take to be taken.
@@ -190,8 +190,7 @@ pub(super) fn fill(nodes: &[String], size: Size) -> Result<(), String> {
 fn fill_with(node: &str, keys: &[&String]) -> Result<(), String> {
     let asker = Asker::new();
     for (number, key) in keys.iter().enumerate() {
-        // No two values are the same.
-        let value = format!("{number:016x}").repeat(VALUE_LEN / 16);
+        let value = value(number as u64);
         let begun = Instant::now();
         loop {
             match asker.put(node, key, &value) {
@@ -204,8 +203,13 @@ fn fill_with(node: &str, keys: &[&String]) -> Result<(), String> {
     Ok(())
 }
 
+/// What is put there. No two values are the same.
+pub(super) fn value(number: u64) -> String {
+    format!("{number:016x}").repeat(VALUE_LEN / 16)
+}
+
 /// So many keys of each partition, by partition.
-fn keys(prefix: &str, partitions: u32, each: usize) -> Vec<Vec<String>> {
+pub(super) fn keys(prefix: &str, partitions: u32, each: usize) -> Vec<Vec<String>> {
     let mut keys = vec![Vec::with_capacity(each); partitions as usize];
     let mut left = keys.len();
     for number in 0_u64.. {
