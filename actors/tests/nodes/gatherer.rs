@@ -49,6 +49,15 @@ pub fn all() -> MessageId {
     MessageId::of("all")
 }
 
+/// How many there are.
+pub fn size() -> MessageId {
+    MessageId::of("size")
+}
+
+pub fn number(reply: Reply) -> Result<u64, Failure> {
+    reply.map(|bytes| codec::decode_body(&bytes).expect("a number"))
+}
+
 pub fn set(reply: Reply) -> Result<Set, Failure> {
     reply.map(|bytes| codec::read_state(&bytes).expect("a set"))
 }
@@ -64,8 +73,8 @@ pub fn kinds() -> Kinds {
     let make = || -> Box<dyn Machine> { Box::new(Gatherer::default()) };
     let gatherer = Hosted {
         kind: gatherer(),
-        messages: vec![(gather(), "gather"), (all(), "all")],
-        queries: vec![all()],
+        messages: vec![(gather(), "gather"), (all(), "all"), (size(), "size")],
+        queries: vec![all(), size()],
         mode: None,
         merges: true,
         begin: Begin::Replicated(Arc::new(make)),
@@ -79,6 +88,14 @@ pub fn kinds() -> Kinds {
         begin: Begin::Replicated(Arc::new(make)),
     };
     Kinds::new(vec![gatherer, hermit]).expect("valid")
+}
+
+impl Gatherer {
+    fn size(&self) -> Bytes {
+        let mut bytes = bytes::BytesMut::new();
+        codec::encode_body_into(&(self.0.len() as u64), &mut bytes).expect("encodable");
+        bytes.freeze()
+    }
 }
 
 impl Machine for Gatherer {
@@ -103,8 +120,8 @@ impl Machine for Gatherer {
         Ok(())
     }
 
-    fn query(&self, _: MessageId, _: Bytes) -> Reply {
-        Ok(written(&self.0))
+    fn query(&self, message: MessageId, _: Bytes) -> Reply {
+        Ok(if message == size() { self.size() } else { written(&self.0) })
     }
 
     fn into_host(self: Box<Self>, _: Place, journal: Journal) -> Box<dyn Host> {
@@ -120,13 +137,11 @@ struct Primary {
 impl Host for Primary {
     fn handle(&mut self, message: MessageId, body: Bytes) -> BoxFuture<'_, Reply> {
         Box::pin(async move {
-            if message == all() {
+            if message == all() || message == size() {
                 return self.gatherer.query(message, body);
             }
             self.make_change(body).map_err(Failure::Rejected)?;
-            let mut bytes = bytes::BytesMut::new();
-            codec::encode_body_into(&(self.gatherer.0.len() as u64), &mut bytes).expect("encodable");
-            Ok(bytes.freeze())
+            Ok(self.gatherer.size())
         })
     }
 
