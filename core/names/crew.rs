@@ -11,6 +11,7 @@
 //! It carries the plan by which it was sent, too: what was sent to a member that then was removed, and is one again by the
 //! same boot, is ignored as well.
 
+mod keeping;
 #[cfg(test)]
 mod tests;
 
@@ -20,10 +21,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Epoch, GroupId, PartitionId, Version};
+use crate::ids::{Epoch, PartitionId, Version};
 use crate::names::claim::{ClaimNumber, Spec};
 use crate::names::name::Name;
 use crate::supervision::{Exit, Restart};
+
+use self::keeping::{KEPT, Kept};
 
 /// When a directory sent something: by its epoch, and in that by number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -209,9 +212,6 @@ pub struct InstanceId {
     pub number: ClaimNumber,
 }
 
-/// No directory: what runs on while its node goes from one side of its cluster to another is known under this.
-const KEPT: PartitionId = PartitionId { group: GroupId::Names, index: u32::MAX };
-
 /// The most instances on one node.
 pub const INSTANCES_MAX: usize = 1 << 20;
 
@@ -234,14 +234,6 @@ enum State {
     Stopping,
     /// Told until the directory has heard it.
     Over(Answer),
-}
-
-/// An instance that runs on without a directory.
-#[derive(Clone, Debug)]
-struct Kept {
-    id: InstanceId,
-    restart: Restart,
-    actor: u64,
 }
 
 /// The law of one node's children.
@@ -279,83 +271,6 @@ impl Crew {
         self.newest.clear();
         self.again = None;
         if self.since.is_some() { self.clear() } else { Vec::new() }
-    }
-
-    /// The node leaves one side of its cluster for another. What runs here runs on, and is brought along: see [`Self::kept`].
-    pub fn handle_left_side(&mut self) -> Vec<Effect> {
-        let mut effects = Vec::new();
-        if self.since.is_some() {
-            let runs = |instance: &Instance| matches!(instance.state, State::Running { .. });
-            let running: Vec<InstanceId> =
-                self.instances.iter().filter(|(_, it)| runs(it)).map(|(id, _)| *id).collect();
-            effects.extend(running.into_iter().filter_map(|id| self.keep(id)));
-        }
-        effects.extend(self.handle_left());
-        effects
-    }
-
-    /// A directory begins anew with less than it had. What runs here for it runs on, and is brought along.
-    pub fn handle_directory_lost(&mut self, directory: PartitionId) -> Vec<Effect> {
-        let of_it = |id: &&InstanceId| id.directory == directory;
-        let ids: Vec<InstanceId> = self.instances.keys().filter(of_it).copied().collect();
-        ids.into_iter().filter_map(|id| self.keep(id)).collect()
-    }
-
-    fn keep(&mut self, from: InstanceId) -> Option<Effect> {
-        let State::Running { actor } = self.instances.get(&from)?.state else { return None };
-        let Instance { name, restart, .. } = self.instances.remove(&from)?;
-        self.kept_last += 1;
-        let to = InstanceId { directory: KEPT, number: ClaimNumber(self.kept_last) };
-        self.kept.insert(name, Kept { id: to, restart, actor });
-        Some(Effect::Rename { from, to })
-    }
-
-    /// The actor of what runs on under a name without a directory, if anything does.
-    pub fn kept(&self, name: &Name) -> Option<u64> {
-        self.kept.get(name).map(|kept| kept.actor)
-    }
-
-    /// Whether that runs on without a directory.
-    pub fn is_kept(&self, id: InstanceId) -> bool {
-        id.directory == KEPT
-    }
-
-    /// A directory has what runs on here under a name: under this number from now on.
-    pub fn handle_adopted(
-        &mut self,
-        name: &Name,
-        directory: PartitionId,
-        number: ClaimNumber,
-    ) -> Option<Effect> {
-        self.since?;
-        let Kept { id: from, restart, actor } = self.kept.remove(name)?;
-        let to = InstanceId { directory, number };
-        let state = State::Running { actor };
-        self.instances.insert(to, Instance { name: name.clone(), restart, state });
-        Some(Effect::Rename { from, to })
-    }
-
-    /// Something else has the name of what runs on here: it ends.
-    pub fn handle_forsaken(&mut self, name: &Name) -> Option<Effect> {
-        let Kept { id: instance, actor, .. } = self.kept.remove(name)?;
-        Some(Effect::Kill { instance, actor, moves: false })
-    }
-
-    /// What runs here for a directory, each under its name and number.
-    pub fn running_for(&self) -> impl Iterator<Item = (&Name, InstanceId, u64)> {
-        self.instances.iter().filter_map(|(id, instance)| match instance.state {
-            State::Running { actor } => Some((&instance.name, *id, actor)),
-            State::Starting { .. } | State::Stopping | State::Over(_) => None,
-        })
-    }
-
-    /// What was started under this number is over, whatever its node was told: a later one stands in the directory.
-    pub fn handle_outdated(&mut self, id: InstanceId) -> Vec<Effect> {
-        let mut effects = Vec::new();
-        if let Some(instance) = self.instances.get_mut(&id) {
-            instance.stop(id, false, &mut effects);
-        }
-        effects
     }
 
     /// Whether something runs yet that was to end because the node ceased to be a member. A plan is acted on only once it does
