@@ -116,6 +116,9 @@ pub(super) enum Broken {
     Unwritable(String),
 }
 
+/// One worker's state as bytes; or why there are none.
+pub(super) type Written = (Kind, Result<Bytes, String>);
+
 /// The state at one position of the log.
 pub(super) struct State {
     makers: Makers,
@@ -201,7 +204,7 @@ impl State {
     }
 
     /// What each worker that merges holds, if it is anything that a new one does not; or why it cannot be written.
-    pub(super) fn to_bring(&self) -> Vec<(Kind, Result<Bytes, String>)> {
+    pub(super) fn to_bring(&self) -> Vec<Written> {
         let merging = self.makers.0.iter().zip(&self.machines).filter(|(maker, _)| maker.merges);
         let written = merging.filter_map(|(maker, machine)| {
             let writing = || {

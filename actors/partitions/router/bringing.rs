@@ -226,7 +226,7 @@ impl Router {
             match timeout(CHUNK_WITHIN, stream.next()).await {
                 Ok(None) => break,
                 Ok(Some(Ok(chunk))) if bytes.len() + chunk.len() <= len as usize => {
-                    bytes.extend_from_slice(&chunk)
+                    bytes.extend_from_slice(&chunk);
                 }
                 Ok(Some(Ok(_))) => return Err(unreadable("more bytes came than were announced".into())),
                 Ok(Some(Err(_))) | Err(_) => return Err(lost),

@@ -4,7 +4,6 @@ use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use tumen_core::cluster::snapshot::Mode;
-use tumen_core::ids::Kind;
 use tumen_core::partitions::identity::Position;
 use tumen_core::partitions::replication::wire::Reply as CopyReply;
 use tumen_core::partitions::replication::{Acks, Phase, Ticket};
@@ -13,7 +12,7 @@ use tumen_core::time::Moment;
 use super::{Cell, Inner, Out, Role, acks_of};
 use crate::partitions::replication::answers::Slot;
 use crate::partitions::replication::records::StateRecord;
-use crate::partitions::replication::state::Broken;
+use crate::partitions::replication::state::{Broken, Written};
 use crate::store::Batch;
 
 impl Cell {
@@ -78,7 +77,7 @@ impl Cell {
 
     /// What the workers that merge hold, as all that holds here makes it; or, of each that cannot be written, why not. May take its
     /// time: not where others wait for the thread.
-    pub(in super::super) fn states_to_bring(&self) -> Result<Vec<(Kind, Result<Bytes, String>)>, Broken> {
+    pub(in super::super) fn states_to_bring(&self) -> Result<Vec<Written>, Broken> {
         loop {
             let mut inner = self.lock();
             // Who compares it with others finds that it went on, and looks again.
