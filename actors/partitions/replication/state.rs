@@ -119,6 +119,9 @@ pub(super) enum Broken {
     Unwritable(String),
 }
 
+/// One worker's state as bytes; or why there are none.
+pub(super) type Written = (Kind, Result<Bytes, String>);
+
 /// The state at one position of the log.
 pub(super) struct State {
     makers: Makers,
