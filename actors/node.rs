@@ -367,7 +367,7 @@ impl Runtime {
         if !parts.gate.is_open() {
             return Err(NotReady::NoLease(refusal()));
         }
-        if !parts.configuration.is_told(plan.cluster, parts.lease.term()) {
+        if !parts.configuration.is_told(plan.cluster) {
             return Err(NotReady::NoConfiguration);
         }
         if !self.votes_if_it_should(&plan) {

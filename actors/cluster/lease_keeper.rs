@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 use tumen_core::Moment;
 use tumen_core::cluster::lease::{Config, Effect, Holder, Refusal, Release, Reply, Request};
 use tumen_core::cluster::snapshot::Snapshot;
-use tumen_core::ids::{NodeBoot, NodeName, Term, Version};
+use tumen_core::ids::{NodeBoot, NodeName, Version};
 use tumen_core::wire::LeaseFrame;
 
 use crate::clock::Clock;
@@ -54,11 +54,6 @@ impl Lease {
     /// Why the last request was refused, if it was.
     pub fn refusal(&self) -> Option<Refusal> {
         self.with(|holder| holder.refusal().cloned())
-    }
-
-    /// The newest term that a grant came from; zero before the first.
-    pub fn term(&self) -> Term {
-        self.with(|holder| holder.term())
     }
 
     /// The newest plan that this node acted on.

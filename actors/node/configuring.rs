@@ -15,10 +15,11 @@ mod questions;
 mod reports;
 mod writes;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tumen_core::cluster::control::ControlState;
-use tumen_core::ids::{ClusterId, ConfigVersion, Term};
+use tumen_core::ids::{ClusterId, ConfigVersion};
 
 pub(super) use self::announcements::follow;
 pub(super) use self::questions::serve;
@@ -33,21 +34,13 @@ use crate::cluster::config_store::ConfigStore;
 #[derive(Debug, Default)]
 pub(super) struct Configuring {
     pub(super) store: ConfigStore,
-    told: Mutex<Told>,
-    /// The term that this node leads, and the last change that it announced. `None`: it does not lead.
-    announced: Mutex<Option<(Term, ConfigVersion)>>,
+    /// Whether this node has had all that a leader announced, since it was started.
+    told: AtomicBool,
+    /// The last change that this node announced as the leader. `None`: it does not lead.
+    announced: Mutex<Option<ConfigVersion>>,
     /// The writes that were reported, and that this voter has not carried out yet.
     asked: Mutex<Asked>,
     standing: Mutex<Standing>,
-}
-
-/// What this node has had since it was started, or since it left another cluster.
-#[derive(Clone, Copy, Debug, Default)]
-struct Told {
-    /// The newest term of which it has had all that its leader announced. Zero: of none.
-    by: Term,
-    /// Whether that was enough once. Who keeps up with those who lead lags no more than everybody does.
-    enough: bool,
 }
 
 /// Whether somebody relies on the cluster that this node is in, as far as its configuration goes. A founder that writes and a
@@ -71,28 +64,24 @@ impl Parts {
         self.configuration.store.take(founding.id, all);
         self.ack_asked(all);
         let mut announced = self.configuration.announced();
-        let own = self.configuration.store.cluster() == Some(founding.id);
-        let is_news =
-            |(term, announced)| announced < all.version() || !own || self.configuration.told().by < term;
+        let is_news = |announced| announced < all.version() || !self.configuration.is_told(founding.id);
         if announced.is_some_and(is_news) {
             self.announce_configuration(founding.id, all, &mut announced);
         }
     }
 
-    /// This node was elected in this term, and has all that was agreed on before: everybody is told how far that is.
-    pub(super) fn lead_configuration(&self, term: Term) {
+    /// This node was elected, and has all that was agreed on before: everybody is told how far that is.
+    pub(super) fn lead_configuration(&self) {
         let state = Arc::clone(&self.consensus().state().borrow().state);
         let all = &state.configuration;
         let mut announced = self.configuration.announced();
         match &state.founding {
             Some(founding) => {
                 self.configuration.store.take(founding.id, all);
-                // What it announced in a term of its own before counts.
-                *announced = Some((term, announced.map_or(all.version(), |(_, version)| version)));
                 self.announce_configuration(founding.id, all, &mut announced);
             }
             // A founder leads before its cluster is founded: it announces once it is.
-            None => *announced = Some((term, all.version())),
+            None => *announced = Some(all.version()),
         }
     }
 
@@ -104,21 +93,9 @@ impl Parts {
 }
 
 impl Configuring {
-    /// Whether this node had once all that the leader of this cluster announced that had granted its lease, in this term by
-    /// now, or a later one. One that is deposed and does not know it announces what it has, too.
-    pub(super) fn is_told(&self, cluster: ClusterId, granted: Term) -> bool {
-        if self.store.cluster() != Some(cluster) {
-            return false;
-        }
-        let mut told = self.told();
-        told.enough |= told.by > Term::ZERO && told.by >= granted;
-        told.enough
-    }
-
-    /// This node has all that the leader of this term announced.
-    fn is_level(&self, term: Term) {
-        let mut told = self.told();
-        told.by = told.by.max(term);
+    /// Whether this node has had all that a leader of this cluster announced, since it was started.
+    pub(super) fn is_told(&self, cluster: ClusterId) -> bool {
+        self.told.load(Ordering::Relaxed) && self.store.cluster() == Some(cluster)
     }
 
     /// Whether somebody relies on it that this node stays in its cluster.
@@ -152,16 +129,12 @@ impl Configuring {
 
     /// This node has left the cluster that it was in.
     pub(super) fn forget(&self) {
-        *self.told() = Told::default();
+        self.told.store(false, Ordering::Relaxed);
         self.store.clear();
         *self.standing() = Standing::Unwritten;
     }
 
-    fn told(&self) -> MutexGuard<'_, Told> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn announced(&self) -> MutexGuard<'_, Option<(Term, ConfigVersion)>> {
+    fn announced(&self) -> MutexGuard<'_, Option<ConfigVersion>> {
         // Nothing panics while it is locked.
         self.announced.lock().unwrap_or_else(PoisonError::into_inner)
     }

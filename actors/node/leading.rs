@@ -108,7 +108,7 @@ fn handle_leadership(parts: &Parts, news: &Leadership) {
         if let Some(plan) = parts.plans.newest() {
             parts.announce(&plan);
         }
-        parts.lead_configuration(news.term);
+        parts.lead_configuration();
     }
     if let Some(leader) = &news.leader {
         parts.ports.lease_keeper.cast(LeaseKeeperMsg::Leader(leader.clone()));

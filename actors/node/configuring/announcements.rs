@@ -1,13 +1,14 @@
 //! How a change comes to nodes that do not vote: announced by the leader, and pulled by whoever lacks what came before.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tumen_core::cluster::configuration::{CatchUp, Change, Configuration, Followed};
 use tumen_core::cluster::topics::{Message, Overflow, Topic};
-use tumen_core::ids::{ClusterId, ConfigVersion, Term};
+use tumen_core::ids::{ClusterId, ConfigVersion};
 
 use super::questions::{Answer, Question};
 use crate::cluster::pubsub::News;
@@ -28,8 +29,6 @@ const ANNOUNCED_SIZE_MAX: usize = transport::CONTROL_LEN_MAX / 4;
 #[derive(Serialize, Deserialize)]
 struct Announcement {
     cluster: ClusterId,
-    /// The term that the leader leads, or led when it said this: it may be deposed, and not know it.
-    term: Term,
     /// The last change.
     version: ConfigVersion,
     /// The changes up to it that were not announced before, unless they are too large.
@@ -46,20 +45,19 @@ impl Parts {
         &self,
         cluster: ClusterId,
         all: &Configuration,
-        announced: &mut Option<(Term, ConfigVersion)>,
+        announced: &mut Option<ConfigVersion>,
     ) {
-        let Some((term, since)) = *announced else { return };
         let version = all.version();
-        *announced = Some((term, version));
+        let since = announced.replace(version).unwrap_or(version);
         let changes: Vec<Change> = all.changes_since(since).into_iter().flatten().cloned().collect();
-        let mut frame = codec::pack(&Announcement { cluster, term, version, changes });
+        let mut frame = codec::pack(&Announcement { cluster, version, changes });
         if frame.len() > ANNOUNCED_SIZE_MAX {
-            frame = codec::pack(&Announcement { cluster, term, version, changes: Vec::new() });
+            frame = codec::pack(&Announcement { cluster, version, changes: Vec::new() });
         }
         if let Err(error) = self.hub.retain(&config(), frame) {
             tracing::error!(%version, %error, "a change of the configuration could not be announced");
         }
-        self.configuration.is_level(term);
+        self.configuration.told.store(true, Ordering::Relaxed);
     }
 
     /// The cluster that this node belongs to, as far as it knows.
@@ -88,7 +86,7 @@ impl Parts {
             store.take_empty(said.cluster);
         }
         if store.cluster() == Some(said.cluster) && store.version() >= said.version {
-            self.configuration.is_level(said.term);
+            self.configuration.told.store(true, Ordering::Relaxed);
             return None;
         }
         Some(said.version)

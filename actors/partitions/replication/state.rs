@@ -34,9 +34,6 @@ pub(super) struct MakersByGroup {
     names: Makers,
 }
 
-/// What one worker holds, as it writes it, or why it cannot.
-pub(super) type Written = (Kind, Result<Bytes, String>);
-
 impl MakersByGroup {
     pub(super) fn of(&self, group: GroupId) -> &Makers {
         match group {

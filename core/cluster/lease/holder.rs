@@ -209,11 +209,6 @@ impl Holder {
         if self.paused { self.ask_at } else { self.ask_at.min(self.until) }
     }
 
-    /// The newest term that a grant came from; zero before the first.
-    pub const fn term(&self) -> Term {
-        self.term
-    }
-
     /// The plan that the node has acted on.
     pub const fn acted_on(&self) -> PlanId {
         self.acted_on
