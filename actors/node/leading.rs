@@ -102,7 +102,7 @@ fn handle_leadership(parts: &Parts, news: &Leadership) {
     if !news.i_lead {
         parts.withdraw();
     }
-    if news.i_lead && news.first_entry_applied {
+    if news.i_lead && news.first_entry_applied && !parts.gate.is_leaving() {
         let frame = CoordinatorFrame::Leads { leader: parts.id.node.clone(), term: news.term };
         parts.cast_all(Channel::Coordinator, &codec::pack(&frame));
         if let Some(plan) = parts.plans.newest() {
@@ -202,7 +202,7 @@ fn has_seat(parts: &Parts, consensus: &consensus::Handle) -> bool {
 fn tell_who_votes(parts: &Parts, consensus: &consensus::Handle, nodes: BTreeSet<NodeName>) {
     let leadership = consensus.leadership().borrow().clone();
     let term = leadership.term;
-    if leadership.i_lead && parts.learn_voting(term, nodes.clone()) {
+    if leadership.i_lead && !parts.gate.is_leaving() && parts.learn_voting(term, nodes.clone()) {
         parts.cast_all(Channel::Coordinator, &codec::pack(&CoordinatorFrame::Voting { term, nodes }));
     }
 }

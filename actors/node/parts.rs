@@ -185,7 +185,8 @@ impl Parts {
     /// has heard of its successor's term before it knows that it is deposed.
     pub(super) fn greet_as_leader(&self, node: &NodeName) {
         let news = self.consensus().leadership().borrow().clone();
-        if !news.first_entry_applied {
+        // Whoever leaves leads nobody of those that it is on its way to.
+        if !news.first_entry_applied || self.gate.is_leaving() {
             return;
         }
         let leads = CoordinatorFrame::Leads { leader: self.id.node.clone(), term: news.term };

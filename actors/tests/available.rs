@@ -59,7 +59,11 @@ fn are_one(nodes: &[Runtime]) -> bool {
 }
 
 async fn become_one(nodes: &[Runtime]) {
-    until("they are one cluster", || are_one(nodes)).await;
+    let one = async { until("they are one cluster", || are_one(nodes)).await };
+    if tokio::time::timeout(Duration::from_secs(50), one).await.is_err() {
+        nodes.iter().for_each(show);
+        panic!("they are not one cluster");
+    }
 }
 
 /// Whether all answers come from these nodes.
@@ -358,11 +362,7 @@ async fn however_often_it_splits_in_the_end_each_name_has_one_holder_whom_all_se
             tokio::time::sleep(Duration::from_millis((seed * 331 + round * 677) % 5_000)).await;
         }
         world.heal_all();
-        let one = async { until("they are one cluster", || are_one(&nodes)).await };
-        if tokio::time::timeout(Duration::from_secs(50), one).await.is_err() {
-            nodes.iter().for_each(show);
-            panic!("seed {seed}: they are not one cluster");
-        }
+        become_one(&nodes).await;
         let mut looks = 0;
         until(&format!("seed {seed}: all see the same, and who holds what wants it"), || {
             looks += 1;
