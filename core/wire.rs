@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::greeting::Belonging;
 use crate::cluster::lease;
-use crate::ids::{NodeName, Term};
+use crate::ids::{ClusterId, NodeName, Term};
 
 /// What travels on the lease channel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,8 @@ pub enum CoordinatorFrame {
     AskRelease(Vec<lease::Release>),
     /// A node was elected: leases are to be asked of it from now on.
     Leads {
+        /// Of which cluster, once that is founded: terms of two say nothing of each other.
+        cluster: Option<ClusterId>,
         /// Who.
         leader: NodeName,
         /// In which term.
@@ -34,6 +36,8 @@ pub enum CoordinatorFrame {
     },
     /// The leader says who votes, for people who ask any node. Nothing is decided by it.
     Voting {
+        /// Of which cluster.
+        cluster: Option<ClusterId>,
         /// In which term.
         term: Term,
         /// The nodes.

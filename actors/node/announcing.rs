@@ -151,6 +151,8 @@ pub(super) async fn follow_plans(parts: Arc<Parts>) {
         }
         if sides::is_evicted(&parts, previous.as_deref(), &plan) {
             sides::handle_evicted(&parts, &plan);
+            // It has nothing of this one by which the same could be taken from it again.
+            previous = None;
             continue;
         }
         if plan.members.len() > 1 {

@@ -59,7 +59,7 @@ pub(super) async fn follow_consensus(parts: Arc<Parts>, consensus: consensus::Ha
         }
         handle_state(&parts, &consensus, &control);
         if known.as_ref() != Some(&news) {
-            handle_leadership(&parts, &news);
+            handle_leadership(&parts, &consensus, &news);
             known = Some(news);
         }
         let changed = tokio::select! {
@@ -88,7 +88,7 @@ fn handle_plan(parts: &Parts, consensus: &consensus::Handle, plan: &Arc<Snapshot
     }
 }
 
-fn handle_leadership(parts: &Parts, news: &Leadership) {
+fn handle_leadership(parts: &Parts, consensus: &consensus::Handle, news: &Leadership) {
     tracing::info!(leader = ?news.leader, term = %news.term, "leadership");
     parts.ports.coordinator.cast(AssignmentCoordinatorMsg::Leadership {
         leader: news.leader.clone(),
@@ -103,7 +103,8 @@ fn handle_leadership(parts: &Parts, news: &Leadership) {
         parts.withdraw();
     }
     if news.i_lead && news.first_entry_applied && !parts.gate.is_leaving() {
-        let frame = CoordinatorFrame::Leads { leader: parts.id.node.clone(), term: news.term };
+        let (cluster, leader) = (consensus.cluster(), parts.id.node.clone());
+        let frame = CoordinatorFrame::Leads { cluster, leader, term: news.term };
         parts.cast_all(Channel::Coordinator, &codec::pack(&frame));
         if let Some(plan) = parts.plans.newest() {
             parts.announce(&plan);
@@ -203,7 +204,9 @@ fn tell_who_votes(parts: &Parts, consensus: &consensus::Handle, nodes: BTreeSet<
     let leadership = consensus.leadership().borrow().clone();
     let term = leadership.term;
     if leadership.i_lead && !parts.gate.is_leaving() && parts.learn_voting(term, nodes.clone()) {
-        parts.cast_all(Channel::Coordinator, &codec::pack(&CoordinatorFrame::Voting { term, nodes }));
+        let cluster = consensus.cluster();
+        parts
+            .cast_all(Channel::Coordinator, &codec::pack(&CoordinatorFrame::Voting { cluster, term, nodes }));
     }
 }
 

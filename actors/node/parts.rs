@@ -189,9 +189,10 @@ impl Parts {
         if !news.first_entry_applied || self.gate.is_leaving() {
             return;
         }
-        let leads = CoordinatorFrame::Leads { leader: self.id.node.clone(), term: news.term };
+        let cluster = self.consensus().cluster();
+        let leads = CoordinatorFrame::Leads { cluster, leader: self.id.node.clone(), term: news.term };
         let (term, nodes) = self.voting.borrow().clone();
-        let voting = (term == news.term).then_some(CoordinatorFrame::Voting { term, nodes });
+        let voting = (term == news.term).then_some(CoordinatorFrame::Voting { cluster, term, nodes });
         for frame in [Some(leads), voting].into_iter().flatten() {
             if let Err(error) = self.transport.cast(node, Channel::Coordinator, &codec::pack(&frame)) {
                 tracing::debug!(to = %node, %error, "not sent");

@@ -70,13 +70,14 @@ pub(super) fn wire(parts: &Arc<Parts>) {
                     parts.ports.manager.cast(PartitionManagerMsg::AskRelease(releases));
                 }
                 // Two founders lead, each its own cluster, in terms that say nothing of each other.
-                Ok(CoordinatorFrame::Leads { .. } | CoordinatorFrame::Voting { .. })
-                    if parts.is_of_another(&session.peer) => {}
-                Ok(CoordinatorFrame::Leads { leader, term }) => {
+                Ok(CoordinatorFrame::Leads { cluster, .. } | CoordinatorFrame::Voting { cluster, .. })
+                    if parts.is_of_another(&session.peer)
+                        || cluster.is_some_and(|cluster| parts.is_of_another_side(cluster)) => {}
+                Ok(CoordinatorFrame::Leads { leader, term, .. }) => {
                     parts.learn_leader(Some(&leader), term);
                     parts.ports.lease_keeper.cast(LeaseKeeperMsg::Leader(leader));
                 }
-                Ok(CoordinatorFrame::Voting { term, nodes }) => {
+                Ok(CoordinatorFrame::Voting { term, nodes, .. }) => {
                     parts.learn_voting(term, nodes);
                 }
                 Ok(CoordinatorFrame::Belongs { to, counts_you }) => {

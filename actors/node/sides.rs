@@ -95,7 +95,7 @@ pub(super) fn handle_told(parts: &Arc<Parts>, node: &NodeBoot, to: Option<Belong
         return;
     }
     tracing::warn!(
-        ours = %ours.id, theirs = %theirs.id, node = %node, serves = !ours.stranded,
+        me = %parts.id, ours = %ours.id, theirs = %theirs.id, node = %node, serves = !ours.stranded,
         "met another side of this cluster: this node leaves its own, and joins that one with what it has"
     );
     let (parts, leaves) = (Arc::clone(parts), begin_leaving(parts, theirs));
@@ -118,7 +118,7 @@ pub(super) fn is_evicted(parts: &Parts, before: Option<&Snapshot>, plan: &Snapsh
 pub(super) fn handle_evicted(parts: &Arc<Parts>, plan: &Arc<Snapshot>) {
     let Some(ours) = parts.belonging() else { return };
     tracing::warn!(
-        cluster = %plan.cluster, version = %plan.version,
+        me = %parts.id, cluster = %plan.cluster, version = %plan.version,
         "this node's side took it for gone: it begins anew there, with what it has"
     );
     let (parts, version) = (Arc::clone(parts), plan.version);
@@ -132,24 +132,24 @@ pub(super) fn handle_evicted(parts: &Arc<Parts>, plan: &Arc<Snapshot>) {
     }
 }
 
-/// From now on this node is on its way to another side. The cluster that it leaves, if it is in one.
+/// From now on this node is on its way to another side. The cluster that it leaves; `None`: it leaves already.
 fn begin_leaving(parts: &Parts, to: Belonging) -> Option<ClusterId> {
     let plan = parts.plans.newest();
+    // Without a plan it may have begun to learn from the side that it was on its way to.
+    let cluster = plan.as_ref().map(|plan| plan.cluster).or(parts.belonging().map(|ours| ours.id))?;
+    if !parts.gate.begin_leaving_anyhow() {
+        return None;
+    }
     if let Some(plan) = &plan {
         parts.sides.lock().groups = plan.groups.iter().map(|group| (group.id, group.spec.clone())).collect();
     }
-    // Without a plan it may have begun to learn from the side that it was on its way to.
-    let cluster = plan.map(|plan| plan.cluster).or(parts.belonging().map(|ours| ours.id));
     parts.greeter.go_to(to);
-    let leaves = cluster.filter(|_| parts.gate.begin_leaving_anyhow());
-    if leaves.is_some() {
-        parts.configuration.begin_leaving_anyhow();
-    }
+    parts.configuration.begin_leaving_anyhow();
     // At once: whoever leads the other side says so next.
     parts.forget_leader();
     parts.tell_side();
     parts.offer_peers();
-    leaves
+    Some(cluster)
 }
 
 /// Founds a cluster of this node's side: the next generation of the one that it is cut off from.
@@ -167,12 +167,11 @@ async fn found(parts: &Arc<Parts>) {
         acknowledged: true,
     };
     tracing::warn!(
-        from = %ours.id, to = %id, %generation,
+        me = %parts.id, from = %ours.id, to = %id, %generation,
         "cut off from all who could let this node serve: its side goes on as a cluster of its own"
     );
-    if let Some(cluster) = begin_leaving(parts, side) {
-        founding::leave_own(parts, cluster).await;
-    }
+    let Some(cluster) = begin_leaving(parts, side) else { return };
+    founding::leave_own(parts, cluster).await;
     let groups = parts.sides.lock().groups.clone();
     let founding = Founding { id, name: parts.sides.cluster.clone(), founded_at, generation, groups };
     let deadline = parts.clock.now() + FOUND_WITHIN;

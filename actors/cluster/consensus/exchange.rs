@@ -377,7 +377,11 @@ mod tests {
         let frame = CoordinatorFrame::AskRelease((0..PARTITIONS).map(release).collect());
         assert!(codec::pack(&frame).len() <= CONTROL_LEN_MAX / 2);
         let names: BTreeSet<NodeName> = (0..1000).map(|n| member(n).name().clone()).collect();
-        let voting = CoordinatorFrame::Voting { term: Term(u64::MAX), nodes: names };
+        let voting = CoordinatorFrame::Voting {
+            cluster: Some(ClusterId(u64::MAX)),
+            term: Term(u64::MAX),
+            nodes: names,
+        };
         assert!(codec::pack(&voting).len() <= CONTROL_LEN_MAX);
     }
 }

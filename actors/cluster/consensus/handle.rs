@@ -10,7 +10,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 use tumen_core::cluster::control::{Command, Founding, Outcome};
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::cluster::voters::Voters;
-use tumen_core::ids::{Life, NodeName};
+use tumen_core::ids::{ClusterId, Life, NodeName};
 use tumen_core::time::Moment;
 
 use super::exchange::{AskError, MESSAGE_LEN_MAX, RaftPort, Reply, Request};
@@ -64,6 +64,11 @@ impl Handle {
     /// Who leads.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.shared.leadership.subscribe()
+    }
+
+    /// Which cluster it is that the voters agree on, once it is founded.
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.state().borrow().state.founding.as_ref().map(|founding| founding.id)
     }
 
     /// The control state as it is applied here.
