@@ -116,13 +116,7 @@ impl Names {
         self.shared.bringing.moves.send_modify(|moves| {
             *moves = Moves { left: moves.left + 1, arrived: false };
         });
-        let meta = if self.shared.sides { self.shared.table.select_meta(b"", META_MAX) } else { Vec::new() };
-        let meta = meta.into_iter().map(|(name, meta)| Piece {
-            name,
-            number: meta.number,
-            value: meta.value,
-            what: What::Meta,
-        });
+        let meta = if self.shared.sides { self.meta_pieces(|_| true) } else { Vec::new() };
         let pieces: Vec<Piece> = {
             let mut coming = self.shared.bringing.names();
             let pieces = self.shared.table.standing().into_iter().filter_map(|(name, claim)| {
@@ -150,10 +144,7 @@ impl Names {
         let of_it = |(name, _): &(Name, Claim)| tumen_core::names::directory_of(name) == directory;
         let standing = self.shared.table.standing().into_iter().filter(of_it);
         let pieces = standing.filter_map(|(name, claim)| self.piece(&name, &claim));
-        let meta = self.shared.table.select_meta(b"", META_MAX).into_iter();
-        let meta = meta.filter(|(key, _)| tumen_core::names::directory_of(key) == directory);
-        let meta =
-            meta.map(|(name, meta)| Piece { name, number: meta.number, value: meta.value, what: What::Meta });
+        let meta = self.meta_pieces(|key| tumen_core::names::directory_of(key) == directory);
         let pieces: Vec<Piece> = pieces.chain(meta).collect();
         let mut coming = self.shared.bringing.names();
         for one in pieces.iter().filter(|one| !matches!(one.what, What::Meta)) {
@@ -162,6 +153,13 @@ impl Names {
         drop(coming);
         self.shared.ports.supervisor.cast(DistributedSupervisorMsg::DirectoryLost(directory));
         self.bring_all(pieces);
+    }
+
+    /// What the cluster was told under such keys.
+    fn meta_pieces(&self, fits: impl Fn(&Name) -> bool) -> Vec<Piece> {
+        let told = self.shared.table.select_meta(b"", META_MAX).into_iter().filter(|(key, _)| fits(key));
+        told.map(|(name, meta)| Piece { name, number: meta.number, value: meta.value, what: What::Meta })
+            .collect()
     }
 
     fn bring_all(&self, pieces: Vec<Piece>) {
@@ -219,28 +217,30 @@ impl Names {
 
     async fn bring(&self, pieces: Vec<Piece>) {
         self.arrived().await;
-        // What runs or is held here comes first: what nobody has is started where it is known that nobody brings it.
+        // What is left to others for a while takes no room from what runs or is held here.
         let (own, others): (Vec<Piece>, Vec<Piece>) = pieces.into_iter().partition(|one| match &one.what {
             What::Child { ran_on, .. } => ran_on.as_ref() == Some(&self.shared.me),
             What::Name { .. } | What::Meta => true,
         });
-        for pieces in [own, others] {
-            futures_util::stream::iter(pieces)
-                .for_each_concurrent(AT_ONCE_MAX, |one| async move {
-                    self.bring_one(&one).await;
-                    if matches!(one.what, What::Meta) {
-                        return;
+        tokio::join!(self.bring_some(own), self.bring_some(others));
+    }
+
+    async fn bring_some(&self, pieces: Vec<Piece>) {
+        futures_util::stream::iter(pieces)
+            .for_each_concurrent(AT_ONCE_MAX, |one| async move {
+                self.bring_one(&one).await;
+                if matches!(one.what, What::Meta) {
+                    return;
+                }
+                let mut coming = self.shared.bringing.names();
+                if let Some(count) = coming.get_mut(&one.name) {
+                    *count -= 1;
+                    if *count == 0 {
+                        coming.remove(&one.name);
                     }
-                    let mut coming = self.shared.bringing.names();
-                    if let Some(count) = coming.get_mut(&one.name) {
-                        *count -= 1;
-                        if *count == 0 {
-                            coming.remove(&one.name);
-                        }
-                    }
-                })
-                .await;
-        }
+                }
+            })
+            .await;
     }
 
     /// Waits until this node is a member again.

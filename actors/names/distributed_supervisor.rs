@@ -200,10 +200,8 @@ impl DistributedSupervisor {
         match ractor::ActorRuntime::spawn_linked_instant(None, child, place, myself.get_cell()) {
             Ok((child, started)) => {
                 let actor = self.names.shared.registry.next_number();
-                self.names
-                    .shared
-                    .registry
-                    .add(actor, Local::child(child.clone(), waiting, self.names.shared.clock.unix()));
+                let local = Local::child(child.clone(), waiting, self.names.shared.clock.unix());
+                self.names.shared.registry.add(actor, local);
                 state.by_actor.insert(child.get_id(), instance);
                 state.instances.insert(instance, Instance { child, actor, legacy });
                 tokio::spawn(tell_not_started(myself.clone(), instance, started, not_started));
@@ -301,7 +299,7 @@ impl DistributedSupervisor {
 
     /// Carries out those effects that say as what something is known from now on.
     fn rename(&self, state: &mut DistributedSupervisorState, effects: Vec<Effect>) -> Vec<Effect> {
-        let carried_out = |effect: &Effect| {
+        let mut carry_out = |effect: &Effect| {
             let Effect::Rename { from, to } = effect else { return false };
             if let Some(running) = state.instances.remove(from) {
                 state.by_actor.insert(running.child.get_id(), *to);
@@ -309,8 +307,7 @@ impl DistributedSupervisor {
             }
             true
         };
-        let mut carried_out = carried_out;
-        effects.into_iter().filter(|effect| !carried_out(effect)).collect()
+        effects.into_iter().filter(|effect| !carry_out(effect)).collect()
     }
 
     /// Another has the name of something that runs here.
@@ -334,8 +331,7 @@ impl DistributedSupervisor {
     fn look_for_outdated(&self, myself: &Myself, state: &mut DistributedSupervisorState) {
         let table = &self.names.shared.table;
         let outdated = |(name, id, _): (&Name, InstanceId, u64)| {
-            let claim = table.claim(name)?;
-            (claim.number > id.number).then(|| (id, Reason::Conflict(claim.holder().cloned())))
+            Some((id, Reason::Conflict(table.after_claim(name, id.number)?)))
         };
         let outdated: Vec<_> = self.with_crew(|crew| crew.running_for().filter_map(outdated).collect());
         for (id, why) in outdated {

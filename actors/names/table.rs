@@ -193,6 +193,14 @@ impl NameTable {
         self.read(directory_of(name), |shard| shard.entries.get(name).map(Standing::claim))?
     }
 
+    /// Who answers under a name by a later claim than this one, if a later one stands there.
+    pub(super) fn after_claim(&self, name: &Name, number: ClaimNumber) -> Option<Option<Holder>> {
+        self.read(directory_of(name), |shard| {
+            let standing = shard.entries.get(name).filter(|standing| standing.number > number)?;
+            Some(standing.claim().holder().cloned())
+        })?
+    }
+
     /// What the cluster is told under a key.
     pub fn meta(&self, key: &Name) -> Option<Meta> {
         self.read(directory_of(key), |shard| shard.meta.get(key).cloned())?

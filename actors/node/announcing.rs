@@ -84,7 +84,7 @@ impl Parts {
             let deadline = tokio::time::Instant::now() + PULL_WITHIN;
             let ask = Ask::Pull { known: self.version_here() };
             if let Ok(Ok(Answer::Newer(Some(plan)))) =
-                asking::ask_there(&self.transport, &node, &ask, deadline).await
+                asking::ask_there(&self.transport, &node, (None, &ask), deadline).await
             {
                 self.take_valid(plan);
             }

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tumen_core::cluster::asks::{Answer, Answered, Ask};
 use tumen_core::cluster::coordinator::AskError;
-use tumen_core::ids::NodeName;
+use tumen_core::ids::{ClusterId, NodeName};
 use tumen_core::partitions::replication::NotLost;
 
 use crate::cluster::assignment_coordinator::AssignmentCoordinatorMsg;
@@ -68,14 +68,24 @@ impl Asking {
         within: Duration,
     ) -> Option<Answered> {
         let deadline = Instant::now() + within;
+        let of = self.plans.cluster();
         if *to == transport.local().node {
-            return self.ask_here(ask, deadline).await.ok();
+            return self.ask_here(of, ask, deadline).await.ok();
         }
-        ask_there(transport, to, &ask, deadline).await.ok()
+        ask_there(transport, to, (of, &ask), deadline).await.ok()
     }
 
-    /// Asks this node's own coordinator.
-    async fn ask_here(&self, ask: Ask, deadline: Instant) -> Result<Answered, AskFailure> {
+    /// Asks this node's own coordinator, on behalf of whoever is of this cluster. `None`: it knows none yet.
+    async fn ask_here(
+        &self,
+        of: Option<ClusterId>,
+        ask: Ask,
+        deadline: Instant,
+    ) -> Result<Answered, AskFailure> {
+        if of.is_some_and(|of| self.plans.cluster().is_some_and(|ours| ours != of)) {
+            // What is meant for another cluster's plan could fit this one's by its numbers.
+            return Ok(Err(AskError::NotLeader { leader: None }));
+        }
         let ask = match self.answer_of_primary(ask) {
             Ok(answer) => return Ok(Ok(answer)),
             Err(ask) => ask,
@@ -100,11 +110,16 @@ impl Asking {
     ) -> Result<Answer, AskFailure> {
         let deadline = Instant::now() + within;
         let mut hint: Option<NodeName> = None;
+        let of = self.plans.cluster();
         loop {
+            if of.is_some() && self.plans.cluster() != of {
+                // This node left the cluster that it asks of.
+                return Err(AskFailure::NoLeader);
+            }
             let to = hint.take().or_else(&leader);
             let answered = match to {
-                Some(to) if to == transport.local().node => self.ask_here(ask.clone(), deadline).await?,
-                Some(to) => match ask_there(transport, &to, &ask, deadline).await {
+                Some(to) if to == transport.local().node => self.ask_here(of, ask.clone(), deadline).await?,
+                Some(to) => match ask_there(transport, &to, (of, &ask), deadline).await {
                     Ok(answered) => answered,
                     // It was not asked, or did not look at it: look for the leader again.
                     Err(error) if !error.maybe_delivered() => Err(AskError::NotLeader { leader: None }),
@@ -125,16 +140,16 @@ impl Asking {
     }
 }
 
-/// Asks one other node.
+/// Asks one other node, as one of this cluster. `None`: as one that takes an answer of any.
 pub(super) async fn ask_there(
     transport: &Transport,
     to: &NodeName,
-    ask: &Ask,
+    ask: (Option<ClusterId>, &Ask),
     deadline: Instant,
 ) -> Result<Answered, LaneError> {
     let within = deadline.saturating_duration_since(Instant::now());
     let encode = |buffer: &mut bytes::BytesMut| {
-        codec::encode_into(ask, buffer).expect("a question is small and encodable");
+        codec::encode_into(&ask, buffer).expect("a question is small and encodable");
     };
     let reply = transport.call(to, Service::Coordinator, within, encode).await?;
     codec::decode(&reply, DATA_LEN_MAX).map_err(|error| {
@@ -146,7 +161,7 @@ pub(super) async fn ask_there(
 impl Serve for Asking {
     fn serve(&self, batch: &mut Vec<Incoming>) {
         for incoming in batch.drain(..) {
-            let ask: Ask = match codec::decode(&incoming.body, DATA_LEN_MAX) {
+            let (of, ask): (Option<ClusterId>, Ask) = match codec::decode(&incoming.body, DATA_LEN_MAX) {
                 Ok(ask) => ask,
                 Err(error) => {
                     tracing::warn!(from = %incoming.from(), %error, "a question cannot be read");
@@ -156,7 +171,7 @@ impl Serve for Asking {
             };
             let asking = self.clone();
             tokio::spawn(async move {
-                match asking.ask_here(ask, incoming.deadline).await {
+                match asking.ask_here(of, ask, incoming.deadline).await {
                     Ok(answered) => match codec::try_pack(&answered, DATA_LEN_MAX - codec::HEADER_LEN) {
                         Ok(answer) => incoming.reply.send(&answer),
                         Err(error) => {

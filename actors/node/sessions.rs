@@ -66,6 +66,8 @@ pub(super) fn wire(parts: &Arc<Parts>) {
         Arc::new(move |session, body| {
             let Some(parts) = here.upgrade() else { return };
             match codec::decode(&body, transport::CONTROL_LEN_MAX) {
+                // It leads another cluster, whose epochs say nothing of this one's.
+                Ok(CoordinatorFrame::AskRelease(_)) if parts.is_of_another(&session.peer) => {}
                 Ok(CoordinatorFrame::AskRelease(releases)) => {
                     parts.ports.manager.cast(PartitionManagerMsg::AskRelease(releases));
                 }

@@ -12,6 +12,7 @@
 //! merged along.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,12 +23,10 @@ use tumen_core::Moment;
 use tumen_core::cluster::asks::Ask;
 use tumen_core::cluster::control::Founding;
 use tumen_core::cluster::greeting::{Belonging, Meeting};
-use tumen_core::cluster::member::{NodeInfo, Status};
-use tumen_core::cluster::sides::{Consistency, LOOK_EVERY_MS, Lookout, Neighbour, Verdict};
+use tumen_core::cluster::member::NodeInfo;
+use tumen_core::cluster::sides::{self, Consistency, LOOK_EVERY_MS, Lookout, Neighbour, Verdict};
 use tumen_core::cluster::snapshot::{GroupSpec, Snapshot};
-use tumen_core::ids::{
-    ClusterId, ClusterName, Epoch, Generation, GroupId, Kind, NodeBoot, PartitionId, Version,
-};
+use tumen_core::ids::{ClusterId, ClusterName, Epoch, GroupId, Kind, NodeBoot, PartitionId, Version};
 use tumen_core::wire::CoordinatorFrame;
 
 use super::founding;
@@ -105,13 +104,10 @@ pub(super) fn handle_told(parts: &Arc<Parts>, node: &NodeBoot, to: Option<Belong
     }
 }
 
-/// Whether a plan takes from this node what the one before it gave it: its side took it for gone while it could not be reached.
+/// Whether a plan takes from this node what the one before it gave it, and nobody asked for that.
 pub(super) fn is_evicted(parts: &Parts, before: Option<&Snapshot>, plan: &Snapshot) -> bool {
-    let member =
-        |plan: &Snapshot| plan.member(parts.id.node.as_str()).filter(|it| *it.id() == parts.id).cloned();
-    let was_up = before.and_then(member).is_some_and(|member| member.status == Status::Up);
-    let is_gone = member(plan).is_none_or(|member| member.status == Status::Lost);
-    parts.sides.is_available() && was_up && is_gone && !parts.gate.is_leaving() && !parts.is_stopping()
+    let may_be = parts.sides.is_available() && !parts.gate.is_leaving() && !parts.is_stopping();
+    may_be && sides::is_evicted(&parts.id, before, plan)
 }
 
 /// This node is no member of its side by this plan. It begins anew there, with what it has.
@@ -156,7 +152,7 @@ fn begin_leaving(parts: &Parts, to: Belonging) -> Option<ClusterId> {
 async fn found(parts: &Arc<Parts>) {
     let Some(ours) = parts.belonging() else { return };
     let (id, founded_at) = (ClusterId(clock::draw()), parts.clock.unix());
-    let generation = next_generation(ours.generation, id);
+    let generation = sides::next_generation(ours.generation, id);
     let side = Belonging {
         id,
         founded_at,
@@ -178,13 +174,6 @@ async fn found(parts: &Arc<Parts>) {
     if let Err(error) = parts.consensus().found(founding, &BTreeMap::new(), deadline).await {
         tracing::error!(%error, "a cluster of this node's side could not be founded; tried again");
     }
-}
-
-/// The generation of a side's cluster: later than the one that it was of, and no other side's. What is sent by a fence of another
-/// is known by that.
-const fn next_generation(former: Generation, id: ClusterId) -> Generation {
-    let (count, drawn) = ((former.0 >> 32) + 1, id.0 & 0xFFFF_FFFF);
-    Generation((count << 32) | drawn)
 }
 
 /// Looks around, for as long as the node runs.
@@ -325,10 +314,9 @@ impl Giving {
         let lost = parts.losses.now();
         self.since.retain(|(partition, epoch), _| lost.get(partition) == Some(epoch));
         for (partition, epoch) in lost.iter() {
-            let known = self.since.insert((*partition, *epoch), now);
-            if let Some(known) = known {
-                self.since.insert((*partition, *epoch), known);
-            } else if partition.group == GroupId::Names {
+            let Entry::Vacant(news) = self.since.entry((*partition, *epoch)) else { continue };
+            news.insert(now);
+            if partition.group == GroupId::Names {
                 parts.names.handle_directory_lost(*partition);
             }
         }

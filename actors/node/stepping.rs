@@ -15,7 +15,9 @@ pub(super) fn ask(parts: &Arc<Parts>) -> AskSteps {
     Arc::new(move |steps, within| {
         let parts = parts.upgrade();
         Box::pin(async move {
-            let Some(parts) = parts else { return Vec::new() };
+            let Some(parts) = parts.filter(|parts| parts.plans.cluster().is_some()) else {
+                return Vec::new();
+            };
             let leader = || parts.leader.borrow().1.clone();
             match parts.asking.ask(&parts.transport, leader, Ask::Step(steps), within).await {
                 Ok(Answer::Records(records)) => records,

@@ -317,6 +317,7 @@ impl Replication {
         // Whatever those that are left behind still send is of no concern here.
         self.handle_generation_left();
         self.forget_all();
+        self.shared.steps.handle_left();
         *self.shared.cluster.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 

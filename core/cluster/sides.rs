@@ -15,7 +15,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::greeting::{Belonging, Meeting};
-use crate::ids::NodeName;
+use crate::cluster::member::Status;
+use crate::cluster::snapshot::Snapshot;
+use crate::ids::{ClusterId, Generation, NodeBoot, NodeName};
 
 /// What goes first where nodes cannot reach each other. The same on all nodes of a cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -54,6 +56,21 @@ impl Belonging {
         let rank = |side: &Self| (side.stranded, side.members <= 1, side.generation, side.id);
         if rank(self) < rank(theirs) { Meeting::TheyYield } else { Meeting::Yield }
     }
+}
+
+/// The generation of a side that founds itself: later than the one that it was of, and no other side's, so that what is sent by a fence
+/// of another side is known by that. The upper half counts, the lower one is drawn with the side's id.
+pub const fn next_generation(former: Generation, id: ClusterId) -> Generation {
+    let (count, drawn) = ((former.0 >> 32) + 1, id.0 & 0xFFFF_FFFF);
+    Generation((count << 32) | drawn)
+}
+
+/// Whether a plan takes from a node what the one before it gave it: its side took it for gone while it could not be reached.
+pub fn is_evicted(me: &NodeBoot, before: Option<&Snapshot>, plan: &Snapshot) -> bool {
+    let status = |plan: &Snapshot| {
+        plan.member(me.node.as_str()).filter(|member| member.id() == me).map(|member| member.status)
+    };
+    before.and_then(status) == Some(Status::Up) && matches!(status(plan), None | Some(Status::Lost))
 }
 
 /// Another node, as one that looks around sees it.

@@ -65,6 +65,11 @@ impl Steps {
         }
     }
 
+    /// This node left its cluster: what was wanted there is not wanted in the next one.
+    pub(super) fn handle_left(&self) {
+        drop(self.waiting(std::mem::take));
+    }
+
     /// Waits until there is something to ask, and takes all of it.
     async fn taken(&self) -> Vec<Step> {
         self.wake.notified().await;

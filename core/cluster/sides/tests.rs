@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::ids::{ClusterId, Generation, Version};
+use crate::cluster::member::{Member, NodeInfo};
+use crate::ids::{Boot, ClusterName, Term, Version};
 use crate::time::UnixMillis;
 
 fn side(id: u64, generation: u64, members: u32, stranded: bool) -> Belonging {
@@ -73,6 +74,55 @@ fn where_somebody_serves_nobody_founds_and_who_has_its_lease_is_fine() {
     assert_eq!(lookout.look(&name("a"), true, lost.as_ref(), &[]), Verdict::Fine);
     assert_eq!(lookout.look(&name("a"), false, lost.as_ref(), &[]), Verdict::Fine, "it counts anew");
     assert_eq!(lookout.look(&name("a"), false, None, &[]), Verdict::Fine, "it belongs nowhere");
+}
+
+#[test]
+fn each_side_has_a_generation_of_its_own_that_is_later_than_the_one_that_it_was_of() {
+    let first = next_generation(Generation::ZERO, ClusterId(7));
+    let (second, other) =
+        (next_generation(first, ClusterId(1)), next_generation(Generation::ZERO, ClusterId(8)));
+    assert!(Generation::ZERO < first && first < second);
+    assert!(first != other && other < second);
+    assert!(next_generation(Generation::ZERO, ClusterId(u64::MAX)) < second, "what is drawn does not count");
+}
+
+#[test]
+fn who_was_up_and_is_lost_or_no_member_is_evicted_and_nobody_else() {
+    let me = NodeBoot::new(name("a"), Boot(3));
+    let plan = |member: Option<(u64, Status)>| {
+        let info = |boot| NodeInfo {
+            id: NodeBoot::new(name("a"), Boot(boot)),
+            address: "127.0.0.1:1".into(),
+            http: None,
+            zone: None,
+            weight: 100,
+            services: Vec::new(),
+            protocol: 1,
+        };
+        Snapshot {
+            cluster: ClusterId(1),
+            name: ClusterName::new("shop").unwrap(),
+            generation: Generation::ZERO,
+            version: Version(1),
+            steps: 0,
+            term: Term(1),
+            leader: name("b"),
+            members: member.into_iter().map(|(boot, status)| Member { info: info(boot), status }).collect(),
+            groups: Vec::new(),
+            computed_at: UnixMillis(0),
+            hash: 0,
+        }
+    };
+    let up = plan(Some((3, Status::Up)));
+    for gone in [plan(None), plan(Some((3, Status::Lost))), plan(Some((4, Status::Up)))] {
+        assert!(is_evicted(&me, Some(&up), &gone));
+        assert!(!is_evicted(&me, None, &gone) && !is_evicted(&me, Some(&gone), &gone), "it was none before");
+    }
+    for goes in [Status::Up, Status::Leaving, Status::Away] {
+        assert!(!is_evicted(&me, Some(&up), &plan(Some((3, goes)))), "{goes:?}");
+    }
+    let drained = plan(Some((3, Status::Leaving)));
+    assert!(!is_evicted(&me, Some(&drained), &plan(None)), "it was to go");
 }
 
 fn any_side() -> impl Strategy<Value = Belonging> {
