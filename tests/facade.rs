@@ -484,4 +484,9 @@ fn all_that_is_wrong_is_told_at_once() {
     let twice = Node::builder("shop", "node-2").kv().kv();
     let refused = RUNTIME.block_on(twice.start()).unwrap_err();
     assert!(refused.to_string().contains("kv is registered twice"), "{refused}");
+    // What sides of a split cluster kept of it could not be made one.
+    let keeps = Node::builder("shop", "node-2").consistency(tumen::Consistency::Available).kv();
+    let refused = RUNTIME.block_on(keeps.start()).unwrap_err();
+    assert!(matches!(&refused, Error::Unmergeable { kinds } if *kinds == ["kv"]), "{refused}");
+    assert_eq!((refused.code(), refused.to_string().contains(".merges()")), ("workers", true), "{refused}");
 }

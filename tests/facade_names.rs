@@ -319,6 +319,7 @@ async fn children_and_actors_are_found_by_their_names() {
         let hosted = node.host(&adder, |Charge { cents }, reply| AdderMsg::Add(cents, reply));
         hosted.register("ends", "").await.unwrap();
         let remote = hosted.remote();
+        let mut lost = hosted.lost_names().unwrap();
         let before = tokio::spawn({
             let (node, remote) = (node.clone(), remote.clone());
             async move { remote.monitor(&node).await }
@@ -338,6 +339,9 @@ async fn children_and_actors_are_found_by_their_names() {
             }
         }
         assert!(!goes_on);
+        // Nobody else has its name, and who has ended loses none any more.
+        assert_eq!(lost.try_recv(), Err(tokio::sync::broadcast::error::TryRecvError::Closed));
+        assert!(matches!(hosted.lost_names(), Err(why) if why.code() == "no_such_actor"));
     }
 
     told(&node).await;
