@@ -20,9 +20,12 @@ const EACH_MAX: usize = 64;
 pub struct Plans {
     newest: Arc<watch::Sender<Option<Arc<Snapshot>>>>,
     each: broadcast::Sender<Arc<Snapshot>>,
-    /// The clusters that this node left: no more than there were leaves.
+    /// The clusters that this node left last.
     forsaken: Arc<Mutex<Vec<Forsaken>>>,
 }
+
+/// How many clusters that it left a node remembers. Of one that it left before as many others it hears nothing any more.
+const FORSAKEN_MAX: usize = 1024;
 
 /// A cluster that this node left.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +70,9 @@ impl Plans {
             let version = version.map_or(Version::ZERO, |plan| plan.version);
             let mut forsaken = self.forsaken();
             forsaken.retain(|left| left.cluster != cluster);
+            if forsaken.len() >= FORSAKEN_MAX {
+                forsaken.remove(0);
+            }
             forsaken.push(Forsaken { cluster, version, welcome: false });
             false
         });
