@@ -6,9 +6,11 @@
 //!  pulled ──────────┘    the next change, or a newer whole
 //! ```
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
@@ -26,6 +28,8 @@ pub struct ConfigStore {
 #[derive(Default)]
 struct Shared {
     view: ArcSwap<View>,
+    /// The stamp of that view; told after it is there.
+    stamp: AtomicU64,
     /// Which cluster's it is, and how far; told after the view is there.
     newest: watch::Sender<(Option<ClusterId>, ConfigVersion)>,
     /// Held by whoever makes the next view.
@@ -35,6 +39,8 @@ struct Shared {
 /// The configuration at one moment.
 #[derive(Clone, Default)]
 pub struct View {
+    /// No other view of this process has it, but for zero: those are of no cluster, and all the same.
+    stamp: u64,
     /// The cluster that it is of. `None`: this node was told nothing yet.
     cluster: Option<ClusterId>,
     all: Arc<Configuration>,
@@ -42,15 +48,31 @@ pub struct View {
     by_key: HashMap<Key, Entry, BuildHasherDefault<KeyHasher>>,
 }
 
+/// The next view's stamp.
+static STAMPS: AtomicU64 = AtomicU64::new(1);
+
+thread_local! {
+    /// The view that this thread looked at last: whether it is still the newest is one load, where taking the newest is two
+    /// exchanges that others wait for. It is kept until the thread looks again, or ends.
+    static SEEN: Cell<Option<Arc<View>>> = const { Cell::new(None) };
+}
+
 impl ConfigStore {
     /// What is under a key. Never waits.
     pub fn get(&self, key: &str) -> Option<Entry> {
-        self.shared.view.load().by_key.get(key).cloned()
+        self.look(key, |entry| entry.cloned())
     }
 
     /// Looks at what is under a key, without keeping it. Never waits.
     pub fn look<R>(&self, key: &str, look: impl FnOnce(Option<&Entry>) -> R) -> R {
-        look(self.shared.view.load().by_key.get(key))
+        // Whoever looks from within a look finds nothing here, nor does a thread that ends: they take the newest.
+        let seen = SEEN.try_with(Cell::take).unwrap_or_default();
+        let newest = self.shared.stamp.load(Ordering::Acquire);
+        let view = seen.filter(|seen| seen.stamp == newest).unwrap_or_else(|| self.shared.view.load_full());
+        let looked = look(view.by_key.get(key));
+        // Where it cannot be kept the next look takes it again.
+        let _ = SEEN.try_with(|seen| seen.set(Some(view)));
+        looked
     }
 
     /// All of it at this moment.
@@ -117,7 +139,7 @@ impl ConfigStore {
     /// Forgets all of it: this node leaves the cluster that it was in.
     pub fn clear(&self) {
         let _turn = self.turn();
-        self.shared.view.store(Arc::default());
+        self.put(View::default());
         self.shared.newest.send_replace((None, ConfigVersion::ZERO));
     }
 
@@ -138,8 +160,15 @@ impl ConfigStore {
     fn show(&self, cluster: ClusterId, all: Arc<Configuration>) {
         let version = all.version();
         let by_key = all.under("").map(|(key, entry)| (key.clone(), entry.clone())).collect();
-        self.shared.view.store(Arc::new(View { cluster: Some(cluster), all, by_key }));
+        let stamp = STAMPS.fetch_add(1, Ordering::Relaxed);
+        self.put(View { stamp, cluster: Some(cluster), all, by_key });
         self.shared.newest.send_replace((Some(cluster), version));
+    }
+
+    fn put(&self, view: View) {
+        let stamp = view.stamp;
+        self.shared.view.store(Arc::new(view));
+        self.shared.stamp.store(stamp, Ordering::Release);
     }
 
     fn turn(&self) -> std::sync::MutexGuard<'_, ()> {
@@ -262,6 +291,26 @@ mod tests {
         assert_eq!((store.cluster(), store.get("a")), (None, None));
         store.take_empty(THERE);
         assert_eq!((store.cluster(), store.version()), (Some(THERE), ConfigVersion::ZERO));
+    }
+
+    #[test]
+    fn whoever_looks_sees_the_newest_of_the_store_that_is_asked() {
+        let (one, other) = (ConfigStore::default(), ConfigStore::default());
+        let mut all = Configuration::default();
+        for id in 1..=100 {
+            write(&mut all, id, "a");
+            one.take(HERE, &Arc::new(all.clone()));
+            let expected = id.to_string();
+            assert_eq!(one.get("a").unwrap().value.as_str(), expected);
+            assert_eq!(other.get("a"), None, "it was told nothing");
+            let within = one.look("b", |none| (none.is_none(), one.get("a"), other.get("a")));
+            assert_eq!((within.0, within.1.unwrap().value.as_str(), within.2), (true, &*expected, None));
+            let elsewhere = one.clone();
+            let seen = std::thread::spawn(move || elsewhere.get("a").map(|entry| entry.version));
+            assert_eq!(seen.join().unwrap(), Some(ConfigVersion(id)));
+        }
+        one.clear();
+        assert_eq!(one.get("a"), None);
     }
 
     #[tokio::test]

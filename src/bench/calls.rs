@@ -177,6 +177,14 @@ pub(super) fn load_average() -> Option<f64> {
     fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
 }
 
+/// How much time whoever runs this machine gave to others while it wanted to run, on all its processors together, since it
+/// was started. In whole ticks, which are noted late. `None`: it does not tell.
+pub(super) fn stolen() -> Option<Duration> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    let ticks: u64 = stat.lines().next()?.split_whitespace().nth(8)?.parse().ok()?;
+    Some(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+}
+
 /// What is under way, for people who wait.
 pub(super) fn say(what: &str) {
     // Where stderr is closed there is nobody left to tell.

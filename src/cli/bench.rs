@@ -389,7 +389,7 @@ fn outages(figures: &failover::Figures) -> String {
 fn moves(figures: &handover::Figures) -> String {
     let control = &figures.control;
     format!(
-        "{} primaries moved; writes paused for {:.1} ms (median), {:.1} ms (p99), {:.1} ms (longest)\nthe longest between two writes meanwhile: {:.1} ms (p99), where nothing moves {:.1} ms\nwhole copies: {:.0} MB/s beside {:.0} MB/s of a bare socket ({:.3} of it), {:.0} ms for {} partitions of {:.1} MB\n{} nodes, {} writes, {} failed\na round trip on the topic `control` while {:.0} MB are handed over in {:.1} s, {} primaries: {:.2} ms (median), {:.2} ms (p99), {:.2} ms (slowest of {}); alone {:.2}, {:.2} and {:.2} ms",
+        "{} primaries moved; writes paused for {:.1} ms (median), {:.1} ms (p99), {:.1} ms (longest)\nthe longest between two writes meanwhile: {:.1} ms (p99), where nothing moves {:.1} ms\nwhole copies: {:.0} MB/s beside {:.0} MB/s of a bare socket ({:.3} of it), {:.0} ms for {} partitions of {:.1} MB\n{} nodes, {} writes, {} failed\na round trip on the topic `control` while {:.0} MB are handed over in {:.1} s, {} primaries: {:.2} ms (median), {:.2} ms (p99), {:.2} ms (slowest of {}); alone {:.2}, {:.2} and {:.2} ms\nthe machine itself was held up for {:.0} ms meanwhile; where it was not: {:.2} ms (slowest of {})",
         figures.moves,
         figures.pause_p50_ms,
         figures.pause_p99_ms,
@@ -414,7 +414,10 @@ fn moves(figures: &handover::Figures) -> String {
         control.control_round_trips,
         control.control_alone_p50_ms,
         control.control_alone_p99_ms,
-        control.control_alone_worst_ms
+        control.control_alone_worst_ms,
+        control.control_stolen_ms,
+        control.control_worst_undisturbed_ms,
+        control.control_round_trips - control.control_disturbed
     )
 }
 

@@ -21,7 +21,7 @@ use crate::Partition;
 use crate::bench::calls::child::{Contestant, Order, Part, answer};
 use crate::bench::calls::load::each;
 use crate::bench::calls::peers::Peer;
-use crate::bench::calls::{CallsError, hundredths};
+use crate::bench::calls::{CallsError, hundredths, stolen};
 use crate::kv::{Put, Value};
 use crate::node::{Builder, Node};
 
@@ -29,6 +29,8 @@ use crate::node::{Builder, Node};
 const THREADS: usize = 2;
 /// How long the topic is watched alone.
 const ALONE: Duration = Duration::from_secs(2);
+/// How late it may be noted that the machine was held up.
+const NOTED_WITHIN: Duration = Duration::from_millis(20);
 /// How long it rests between two round trips.
 const REST: Duration = Duration::from_millis(1);
 /// How long a round trip may take at all.
@@ -55,8 +57,14 @@ pub(crate) struct Control {
     pub(crate) control_p99_ms: f64,
     /// The same: the slowest of all.
     pub(crate) control_worst_ms: f64,
+    /// The same: the slowest of those during which whoever runs this machine gave none of its time to others.
+    pub(crate) control_worst_undisturbed_ms: f64,
     /// How many round trips that were.
     pub(crate) control_round_trips: usize,
+    /// Of how many it cannot be ruled out that they waited for the machine itself.
+    pub(crate) control_disturbed: usize,
+    /// How much time the machine was held up for meanwhile, all its processors together, in milliseconds.
+    pub(crate) control_stolen_ms: f64,
     /// How long the handover took, in seconds.
     pub(crate) control_handover_s: f64,
     /// How many MB of state were copied.
@@ -71,13 +79,25 @@ pub(crate) struct Control {
     pub(crate) control_alone_worst_ms: f64,
 }
 
+/// One round trip.
+#[derive(Clone, Copy, Debug)]
+struct Trip {
+    sent: Instant,
+    took: Duration,
+    /// How long the machine had been held up by its end, since it was started.
+    stolen: Duration,
+}
+
 /// What the founder saw.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Trips {
     p50_ms: f64,
     p99_ms: f64,
     worst_ms: f64,
+    worst_undisturbed_ms: f64,
     count: usize,
+    disturbed: usize,
+    stolen_ms: f64,
     seconds: f64,
     moves: usize,
 }
@@ -102,7 +122,10 @@ pub(super) fn measure(size: Size) -> Result<Control, CallsError> {
         control_p50_ms: during.p50_ms,
         control_p99_ms: during.p99_ms,
         control_worst_ms: during.worst_ms,
+        control_worst_undisturbed_ms: during.worst_undisturbed_ms,
         control_round_trips: during.count,
+        control_disturbed: during.disturbed,
+        control_stolen_ms: during.stolen_ms,
         control_handover_s: during.seconds,
         control_handover_mb: super::megabytes(partition_bytes.saturating_mul(partitions.into())),
         control_moves: during.moves,
@@ -208,11 +231,11 @@ async fn handover(node: &Node) -> Result<Trips, String> {
     let begun = Instant::now();
     let shown = || node.snapshot().map(|plan| (plan.version, plan.steps));
     let mut settled = (shown(), Instant::now());
-    let mut times = Vec::new();
+    let mut trips = Vec::new();
     for number in 1.. {
         let sent = Instant::now();
         let (took, whole) = trip(node, &mut pongs, number, PONG_WITHIN).await?.ok_or("no pong came back")?;
-        times.push((sent, took));
+        trips.push(Trip { sent, took, stolen: stolen().unwrap_or_default() });
         let now = Instant::now();
         // Copies that move no primary are no part of the plan.
         if settled.0 != shown() || !whole {
@@ -227,22 +250,24 @@ async fn handover(node: &Node) -> Result<Trips, String> {
         tokio::time::sleep(REST).await;
     }
     // What came after the last step is not during the handover.
-    let during = times.iter().filter(|(sent, _)| *sent <= settled.1).map(|(_, took)| *took).collect();
+    trips.retain(|trip: &Trip| trip.sent <= settled.1);
     let seconds = hundredths((settled.1 - begun).as_secs_f64());
-    Ok(Trips { seconds, moves: led_by_newcomer(node), ..Trips::of(during) })
+    Ok(Trips { seconds, moves: led_by_newcomer(node), ..Trips::of(&trips) })
 }
 
 async fn alone(node: &Node) -> Result<Trips, String> {
     let mut pongs = node.runtime().hub().subscribe(&control(), QUEUE_LEN, Overflow::DropOldest);
-    let (begun, mut times) = (Instant::now(), Vec::new());
+    let (begun, mut trips) = (Instant::now(), Vec::new());
     for number in 0.. {
         if begun.elapsed() > ALONE {
             break;
         }
-        times.push(trip(node, &mut pongs, number, PONG_WITHIN).await?.ok_or("no pong came back")?.0);
+        let sent = Instant::now();
+        let (took, _) = trip(node, &mut pongs, number, PONG_WITHIN).await?.ok_or("no pong came back")?;
+        trips.push(Trip { sent, took, stolen: stolen().unwrap_or_default() });
         tokio::time::sleep(REST).await;
     }
-    Ok(Trips { seconds: hundredths(begun.elapsed().as_secs_f64()), ..Trips::of(times) })
+    Ok(Trips { seconds: hundredths(begun.elapsed().as_secs_f64()), ..Trips::of(&trips) })
 }
 
 /// How many primaries the newcomer has.
@@ -283,9 +308,53 @@ async fn trip(
 }
 
 impl Trips {
-    fn of(mut times: Vec<Duration>) -> Self {
+    fn of(trips: &[Trip]) -> Self {
+        let mut times: Vec<Duration> = trips.iter().map(|trip| trip.took).collect();
         times.sort_unstable();
         let at = |percent| super::percentile(&times, percent);
-        Self { p50_ms: at(50), p99_ms: at(99), worst_ms: at(100), count: times.len(), ..Self::default() }
+        // What held the machine up before a trip was sent is told after the one before it.
+        let before = |of: usize| trips[of.saturating_sub(1)].stolen;
+        let noted = |of: &Trip| {
+            let later = trips.partition_point(|trip| trip.sent < of.sent + of.took + NOTED_WITHIN);
+            trips[later.min(trips.len() - 1)].stolen
+        };
+        let is_disturbed = |of: usize| before(of) < noted(&trips[of]);
+        let disturbed = (0..trips.len()).filter(|of| is_disturbed(*of)).count();
+        let undisturbed = (0..trips.len()).filter(|of| !is_disturbed(*of)).map(|of| trips[of].took);
+        let stolen = trips.last().map_or(Duration::ZERO, |last| last.stolen.saturating_sub(trips[0].stolen));
+        Self {
+            p50_ms: at(50),
+            p99_ms: at(99),
+            worst_ms: at(100),
+            worst_undisturbed_ms: super::percentile(&undisturbed.max().into_iter().collect::<Vec<_>>(), 100),
+            count: times.len(),
+            disturbed,
+            stolen_ms: hundredths(stolen.as_secs_f64() * 1e3),
+            ..Self::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_machine_was_held_up_for_is_told_apart() {
+        let begun = Instant::now();
+        let ms = Duration::from_millis;
+        let trip = |at, took, stolen| Trip { sent: begun + ms(at), took: ms(took), stolen: ms(stolen) };
+        let trips = Trips::of(&[
+            trip(0, 1, 40),
+            trip(10, 6, 40),
+            trip(50, 30, 40),
+            // It is noted by now.
+            trip(85, 2, 70),
+            trip(120, 3, 70),
+            trip(160, 5, 70),
+        ]);
+        assert_eq!((trips.worst_ms, trips.worst_undisturbed_ms), (30.0, 6.0));
+        assert_eq!((trips.count, trips.disturbed, trips.stolen_ms), (6, 2, 30.0));
+        assert_eq!(Trips::of(&[]).worst_undisturbed_ms, 0.0);
     }
 }
