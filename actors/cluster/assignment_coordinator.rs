@@ -285,7 +285,7 @@ impl AssignmentCoordinator {
                 });
                 return;
             }
-            Command::Found(_) | Command::Configure(_) => return,
+            Command::Found(_) | Command::Configure(_) | Command::Inherit(_) => return,
         };
         tracing::debug!(%version, "proposing a plan");
         let committing = self.surroundings.commit(command, COMMIT_WITHIN);

@@ -18,6 +18,7 @@ mod writes;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tumen_core::cluster::configuration::Configuration;
 use tumen_core::cluster::control::ControlState;
 use tumen_core::ids::{ClusterId, ConfigVersion};
 
@@ -93,6 +94,12 @@ impl Parts {
 }
 
 impl Configuring {
+    /// All of it, if this node knows how this cluster is configured.
+    pub(super) fn of(&self, cluster: ClusterId) -> Option<Arc<Configuration>> {
+        let view = self.store.view();
+        (view.cluster() == Some(cluster)).then(|| Arc::clone(view.all()))
+    }
+
     /// Whether this node has had all that a leader of this cluster announced, since it was started.
     pub(super) fn is_told(&self, cluster: ClusterId) -> bool {
         self.told.load(Ordering::Relaxed) && self.store.cluster() == Some(cluster)

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior};
+use tumen_core::cluster::configuration::Configuration;
 use tumen_core::cluster::control::Founding;
 use tumen_core::cluster::greeting::{Greeting, Meeting};
 use tumen_core::cluster::snapshot::{GroupSpec, Snapshot};
@@ -79,7 +80,9 @@ pub(super) async fn found(parts: Arc<Parts>) {
     tracing::info!(cluster = %founding.name, id = %founding.id, "founding a cluster");
     parts.founded(founding.id, founding.founded_at);
     let deadline = parts.clock.now() + FOUND_WITHIN;
-    if let Err(error) = parts.consensus().found(founding, &BTreeMap::new(), deadline).await {
+    if let Err(error) =
+        parts.consensus().found(founding, &Configuration::default(), &BTreeMap::new(), deadline).await
+    {
         tracing::error!(%error, "the cluster could not be founded");
     }
 }

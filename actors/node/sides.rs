@@ -21,6 +21,7 @@ use bytes::Bytes;
 use tokio::time::MissedTickBehavior;
 use tumen_core::Moment;
 use tumen_core::cluster::asks::Ask;
+use tumen_core::cluster::configuration::Configuration;
 use tumen_core::cluster::control::Founding;
 use tumen_core::cluster::greeting::{Belonging, Meeting};
 use tumen_core::cluster::member::NodeInfo;
@@ -57,6 +58,10 @@ pub(super) struct Sides {
 struct Inner {
     /// What the cluster that this node was in last agreed on about each group: a side of it is founded with the same.
     groups: Vec<(GroupId, GroupSpec)>,
+    /// How that cluster was configured, as this node knew it last: a side of it begins with the same.
+    configuration: Arc<Configuration>,
+    /// Whether that is still to be compared with how the next one is configured.
+    compares: bool,
     /// The peers, each with whether the coordinator counts with it.
     peers: BTreeMap<NodeBoot, (NodeInfo, bool)>,
 }
@@ -136,8 +141,15 @@ fn begin_leaving(parts: &Parts, to: Belonging) -> Option<ClusterId> {
     if !parts.gate.begin_leaving_anyhow() {
         return None;
     }
-    if let Some(plan) = &plan {
-        parts.sides.lock().groups = plan.groups.iter().map(|group| (group.id, group.spec.clone())).collect();
+    {
+        let configured = parts.configuration.of(cluster);
+        let mut inner = parts.sides.lock();
+        if let Some(plan) = &plan {
+            inner.groups = plan.groups.iter().map(|group| (group.id, group.spec.clone())).collect();
+        }
+        if let Some(configuration) = configured {
+            (inner.configuration, inner.compares) = (configuration, true);
+        }
     }
     parts.greeter.go_to(to);
     parts.configuration.begin_leaving_anyhow();
@@ -166,12 +178,20 @@ async fn found(parts: &Arc<Parts>) {
         me = %parts.id, from = %ours.id, to = %id, %generation,
         "cut off from all who could let this node serve: its side goes on as a cluster of its own"
     );
+    parts.pull_configuration_from_peers(ours.id).await;
+    if parts.gate.is_open() || parts.belonging().map(|now| now.id) != Some(ours.id) {
+        // Meanwhile it was let serve after all, or went elsewhere.
+        return;
+    }
     let Some(cluster) = begin_leaving(parts, side) else { return };
     founding::leave_own(parts, cluster).await;
-    let groups = parts.sides.lock().groups.clone();
+    let (groups, configuration) = {
+        let inner = parts.sides.lock();
+        (inner.groups.clone(), Arc::clone(&inner.configuration))
+    };
     let founding = Founding { id, name: parts.sides.cluster.clone(), founded_at, generation, groups };
     let deadline = parts.clock.now() + FOUND_WITHIN;
-    if let Err(error) = parts.consensus().found(founding, &BTreeMap::new(), deadline).await {
+    if let Err(error) = parts.consensus().found(founding, &configuration, &BTreeMap::new(), deadline).await {
         tracing::error!(%error, "a cluster of this node's side could not be founded; tried again");
     }
 }
@@ -202,6 +222,7 @@ pub(super) async fn follow(parts: Arc<Parts>) {
             parts.tell_side();
         }
         parts.offer_peers();
+        parts.compare_configurations();
         losses.look(&parts);
     }
 }
@@ -233,6 +254,28 @@ impl Parts {
                 tracing::info!(count, ?brought, "what this node's copies held was brought along");
             }
         }));
+    }
+
+    /// Once this node knows how the side that it is of now is configured, it says what of its former configuration does not hold
+    /// any more.
+    fn compare_configurations(&self) {
+        let now = self.belonging().filter(|ours| self.configuration.is_told(ours.id));
+        let Some(now) = now.and_then(|ours| self.configuration.of(ours.id)) else { return };
+        let former = {
+            let mut inner = self.sides.lock();
+            if !std::mem::take(&mut inner.compares) {
+                return;
+            }
+            Arc::clone(&inner.configuration)
+        };
+        let differing: Vec<_> = former.differing(&now).collect();
+        if let Some(first) = differing.first() {
+            tracing::warn!(
+                me = %self.id, keys = differing.len(), %first, version = %now.version(),
+                "the cluster's configuration on the side that this node joined is another than it was on its own: what that side \
+                 has under these keys holds. Set again what is missed"
+            );
+        }
     }
 
     /// Those whom this node can reach, and of which side they are.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nodes::gatherer;
+use nodes::sides::{are_one, become_one, cluster, names_of, show};
 use nodes::teller::{named, spec};
 use nodes::{all_ready, call_all, kinds, until};
 use tumen_actors::names::conflicts::{Lost, Resolver};
@@ -24,66 +25,11 @@ use tumen_core::names::{Holder, Name, Reason};
 use tumen_core::partitions::request::{MessageId, Reply};
 use tumen_core::supervision::Restart;
 
-/// A node of a cluster in which availability goes first.
-async fn start(world: &World, n: usize, seeds: &[usize], min_nodes: usize) -> Runtime {
-    let mut settings = named(world, n, seeds, min_nodes);
-    settings.consistency = Consistency::Available;
-    Runtime::start(settings, kinds()).await.unwrap()
-}
-
-async fn cluster(world: &World, n: usize) -> Vec<Runtime> {
-    nodes::show_logs();
-    let mut nodes = vec![start(world, 1, &[], n).await];
-    for at in 2..=n {
-        nodes.push(start(world, at, &[1], 1).await);
-    }
-    all_ready(&nodes).await;
-    nodes
-}
-
-fn names_of(nodes: &[Runtime]) -> Vec<NodeName> {
-    nodes.iter().map(|node| node.id().node.clone()).collect()
-}
-
-/// Whether these are all members of one cluster, and nobody else is, and all serve.
-fn are_one(nodes: &[Runtime]) -> bool {
-    let plans: Vec<_> = nodes.iter().filter_map(|node| node.plans().newest()).collect();
-    let same = plans.iter().map(|plan| (plan.cluster, plan.version)).collect::<BTreeSet<_>>().len() == 1;
-    let serving = |plan: &tumen_core::cluster::snapshot::Snapshot| {
-        plan.members.iter().filter(|member| member.status.may_serve()).count()
-    };
-    plans.len() == nodes.len()
-        && same
-        && plans.iter().all(|plan| serving(plan) == nodes.len())
-        && nodes.iter().all(|node| node.ready().is_ok())
-}
-
-async fn become_one(nodes: &[Runtime]) {
-    let one = async { until("they are one cluster", || are_one(nodes)).await };
-    if tokio::time::timeout(Duration::from_secs(50), one).await.is_err() {
-        nodes.iter().for_each(show);
-        panic!("they are not one cluster");
-    }
-}
-
 /// Whether all answers come from these nodes.
 async fn answered_by(node: &Runtime, by: &[NodeName]) {
     let answers = call_all(node).await;
     let nodes: BTreeSet<&str> = answers.iter().map(|told| told.split(' ').next().unwrap()).collect();
     assert!(nodes.iter().all(|name| by.iter().any(|it| it.as_str() == *name)), "{nodes:?} {by:?}");
-}
-
-/// For whoever looks for what went wrong.
-#[expect(clippy::print_stderr, reason = "what is shown where a test fails")]
-fn show(node: &Runtime) {
-    let plan = node.plans().newest();
-    let members = plan.as_ref().map(|plan| {
-        let member = |it: &tumen_core::cluster::member::Member| format!("{} {:?}", it.name(), it.status);
-        (plan.cluster, plan.version, plan.members.iter().map(member).collect::<Vec<_>>())
-    });
-    let leader = (node.leader(), node.term());
-    let leaves = node.gate().is_leaving();
-    eprintln!("{} {members:?} {:?} {leader:?} {:?} {leaves}", node.id(), node.ready(), node.lost());
 }
 
 #[expect(clippy::print_stderr, reason = "what is shown where a test fails")]

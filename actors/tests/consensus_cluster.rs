@@ -33,7 +33,7 @@ async fn a_lone_voter_founds_and_commits_at_once() {
     let led = handle.leadership().borrow().clone();
     assert!(led.i_lead && led.first_entry_applied && led.leader == Some(name("n1")));
     assert!(handle.acks().borrow().is_some_and(|ack| ack.term == led.term));
-    let again = handle.found(founding(), &Default::default(), world.soon()).await;
+    let again = handle.found(founding(), &Default::default(), &Default::default(), world.soon()).await;
     assert_eq!(again, Ok(Outcome::AlreadyFounded { id: founding().id }));
     assert_eq!(handle.state().borrow().state.version(), Version(1));
 }

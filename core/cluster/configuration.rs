@@ -10,6 +10,7 @@
 //! There is one version for all keys: the number of the last change. So the version is a place in the one order, whoever
 //! reads it. A write is known again by its id, as long as the last changes are remembered: sent twice it is carried out once.
 
+mod inherited;
 mod watcher;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::inherited::Inherited;
 pub use self::watcher::{News, Watcher};
 use crate::ids::ConfigVersion;
 

@@ -79,6 +79,10 @@ pub enum Command {
     },
     /// Change the cluster's own configuration. Answered by [`Outcome::Configured`].
     Configure(configuration::Write),
+    /// Begin with this piece of another cluster's configuration: for whoever founds a cluster that goes on for that one,
+    /// before it does. Answered by [`Outcome::Inherited`], or by [`Outcome::AlreadyFounded`] or [`Outcome::Invalid`], and
+    /// then nothing changed.
+    Inherit(configuration::Inherited),
 }
 
 /// One change of which copies of a partition count: asked for by its epoch's primary.
@@ -122,6 +126,8 @@ pub enum Outcome {
     Invalid(Invalid),
     /// The write was carried out, or it says why not, and then nothing changed.
     Configured(Result<Written, configuration::Refused>),
+    /// The piece is taken.
+    Inherited,
 }
 
 /// Why a command was refused for good.
@@ -141,6 +147,9 @@ pub enum Invalid {
     /// The plan belongs to another cluster, or differs from what was agreed on at the founding.
     #[error("the plan does not fit the founding: {0} differs")]
     Unfit(String),
+    /// What the cluster was to begin with is more than its configuration may hold.
+    #[error("what the cluster is to begin with is larger than its configuration may be")]
+    Inherited,
 }
 
 /// Why a step was not taken. Nothing changed.
@@ -181,6 +190,17 @@ impl ControlState {
             Command::Configure(write) => {
                 Outcome::Configured(Arc::make_mut(&mut self.configuration).write(write))
             }
+            Command::Inherit(piece) => self.apply_inherit(piece),
+        }
+    }
+
+    fn apply_inherit(&mut self, piece: &configuration::Inherited) -> Outcome {
+        if let Some(first) = &self.founding {
+            return Outcome::AlreadyFounded { id: first.id };
+        }
+        match Arc::make_mut(&mut self.configuration).inherit(piece) {
+            true => Outcome::Inherited,
+            false => Outcome::Invalid(Invalid::Inherited),
         }
     }
 

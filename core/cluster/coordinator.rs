@@ -302,7 +302,8 @@ impl Coordinator {
                 | Outcome::Founded
                 | Outcome::AlreadyFounded { .. }
                 | Outcome::Stepped(_)
-                | Outcome::Configured(_),
+                | Outcome::Configured(_)
+                | Outcome::Inherited,
             )
             | None => {
                 self.committing = None;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use openraft::error::{ClientWriteError, Fatal, InitializeError, RaftError};
 use ractor::ActorRef;
 use tokio::sync::{broadcast, oneshot, watch};
+use tumen_core::cluster::configuration::Configuration;
 use tumen_core::cluster::control::{Command, Founding, Outcome};
 use tumen_core::cluster::snapshot::Snapshot;
 use tumen_core::cluster::voters::Voters;
@@ -25,6 +26,9 @@ use crate::store::Store;
 
 /// The most bytes that a command may have. What surrounds it in a message takes the rest.
 pub const COMMAND_LEN_MAX: usize = MESSAGE_LEN_MAX - (16 << 10);
+
+/// How much of what a cluster begins with goes into a command.
+const PIECE_COST: u64 = 256 << 10;
 
 /// Consensus, for the rest of the node. Cheap to clone. It belongs to the root: it outlives a restart of the actor, and
 /// what can be watched in it goes on.
@@ -112,6 +116,7 @@ impl Handle {
     pub async fn found(
         &self,
         founding: Founding,
+        inherited: &Configuration,
         others: &Voters,
         deadline: Moment,
     ) -> Result<Outcome, CommitError> {
@@ -135,6 +140,13 @@ impl Handle {
         let led = leadership.wait_for(|leadership| leadership.leader.is_some());
         let led = self.within(deadline, led).await.map_err(begun)?;
         led.map_err(|_| CommitError::Stopped { maybe_applied: true })?;
+        for piece in inherited.pieces(PIECE_COST) {
+            match self.commit(Command::Inherit(piece), deadline).await? {
+                Outcome::Inherited => {}
+                Outcome::AlreadyFounded { .. } => break,
+                refused => return Ok(refused),
+            }
+        }
         self.commit(Command::Found(founding), deadline).await
     }
 

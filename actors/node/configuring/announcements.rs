@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tumen_core::cluster::configuration::{CatchUp, Change, Configuration, Followed};
 use tumen_core::cluster::topics::{Message, Overflow, Topic};
-use tumen_core::ids::{ClusterId, ConfigVersion};
+use tumen_core::ids::{ClusterId, ConfigVersion, NodeName};
 
 use super::questions::{Answer, Question};
 use crate::cluster::pubsub::News;
@@ -18,6 +19,8 @@ use crate::transport;
 
 /// How long one node may take to say what came since.
 const PULL_WITHIN: Duration = Duration::from_secs(2);
+/// How long all may take that are asked before a side of the cluster goes on by itself.
+const PULL_FROM_PEERS_WITHIN: Duration = Duration::from_millis(500);
 /// After what came since could not be pulled it is tried again.
 const PULL_AGAIN: Duration = Duration::from_millis(250);
 /// The most announcements that wait. What is dropped is pulled.
@@ -100,27 +103,39 @@ impl Parts {
         let others = self.transport.sessions().into_iter().map(|session| session.peer.node);
         let asked = leader.iter().cloned().chain(others.filter(|node| leader.as_ref() != Some(node)));
         for node in asked.filter(|node| *node != self.id.node).collect::<Vec<_>>() {
-            let question = Question::Since(store.version());
-            let answer = self.ask_configuration(&node, &question, Instant::now() + PULL_WITHIN).await;
-            match answer {
-                Ok(Answer::CatchUp(Some(theirs), news)) if theirs == cluster => match news {
-                    CatchUp::Nothing => {}
-                    CatchUp::Changes(changes) => {
-                        if store.follow(cluster, &changes) == Followed::Gap {
-                            tracing::warn!(%node, "changes of the configuration do not follow on what is here");
-                        }
-                    }
-                    CatchUp::Whole(all) => {
-                        store.take(cluster, &all);
-                    }
-                },
-                Ok(_) => {}
-                Err(error) => tracing::debug!(%node, %error, "the configuration could not be pulled"),
-            }
+            self.pull_from(&node, cluster, PULL_WITHIN).await;
             if store.version() >= wanted {
                 return;
             }
         }
+    }
+
+    /// Asks one node for what came since.
+    async fn pull_from(&self, node: &NodeName, cluster: ClusterId, within: Duration) {
+        let store = &self.configuration.store;
+        let question = Question::Since(store.version());
+        match self.ask_configuration(node, &question, Instant::now() + within).await {
+            Ok(Answer::CatchUp(Some(theirs), news)) if theirs == cluster => match news {
+                CatchUp::Nothing => {}
+                CatchUp::Changes(changes) => {
+                    if store.follow(cluster, &changes) == Followed::Gap {
+                        tracing::warn!(%node, "changes of the configuration do not follow on what is here");
+                    }
+                }
+                CatchUp::Whole(all) => {
+                    store.take(cluster, &all);
+                }
+            },
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%node, %error, "the configuration could not be pulled"),
+        }
+    }
+
+    /// Asks everybody who can be reached, at once, for what came since: one of them may have heard more of this cluster.
+    pub(in crate::node) async fn pull_configuration_from_peers(&self, cluster: ClusterId) {
+        let peers: Vec<NodeName> =
+            self.transport.sessions().into_iter().map(|session| session.peer.node).collect();
+        join_all(peers.iter().map(|peer| self.pull_from(peer, cluster, PULL_FROM_PEERS_WITHIN))).await;
     }
 }
 

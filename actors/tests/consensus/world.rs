@@ -200,7 +200,8 @@ impl World {
     pub async fn found(&mut self, names: &[&str]) {
         self.start_all(names).await;
         let others = self.seats(&names[1..]);
-        let outcome = self.handle(names[0]).found(founding(), &others, self.soon()).await;
+        let outcome =
+            self.handle(names[0]).found(founding(), &Default::default(), &others, self.soon()).await;
         assert_eq!(outcome, Ok(Outcome::Founded));
     }
 

@@ -5,6 +5,7 @@
 
 pub mod adder;
 pub mod gatherer;
+pub mod sides;
 pub mod teller;
 
 use std::sync::Arc;

@@ -118,6 +118,32 @@ fn a_configuration_needs_a_founding_and_leaves_plans_alone() {
 }
 
 #[test]
+fn a_cluster_begins_with_what_it_inherited_before_it_was_founded() {
+    use crate::cluster::configuration::{Configuration, Expected, Json, Key, Write};
+    use crate::ids::ConfigVersion;
+    let mut former = Configuration::default();
+    let write = |id, key: &str| {
+        let (key, value) = (Key::new(key).unwrap(), Some(Json::new("true").unwrap()));
+        Write { id, known: ConfigVersion(id - 1), key, expected: Expected::Anything, value }
+    };
+    for (id, key) in [(1, "a"), (2, "b"), (3, "a")] {
+        former.write(&write(id, key)).unwrap();
+    }
+    let pieces = former.pieces(1);
+    let mut state = ControlState::default();
+    for piece in pieces.iter().chain(&pieces) {
+        assert_eq!(state.apply(&Command::Inherit(piece.clone())), Outcome::Inherited);
+    }
+    assert_eq!(state.apply(&Command::Found(founding(7))), Outcome::Founded);
+    assert!(state.configuration.under("").eq(former.under("")));
+    let next = Written { version: ConfigVersion(4), changed: true };
+    assert_eq!(state.apply(&Command::Configure(write(4, "b"))), Outcome::Configured(Ok(next)));
+    let before = state.clone();
+    let again = state.apply(&Command::Inherit(pieces[0].clone()));
+    assert_eq!((again, &state), (Outcome::AlreadyFounded { id: ClusterId(7) }, &before));
+}
+
+#[test]
 fn a_founding_names_the_users_partitions() {
     for groups in [
         vec![],
@@ -309,6 +335,9 @@ proptest! {
                     prop_assert_eq!(&before.founding, &None);
                     prop_assert!(state.founding.is_some());
                     prop_assert_eq!(&before.snapshot, &state.snapshot);
+                }
+                Outcome::Inherited => {
+                    prop_assert_eq!((&before.founding, &before.snapshot), (&None, &state.snapshot));
                 }
                 Outcome::Stepped(outcomes) => {
                     prop_assert_eq!(before.version(), state.version());
