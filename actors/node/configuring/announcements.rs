@@ -65,9 +65,7 @@ impl Parts {
 
     /// The cluster that this node belongs to, as far as it knows.
     fn own_cluster(&self) -> Option<ClusterId> {
-        let founded =
-            || self.consensus().state().borrow().state.founding.as_ref().map(|founding| founding.id);
-        self.belonging().map(|belonging| belonging.id).or_else(founded)
+        self.belonging().map(|belonging| belonging.id).or_else(|| self.consensus().cluster())
     }
 
     /// Takes in what a leader announced. How far it says that there is more, if there is.
