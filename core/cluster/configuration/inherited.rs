@@ -56,7 +56,7 @@ impl Configuration {
         fits
     }
 
-    /// The keys whose values here are not those there, in order: those that only one of both has are among them.
+    /// The keys whose values here are not those there: first those that are here, then those that are there only.
     pub fn differing<'a>(&'a self, there: &'a Self) -> impl Iterator<Item = &'a Key> {
         let mine = self.entries.iter();
         let mine =
